@@ -1,0 +1,8 @@
+"""The one exception that means "the user can fix this"."""
+
+
+class InputError(ValueError):
+    """Bad usage or input: one line that names the thing and its remedy.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
