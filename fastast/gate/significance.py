@@ -1,0 +1,166 @@
+"""How much each sample has to teach: one score per sample, larger for the harder ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastast.errors import InputError
+
+NUM_SUMS = 3  # sum of the first term, sum of the second, count
+MEMORY = 0.98  # a batch's weight in the running means halves every 34 batches
+
+
+def _one_hot(logits: Tensor, labels: Tensor) -> Tensor:
+    return labels[:, None] == torch.arange(logits.shape[-1], device=labels.device)  # F.one_hot reads labels back
+
+
+def _loss(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def _entropy(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def _margin(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
+    """Half of 1 - (p of the label - largest p of another class): 0 for a sure hit, 1 for a sure miss."""
+    p = logits.softmax(-1)
+    own = _one_hot(logits, labels)
+    p_label = (p * own).sum(-1)
+    p_other = p.masked_fill(own, 0.0).amax(-1)
+    return (1 - (p_label - p_other)) / 2
+
+
+def _el2n(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
+    """Length of the error vector (Paul et al., "Deep Learning on a Data Diet", NeurIPS 2021)."""
+    return (logits.softmax(-1) - _one_hot(logits, labels).float()).norm(dim=-1)
+
+
+def _std(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
+    """Spatial standard deviation of the pixels, averaged over channels."""
+    if images is None:
+        raise InputError("significance 'loss+std' needs the images: pass them, or choose another kind")
+    pixels = images.permute(0, 2, 3, 1).flatten(1, 2).float()  # [B, HW, C], a view of a channels-last batch
+    mean = pixels.mean(1)
+    # E[x^2] - E[x]^2: one pass in memory order, ten times faster on a CPU than torch.std over strided dimensions.
+    return (pixels.square().mean(1) - mean.square()).clamp(min=0.0).sqrt().mean(-1)
+
+
+Term = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+
+KINDS: dict[str, tuple[tuple[float, Term], ...]] = {
+    "loss": ((1.0, _loss),),
+    "loss+std": ((0.7, _loss), (0.3, _std)),
+    "loss+entropy": ((0.7, _loss), (0.3, _entropy)),
+    "margin": ((1.0, _margin),),
+    "el2n": ((1.0, _el2n),),
+}
+
+
+def significance(
+    logits: Tensor,
+    labels: Tensor,
+    images: Tensor | None = None,
+    *,
+    kind: str = "loss+std",
+    running: Tensor | None = None,
+) -> Tensor:
+    """One score per sample, 0 or more, larger for harder samples.
+
+    Each kind is a weighted sum of terms, each divided by its mean, so that scores average 1. `loss+std` is
+    0.7 loss / mean(loss) + 0.3 std / mean(std); `loss+entropy` has the entropy of the prediction for the std;
+    `loss`, `margin` (of the probabilities) and `el2n` are alone.
+
+    Args:
+        logits: float [B, classes], any precision; the arithmetic is float32.
+        labels: int64 [B].
+        images: float [B, C, H, W], only read by `loss+std`.
+        kind: one of the keys of `KINDS`.
+        running: float32 [2], means to divide the terms by; without it the batch's own.
+
+    Returns:
+        float32 [B]; NaN where a term of the sample is NaN or infinite.
+    """
+    terms = _terms(logits, labels, images, kind)
+    if running is None:
+        running = _means(_sums(terms, torch.ones_like(labels, dtype=torch.bool)))
+    return _score(terms, kind, running)
+
+
+class Significance(nn.Module):
+    """`significance` with running means, kept on the device.
+
+    The running means weigh every sample of recent batches alike, and start with the first batch's own.
+
+    Args:
+        kind: one of the keys of `KINDS`.
+    """
+
+    totals: Tensor
+
+    def __init__(self, kind: str = "loss+std") -> None:
+        super().__init__()
+        _check(kind)
+        self.kind = kind
+        self.register_buffer("totals", torch.zeros(NUM_SUMS))
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, images: Tensor | None, valid: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores one batch and leaves the running means as they are.
+
+        Args:
+            logits, labels, images: as for `significance`.
+            valid: bool [B]; rows where it is false have no part in the sums.
+
+        Returns:
+            scores: float32 [B], NaN where a term of the sample is NaN or infinite.
+            loss: float32 [B], cross entropy.
+            sums: float32 [NUM_SUMS], this batch's part of the running means, for `update`.
+        """
+        terms = _terms(logits, labels, images, self.kind)
+        sums = _sums(terms, valid)
+        # Until the first update the batch has only itself to be compared with.
+        running = _means(torch.where(self.totals[-1] > 0, self.totals, sums))
+        loss = terms[0] if "loss" in self.kind else _loss(logits.float(), labels, images)
+        return _score(terms, self.kind, running), loss, sums
+
+    @torch.no_grad()
+    def update(self, sums: Tensor) -> None:
+        """Folds one batch's sums, or their total over all ranks, into the running means."""
+        self.totals.copy_(torch.where(sums[-1] > 0, MEMORY * self.totals + sums, self.totals))
+
+
+def _check(kind: str) -> None:
+    if kind not in KINDS:
+        raise InputError(f"significance {kind!r} is unknown: choose one of {', '.join(KINDS)}")
+
+
+def _terms(logits: Tensor, labels: Tensor, images: Tensor | None, kind: str) -> list[Tensor]:
+    _check(kind)
+    return [term(logits.float(), labels, images) for _, term in KINDS[kind]]
+
+
+def _sums(terms: list[Tensor], valid: Tensor) -> Tensor:
+    for term in terms:
+        valid = valid & torch.isfinite(term)
+    sums = [torch.where(valid, term, 0.0).sum() for term in terms]
+    sums += [torch.zeros_like(sums[0])] * (NUM_SUMS - 1 - len(terms))
+    return torch.stack([*sums, valid.sum().float()])
+
+
+def _means(sums: Tensor) -> Tensor:
+    return sums[:-1] / sums[-1].clamp(min=1e-9)
+
+
+def _score(terms: list[Tensor], kind: str, running: Tensor) -> Tensor:
+    weights = [weight for weight, _ in KINDS[kind]]
+    score = torch.zeros_like(terms[0])
+    for i, (weight, term) in enumerate(zip(weights, terms, strict=True)):
+        score = score + weight * term / running[i].clamp(min=1e-9)
+    return torch.where(torch.isfinite(score), score, torch.nan)

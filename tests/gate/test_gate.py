@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastast.gate import Gate, PIController, SampleQueue, ScoreMemory, Significance, Total, significance
+
+BATCH = 32
+WAITING = ("_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "is_nonzero", "equal", "bincount")
+
+
+class NoSync(TorchDispatchMode):
+    """Fails on every operator whose result's shape or Python value needs the device's data."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert not any(name.startswith(word) for word in WAITING), f"{func} waits for the device"
+        if name.startswith("index"):
+            for index in args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else ():
+                assert index is None or index.dtype not in (torch.bool, torch.uint8), f"{func} by a mask"
+        return func(*args, **(kwargs or {}))
+
+
+def batches(num, seed=0, size=BATCH):
+    generator = torch.Generator().manual_seed(seed)
+    for k in range(num):
+        logits = 2 * torch.randn(size, 10, generator=generator)
+        labels = torch.randint(0, 10, (size,), generator=generator)
+        images = torch.randn(size, 3, 6, 6, generator=generator).contiguous(memory_format=torch.channels_last)
+        yield logits, labels, images, torch.arange(size) + k * size
+
+
+@pytest.mark.parametrize("selection", ["soft", "hard"])
+def test_equals_its_parts_one_step_late(selection):
+    gate = Gate(0.2, selection=selection, kind="loss+std", seed=3)
+    scorer, controller = Significance("loss+std"), PIController(0.2, selection=selection, seed=3)
+    totals, late = gate.no_totals(), None
+    for k, (logits, labels, images, ids) in enumerate(batches(40)):
+        valid = torch.arange(BATCH) < (10 if k % 7 == 3 else BATCH)
+        if k % 5 == 2:
+            logits[4] = torch.nan
+        mask, loss, totals = gate(logits, labels, images, ids, 1, valid, totals)
+        if late is not None:
+            scorer.update(late[0])
+            controller.update(*late[1:])
+        scores, expected_loss, sums = scorer(logits, labels, images, valid)
+        expected = controller.decide(scores, ids, 1, valid)
+        usable = valid & torch.isfinite(scores)
+        late = (sums, (expected & usable).sum(), usable.sum())
+        assert torch.equal(mask, expected)
+        assert torch.equal(loss.nan_to_num(), expected_loss.nan_to_num())
+        assert totals[Total.OFFERED] == valid.sum()
+        assert totals[Total.SELECTED] == mask.sum()
+        assert totals[Total.NAN] == (valid & ~usable).sum()
+    ours, parts = gate.controller.state_dict(), controller.state_dict()
+    for name in ours:
+        assert torch.allclose(ours[name].double(), parts[name].double(), rtol=1e-5, atol=1e-6), name
+
+
+@pytest.mark.parametrize("selection", ["soft", "hard"])
+def test_ranks_hold_one_state_and_one_target(selection):
+    """Three ranks of different difficulty; only the sum of their totals is shared."""
+    num_ranks, num_batches, target = 3, 240, 0.1
+    ranks = [Gate(target, selection=selection, kind="loss") for _ in range(num_ranks)]
+    streams = [batches(num_batches, seed=rank) for rank in range(num_ranks)]
+    shared = ranks[0].no_totals()
+    counts = []
+    for k in range(num_batches):
+        parts = []
+        for rank, (gate, stream) in enumerate(zip(ranks, streams, strict=True)):
+            logits, labels, images, ids = next(stream)
+            args = (logits * (1 + rank), labels, images, ids + 10_000_000 * rank)
+            parts.append(gate(*args, k // 100, torch.ones(BATCH, dtype=torch.bool), shared)[2])
+        shared = torch.stack(parts).sum(0)
+        counts.append(shared[Total.SELECTED])
+        states = [gate.controller for gate in ranks]
+        for other in states[1:]:
+            assert torch.equal(states[0].debt, other.debt)
+            assert torch.equal(states[0].log_threshold, other.log_threshold)
+    total = torch.cat([torch.zeros(1), torch.stack(counts).cumsum(0)])
+    share = (total[200:] - total[:-200]) / (200 * BATCH * num_ranks)
+    assert (share / target - 1).abs().max() <= 0.05
+
+
+def test_no_totals_change_nothing():
+    gate = Gate(0.3)
+    totals = gate.no_totals()
+    for logits, labels, images, ids in batches(3):
+        totals = gate(logits, labels, images, ids, 0, torch.ones(BATCH, dtype=torch.bool), totals)[2]
+    gate.fold(totals)
+    before = {name: value.clone() for name, value in gate.state_dict().items()}
+    gate.fold(gate.no_totals())
+    for name, value in gate.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_no_autograd_graph_reaches_the_state():
+    gate, queue, memory = Gate(0.5), SampleQueue(BATCH, (3, 6, 6)), ScoreMemory(3 * BATCH)
+    totals = gate.no_totals()
+    for logits, labels, images, ids in batches(3):
+        logits.requires_grad_()
+        mask, loss, totals = gate(logits, labels, images, ids, 0, torch.ones(BATCH, dtype=torch.bool), totals)
+        scores = significance(logits, labels, images)
+        assert scores.requires_grad
+        gate.controller.select(scores)
+        queue.push(images, labels, ids, mask, scores)
+        memory.record(ids, scores, mask)
+        assert not loss.requires_grad
+    for module in (gate, queue, memory):
+        assert not any(buffer.requires_grad for buffer in module.buffers())
+
+
+@pytest.mark.parametrize("selection", ["soft", "hard"])
+@pytest.mark.parametrize("kind", ["loss+std", "loss+entropy", "margin", "el2n"])
+def test_nothing_in_a_step_waits_for_the_device(selection, kind):
+    gate = Gate(0.3, selection=selection, kind=kind)
+    queue = SampleQueue(BATCH, (3, 6, 6))
+    memory = ScoreMemory(10 * BATCH)
+    totals, epoch = gate.no_totals(), torch.tensor(2)
+    valid = torch.arange(BATCH) < BATCH - 3
+    with NoSync():
+        for logits, labels, images, ids in batches(10):
+            mask, loss, totals = gate(logits, labels, images, ids, epoch, valid, totals)
+            queue.push(images, labels, ids, mask)
+            memory.record(ids, loss, mask)
+            queue.status()
+        rows = queue.pop()
+        memory.record(rows.ids, rows.weights, torch.ones(BATCH, dtype=torch.bool))
+        memory.tick()
+        PIController(0.3, selection=selection).select(torch.rand(BATCH))
+
+
+def test_the_sync_guard_works():
+    with NoSync():
+        for wait in (
+            lambda x: x.sum().item(),
+            lambda x: x.nonzero(),
+            lambda x: x[x > 0],
+            lambda x: x.masked_select(x > 0),
+            lambda x: bool(x.any()),
+        ):
+            with pytest.raises(AssertionError):
+                wait(torch.rand(4))
+        with pytest.raises(AssertionError):
+            torch.rand(4)[torch.ones(4, dtype=torch.bool)] = torch.rand(4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("selection", ["soft", "hard"])
+def test_score_step_is_one_graph_and_never_recompiles(selection):
+    """Gate and queue in one graph over epochs and a change of target, with the results of eager mode."""
+
+    def build():
+        gate, queue = Gate(0.3, selection=selection), SampleQueue(BATCH, (3, 6, 6))
+
+        def step(logits, labels, images, ids, epoch, valid, totals):
+            mask, loss, totals = gate(logits, labels, images, ids, epoch, valid, totals)
+            queue.push(images, labels, ids, mask)
+            return mask, loss, totals, queue.status()
+
+        return gate, queue, step
+
+    torch._dynamo.reset()
+    (gate, queue, eager), (other_gate, other_queue, step) = build(), build()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    totals = other_totals = gate.no_totals()
+    valid = torch.ones(BATCH, dtype=torch.bool)
+    for k, part in enumerate(batches(12)):
+        if k == 8:
+            gate.controller.set_target(0.6)
+            other_gate.controller.set_target(0.6)
+        epoch = torch.tensor(k // 3)
+        with torch.compiler.set_stance("fail_on_recompile" if k else "default"):
+            mask, _, totals, status = compiled(*part, epoch, valid, totals)
+        other_mask, _, other_totals, _ = eager(*part, epoch, valid, other_totals)
+        assert torch.equal(mask, other_mask)
+        assert torch.allclose(totals, other_totals, rtol=1e-4)
+        while queue.check(queue.status().numpy()) >= BATCH:
+            for a, b in zip(queue.pop(), other_queue.pop(), strict=True):
+                assert torch.equal(a, b)
+    assert int(status[2]) == 0
