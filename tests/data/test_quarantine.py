@@ -1,0 +1,190 @@
+"""Pictures that fail while training: each costs its own row, once, and nothing else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastast.data.catalog import UnreadableError
+from fastast.data.layout import open_folder
+from fastast.data.loader import EvalLoader, TrainLoader
+from fastast.data.order import epoch_ids
+from tests.data.pictures import cut_entropy, cut_png, encode, jpeg, picture, segments, write_tree
+
+CPU = torch.device("cpu")
+COUNT = 48
+DAMAGED = {3: 0.0, 4: 0.02, 5: 0.1, 17: 0.3, 30: 0.5, 31: 0.7, 47: 0.85}  # id: share of the picture data left
+
+
+def flip_bits(data: bytes, seed: int) -> bytes:
+    rng = np.random.default_rng(seed)
+    changed = bytearray(data)
+    begin = segments(data)[-1][1]
+    for at in rng.integers(begin, len(data) - 2, 20):
+        changed[at] ^= 1 << int(rng.integers(8))
+    return bytes(changed)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tree = {f"{'ab'[i // 24]}/{i:02d}.jpg": jpeg(60 + i, 90 - i, i) for i in range(COUNT)}
+    for sample, share in DAMAGED.items():
+        tree[f"{'ab'[sample // 24]}/{sample:02d}.jpg"] = cut_png(encode(picture(60, 70, sample), "PNG"), share)
+    return write_tree(tmp_path_factory.mktemp("damaged"), tree)
+
+
+def make(folder: Path, log: list, **options: object) -> TrainLoader:
+    arguments = {"batch_size": 8, "image_size": 32, "device": CPU, "seed": 0, "num_threads": 1, "min_area": 1.0}
+    report = lambda *line: log.append(line)  # noqa: E731
+    return TrainLoader(open_folder(folder), on_quarantine=report, **{**arguments, **options})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[int, torch.Tensor]:
+    """Every good picture, decoded in a batch of its own."""
+    loader = make(folder, [], batch_size=1, prefetch=1)
+    ids = np.array([sample for sample in range(COUNT) if sample not in DAMAGED])
+    found = {int(batch.ids[0]): batch.images[0].clone() for batch in loader.epoch(0, ids)}
+    loader.close()
+    return found
+
+
+@pytest.mark.parametrize(("batch_size", "prefetch"), [(1, 1), (3, 2), (8, 1), (8, 3), (16, 2), (48, 4), (64, 2)])
+def test_only_the_damaged_are_lost(
+    folder: Path, alone: dict[int, torch.Tensor], batch_size: int, prefetch: int
+) -> None:
+    log: list[tuple[int, str, str]] = []
+    loader = make(folder, log, batch_size=batch_size, prefetch=prefetch)
+    for order in range(2):
+        ids = epoch_ids(COUNT, order, 0)
+        seen: list[int] = []
+        for number, batch in enumerate(loader.epoch(0, ids)):  # epoch 0 twice: equal crops
+            part = ids[number * batch_size : (number + 1) * batch_size]
+            expected = [sample for sample in part.tolist() if sample not in DAMAGED]
+            assert batch.ids[: batch.num_valid].tolist() == expected
+            assert batch.valid.sum() == batch.num_valid == len(expected)
+            assert batch.images.shape[0] == batch_size
+            assert not batch.images[batch.num_valid :].any()
+            assert all(torch.equal(batch.images[row], alone[sample]) for row, sample in enumerate(expected))
+            seen += expected
+        assert sorted(seen) == sorted(alone)
+        assert len(log) == len(DAMAGED)  # each is reported once, in the first pass
+    assert sorted(sample for sample, _, _ in log) == sorted(DAMAGED)
+    assert np.flatnonzero(loader.bad_ids).tolist() == sorted(DAMAGED)
+    for sample, path, reason in log:
+        assert path == loader.catalog.path(sample)
+        assert "cannot be decoded" in reason
+    assert loader.num_decoded == 2 * len(alone)
+    loader.close()
+
+
+def test_damaged_jpegs_never_cost_a_neighbour(tmp_path: Path) -> None:
+    """Damage may or may not stop the decoder; the neighbours are delivered either way, with their own bits."""
+    tree = {f"a/{i:02d}.jpg": jpeg(50, 60, i, progressive=i % 2 == 0) for i in range(40)}
+    loader = make(write_tree(tmp_path / "clean", tree), [])
+    clean = {int(b.ids[r]): b.images[r].clone() for b in loader.epoch(0, np.arange(40)) for r in range(b.num_valid)}
+    loader.close()
+    damaged = set(np.random.default_rng(0).permutation(40)[:20].tolist())
+    for sample in damaged:
+        data = tree[f"a/{sample:02d}.jpg"]
+        cut = cut_entropy(data, (sample % 9) / 10)
+        tree[f"a/{sample:02d}.jpg"] = cut if sample % 3 else flip_bits(data, sample)
+    log: list[tuple[int, str, str]] = []
+    loader = make(write_tree(tmp_path / "damaged", tree), log)
+    seen = []
+    for batch in loader.epoch(0, np.arange(40)):
+        for row in range(batch.num_valid):
+            sample = int(batch.ids[row])
+            seen.append(sample)
+            if sample not in damaged:
+                assert torch.equal(batch.images[row], clean[sample])
+    assert sorted(seen + [sample for sample, _, _ in log]) == list(range(40))
+    assert {sample for sample, _, _ in log} <= damaged
+    loader.close()
+
+
+def test_a_missing_end_never_gets_past_the_scan(tmp_path: Path) -> None:
+    whole = jpeg(50, 60)
+    tree = {"a/0.jpg": whole, "a/1.jpg": whole[:-2], "a/2.jpg": whole[: len(whole) // 2]}
+    catalog = open_folder(write_tree(tmp_path, tree))
+    assert catalog.num_samples == 1
+    assert [os.path.basename(path) for _, path, _ in catalog.quarantined] == ["1.jpg", "2.jpg"]
+
+
+def test_depth_does_not_change_what_is_delivered(folder: Path) -> None:
+    def run(prefetch: int) -> list[tuple[list[int], torch.Tensor]]:
+        loader = make(folder, [], prefetch=prefetch)
+        batches = [(batch.ids.tolist(), batch.images.clone()) for batch in loader.epoch(0, epoch_ids(COUNT, 9, 0))]
+        loader.close()
+        return batches
+
+    first = run(1)
+    for prefetch in (2, 4):
+        assert all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(first, run(prefetch), strict=True))
+
+
+def test_files_that_change_after_the_scan(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "d", {f"a/{i:02d}.jpg": jpeg(40, 50, i) for i in range(16)})
+    log: list[tuple[int, str, str]] = []
+    loader = make(root, log, batch_size=4)
+    path = lambda sample: loader.catalog.path(sample)  # noqa: E731
+    os.unlink(path(1))
+    os.truncate(path(2), 300)
+    Path(path(3)).write_bytes(b"<html>gone</html>")
+    os.unlink(path(5))
+    os.mkfifo(path(5))
+    os.unlink(path(6))
+    os.mkdir(path(6))
+    Path(path(7)).write_bytes(b"")
+    Path(path(9)).write_bytes(jpeg(90, 33, 500))  # still a picture, of another size
+    status = os.stat(path(10))
+    os.utime(path(10), ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))  # touched, not changed
+    for sample in (12, 13, 14, 15):
+        os.unlink(path(sample))
+    batches = list(loader.epoch(0, np.arange(16)))
+    assert [batch.ids[batch.valid].tolist() for batch in batches] == [[0], [4], [8, 9, 10, 11], []]
+    assert batches[3].num_valid == 0
+    assert batches[3].images.shape == (4, 3, 32, 32)
+    assert loader.catalog.sizes[9].tolist() == [90, 33]
+    reasons = {sample: reason for sample, _, reason in log}
+    assert sorted(reasons) == [1, 2, 3, 5, 6, 7, 12, 13, 14, 15]
+    phrases = {1: "gone", 2: "cut off", 3: "web page", 5: "pipe", 6: "folder", 7: "empty"}
+    assert all(phrase in reasons[sample] for sample, phrase in phrases.items()), reasons
+    assert all(reason.startswith("changed since the scan: ") for reason in reasons.values())
+    assert [b.num_valid for b in loader.epoch(1, np.arange(16))] == [1, 1, 4, 0]
+    assert len(log) == 10
+    with pytest.raises(UnreadableError, match="changed since the scan"):
+        loader.catalog.read(np.array([0, 1]))
+    loader.close()
+    replaced = make(root, [], batch_size=1)
+    assert torch.equal(next(replaced.epoch(0, np.array([2]))).images[0], batches[2].images[1]) is False
+    replaced.close()
+
+
+def test_evaluation_skips_the_damaged_too(folder: Path) -> None:
+    log: list[tuple[int, str, str]] = []
+    catalog = open_folder(folder)
+    report = lambda *line: log.append(line)  # noqa: E731
+    loader = EvalLoader(catalog, batch_size=10, image_size=16, device=CPU, num_threads=1, on_quarantine=report)
+    seen = torch.cat([batch.ids[batch.valid] for batch in loader]).tolist()
+    assert seen == [sample for sample in range(COUNT) if sample not in DAMAGED]
+    assert len(log) == len(DAMAGED)
+    loader.close()
+
+
+def test_a_fault_that_is_not_the_samples_goes_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[tuple[int, str, str]] = []
+    loader = make(folder, log)
+
+    def broken(inputs: tuple) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(loader, "_decode_one", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(loader.epoch(0, np.arange(COUNT)))
+    assert log == []
+    loader.close()
