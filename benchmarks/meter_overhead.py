@@ -1,0 +1,98 @@
+"""CPU time of the energy meter's thread, as a share of one core.
+
+    python benchmarks/meter_overhead.py [--seconds 20] [--hz 20]
+
+Prints one JSON object. With an NVIDIA driver the thread reads every visible GPU; without one it reads a stand-in whose
+calls cost nothing, so the figure is then of the meter's own arithmetic and Python's call overhead only, and says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+from fastast._version import __version__
+from fastast.energy.meter import EnergyMeter
+from fastast.energy.nvml import Device, DeviceState, Machine, open_machine
+
+
+class StandIn(Device):
+    """A GPU of 100 W that answers at once."""
+
+    def read(self) -> tuple[float, float]:
+        return time.monotonic() // 0.1 * 10.0, 100.0
+
+    def state(self) -> DeviceState:
+        return DeviceState(50, 1000, 0, False)
+
+
+def thread_cpu_s() -> dict[int, float]:
+    """CPU seconds of every thread of this process, by thread id."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    seconds = {}
+    for task in Path("/proc/self/task").iterdir():
+        schedstat = task / "schedstat"
+        if schedstat.exists():
+            seconds[int(task.name)] = int(schedstat.read_text().split()[0]) / 1e9
+        else:
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+            seconds[int(task.name)] = (int(fields[11]) + int(fields[12])) / ticks
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--hz", type=float, default=20.0)
+    options = parser.parse_args()
+    machine = open_machine()
+    real = any(device.refusal is None for device in machine.devices)
+    if not real:
+        stand_in = StandIn(0, "GPU-00000000", "stand-in", has_counter=True, power_kind="instant")
+        machine = Machine(devices=(stand_in,))
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    others = set(thread_cpu_s())
+    with EnergyMeter(hz=options.hz, machine=machine) as meter:
+        before = thread_cpu_s()
+        began_s = time.monotonic()
+        time.sleep(options.seconds)
+        elapsed_s = time.monotonic() - began_s
+        after = thread_cpu_s()
+        reading = meter.reading()
+        count = 1000
+        began_s = time.perf_counter()
+        for _ in range(count):
+            meter.reading()
+        window_us = (time.perf_counter() - began_s) / count * 1e6
+    used_s = sum(after[thread] - before[thread] for thread in after.keys() - others if thread in before)
+    result = {
+        "percent_of_one_core": 100 * used_s / elapsed_s,
+        "hz_wanted": options.hz,
+        "hz_real": reading.num_samples / reading.seconds,
+        "window_boundary_us": window_us,
+        "gpus": [device.name for device in machine.devices],
+        "driver": machine.driver,
+        "includes_driver_calls": real,
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "fastast": __version__,
+    }
+    json.dump(result, sys.stdout, indent=1)
+    print()
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""Energy of a stretch of code: a thread samples the GPUs, windows read the running totals.
+
+Opening or closing a window makes no NVML call and no CUDA synchronisation, so it may stand in a training loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastast.energy.nvml import Device, Machine, ReadError, open_machine, select_devices
+from fastast.energy.rapl import POWERCAP_ROOT, Rapl
+from fastast.energy.reading import Reading
+from fastast.energy.trace import PowerTrace, TraceRow, write_rows
+from fastast.energy.track import Track
+
+# Temperature, clocks and RAPL change slowly, and RAPL must be seen more often than it wraps around.
+SLOW_INTERVAL_S = 1.0
+
+
+@dataclass(slots=True)
+class Window(Reading):
+    """A named stretch of code; its figures stand when the `with` block has ended."""
+
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class IdlePower:
+    """Power of the GPUs with nothing running.
+
+    Attributes:
+        watts: of all metered GPUs, or None.
+        note: the figure with its clock state, or why there is none.
+    """
+
+    watts: float | None
+    note: str
+
+
+class EnergyMeter:
+    """Meters GPUs and CPU from `start` to `stop`.
+
+    Args:
+        devices: CUDA indices as this process sees them, or UUIDs ("GPU-..."); None for every GPU visible to it. In
+            a distributed run each rank meters its own GPU.
+        hz: samples per second.
+        cpu: read CPU packages and DRAM too.
+        powercap: the folder of the RAPL counters.
+        machine: what NVML found, if it was opened before.
+
+    Example:
+        with EnergyMeter() as meter:
+            with meter.window("epoch") as window:
+                train()
+            print(window.joules, window.watts, window.source, window.notes)
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[int | str] | None = None,
+        hz: float = 20.0,
+        *,
+        cpu: bool = True,
+        powercap: str | os.PathLike[str] = POWERCAP_ROOT,
+        machine: Machine | None = None,
+    ) -> None:
+        if not hz > 0:
+            raise ValueError(f"hz={hz}: must be above 0, for example 20")
+        self._trace = PowerTrace()
+        self._period_s = 1.0 / hz
+        self._machine = open_machine() if machine is None else machine
+        self._devices, self._gpu_reason = select_devices(self._machine, devices)
+        self._rapl = Rapl(powercap) if cpu else None
+        self._host = _host_name()
+        self._tracks: list[Track] = []
+        self._phase = ""
+        self._origin_s = 0.0  # of `power.csv`: later than 0 in a resumed run
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._final: Reading | None = None
+        self._start_s: float | None = None
+
+    def start(self) -> EnergyMeter:
+        """Takes the first sample and starts the thread.
+
+        Raises:
+            RuntimeError: it was started before.
+        """
+        if self._start_s is not None:
+            raise RuntimeError("this EnergyMeter was started before; make a new one")
+        self._start_s = time.monotonic()
+        self._tracks = [Track(device, self._start_s) for device in self._devices]
+        self._sample()
+        self._observe()
+        if any(track.readable for track in self._tracks) or (self._rapl and self._rapl.reason is None):
+            self._thread = threading.Thread(target=self._run, name="energy-meter", daemon=True)
+            self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Ends metering; `reading` keeps the totals of this moment."""
+        if self._final is None:
+            self._final = self.reading()
+            self._stopping = True
+            if self._thread is not None:
+                self._thread.join(timeout=0.2)
+
+    def __enter__(self) -> EnergyMeter:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    @property
+    def devices(self) -> list[Device]:
+        """The GPUs that are metered or refused."""
+        return list(self._devices)
+
+    @property
+    def watts(self) -> float | None:
+        """Power of all GPUs at the last sample, or None; makes no NVML call."""
+        return _sum([track.watts for track in self._tracks])
+
+    @property
+    def max_watts(self) -> dict[str, float | None]:
+        """Highest sampled power of each GPU since the start, by UUID."""
+        return {track.device.uuid: track.max_w for track in self._tracks}
+
+    def reading(self) -> Reading:
+        """Totals since the start.
+
+        Raises:
+            RuntimeError: not started.
+        """
+        if self._start_s is None:
+            raise RuntimeError("EnergyMeter.start() comes first")
+        if self._final is not None:
+            return self._final
+        with self._lock:
+            cpu_j = None if self._rapl is None else self._rapl.joules()
+            now_s = time.monotonic()
+            return Reading(
+                seconds=now_s - self._start_s,
+                devices=[track.at(now_s) for track in self._tracks],
+                gpu_reason=self._gpu_reason,
+                cpu_j=cpu_j,
+                cpu_reason="not asked for" if self._rapl is None else self._rapl.reason,
+                host=self._host,
+            )
+
+    @contextlib.contextmanager
+    def window(self, name: str) -> Iterator[Window]:
+        """Meters the `with` block. Windows may nest and overlap.
+
+        The caller makes sure that the GPU has done the work it was given, as for any clock.
+        """
+        window = Window(0.0, name=name)
+        start = self.reading()
+        try:
+            yield window
+        finally:
+            reading = self.reading().since(start)
+            for field in dataclasses.fields(Reading):
+                setattr(window, field.name, getattr(reading, field.name))
+
+    def measure_idle(self, seconds: float = 5.0) -> IdlePower:
+        """Waits `seconds` and takes the power of GPUs that run nothing; returns at once where none can be read."""
+        if not self._tracks or not all(track.readable for track in self._tracks):
+            return IdlePower(None, "idle power was not measured: no figure for the GPUs")
+        with self.window("idle") as window:
+            time.sleep(seconds)
+        if window.watts is None:
+            return IdlePower(None, "idle power was not measured: a GPU could not be read")
+        states = [device.state() for device in self._devices]
+        clocks = " ".join(
+            f"{'?' if state.clock_mhz is None else state.clock_mhz} MHz"
+            + ("" if state.performance_state is None else f" (P{state.performance_state})")
+            for state in states
+        )
+        return IdlePower(window.watts, f"idle {window.watts:.1f} W over {seconds:g} s at SM clock {clocks}")
+
+    def set_phase(self, phase: str) -> None:
+        """Names what the run does from now on, for `power.csv`."""
+        self._phase = phase
+
+    def write_csv(self, path: str | os.PathLike[str]) -> None:
+        """Writes `power.csv`: power over time, averaged over longer stretches in a long run.
+
+        Raises:
+            OSError: the disk is full or the folder not writable.
+        """
+        write_rows(path, self.trace_rows())
+
+    def trace_rows(self) -> list[TraceRow]:
+        """Power over time so far, as `write_csv` writes it."""
+        with self._lock:
+            return self._trace.rows()
+
+    def continue_csv(self, path: str | os.PathLike[str]) -> None:
+        """Takes over the `power.csv` of the part of the run before a resume; call it before `start`."""
+        if Path(path).exists():
+            self._origin_s = self._trace.read_csv(path)
+
+    def _run(self) -> None:
+        next_s = next_slow_s = time.monotonic()
+        while True:
+            # A late sample is not made up for: the clock is read with each.
+            next_s = max(next_s + self._period_s, time.monotonic())
+            # Half the cost of Event.wait; a stop is seen one period late, and the thread is a daemon.
+            time.sleep(max(0.0, next_s - time.monotonic()))
+            if self._stopping:
+                return
+            self._sample()
+            if next_s >= next_slow_s + SLOW_INTERVAL_S:
+                next_slow_s = next_s
+                self._observe()
+
+    def _sample(self) -> None:
+        for track in self._tracks:
+            if not track.readable:
+                continue
+            try:
+                counter_j, watts = track.device.read()
+            except ReadError as error:
+                with self._lock:
+                    track.fail(time.monotonic(), error)
+                continue
+            now_s = time.monotonic()
+            with self._lock:
+                track.update(now_s, counter_j, watts)
+                t_s = self._origin_s + now_s - track.start_s
+                energy_mj = None if counter_j is None else counter_j * 1e3
+                self._trace.add(TraceRow(t_s, track.device.uuid, watts, energy_mj, self._phase))
+
+    def _observe(self) -> None:
+        for track in self._tracks:
+            if track.readable:
+                track.observe()
+        if self._rapl is not None:
+            with self._lock:
+                self._rapl.joules()
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
+
+
+def _host_name() -> str:
+    """The same for all containers of one machine, other on every machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return platform.node()

@@ -1,0 +1,173 @@
+/* A libnvidia-ml.so.1 that replays device models along a known power curve.
+ *
+ * FAKE_NVML describes it: devices separated by ';', each a list of key=value separated by ','. Keys:
+ *   name, uuid, cc (75 for 7.5)
+ *   curve    watts over time: "0:60/1.5:240/3:100", each value holds from its second on
+ *   counter  1: has the energy counter            step   seconds between moves of the counter
+ *   stuck    1: the counter never moves           instant 1: has the instantaneous power field
+ *   usage    instant | average | none: what GetPowerUsage gives
+ *   mig, vgpu                                     lost   second at which the GPU falls off the bus
+ *   flaky    every n-th read of power times out
+ * FAKE_NVML_T0 is second 0 of the curves on the monotonic clock. FAKE_NVML_INIT is an error code of nvmlInit.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TIMEOUT = 10, LOST = 15 };
+enum { MAX_DEVICES = 16, MAX_POINTS = 64 };
+
+typedef struct {
+    char name[64], uuid[80], usage[16];
+    int cc, counter, stuck, instant, mig, vgpu, flaky, reads, points;
+    double step, lost, at[MAX_POINTS], watts[MAX_POINTS];
+} Device;
+
+typedef struct {
+    uint32_t field, scope;
+    int64_t timestamp, latency;
+    uint32_t type, result;
+    union { double d; uint32_t u; uint64_t ull; } value;
+} FieldValue;
+
+static Device devices[MAX_DEVICES];
+static int count, instances[MAX_DEVICES];
+static double t0;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9 - t0;
+}
+
+static double power(const Device *d, double t) {
+    double w = d->watts[0];
+    for (int i = 0; i < d->points && d->at[i] <= t; i++) w = d->watts[i];
+    return w;
+}
+
+/* Joules from second 0 to t; the first value also holds before second 0. */
+static double energy(const Device *d, double t) {
+    double joules = 0;
+    if (t <= 0) return d->watts[0] * t;
+    for (int i = 0; i < d->points && d->at[i] < t; i++) {
+        double end = i + 1 < d->points && d->at[i + 1] < t ? d->at[i + 1] : t;
+        joules += d->watts[i] * (end - d->at[i]);
+    }
+    return joules;
+}
+
+static void set(Device *d, const char *key, char *value) {
+    if (!strcmp(key, "name")) snprintf(d->name, sizeof d->name, "%s", value);
+    else if (!strcmp(key, "uuid")) snprintf(d->uuid, sizeof d->uuid, "%s", value);
+    else if (!strcmp(key, "usage")) snprintf(d->usage, sizeof d->usage, "%s", value);
+    else if (!strcmp(key, "cc")) d->cc = atoi(value);
+    else if (!strcmp(key, "counter")) d->counter = atoi(value);
+    else if (!strcmp(key, "stuck")) d->stuck = atoi(value);
+    else if (!strcmp(key, "instant")) d->instant = atoi(value);
+    else if (!strcmp(key, "mig")) d->mig = atoi(value);
+    else if (!strcmp(key, "vgpu")) d->vgpu = atoi(value);
+    else if (!strcmp(key, "flaky")) d->flaky = atoi(value);
+    else if (!strcmp(key, "step")) d->step = atof(value);
+    else if (!strcmp(key, "lost")) d->lost = atof(value);
+    else if (!strcmp(key, "curve")) {
+        char *save;
+        for (char *p = strtok_r(value, "/", &save); p; p = strtok_r(NULL, "/", &save), d->points++)
+            sscanf(p, "%lf:%lf", &d->at[d->points], &d->watts[d->points]);
+    } else { fprintf(stderr, "fake NVML: unknown key %s\n", key); abort(); }
+}
+
+int nvmlInitWithFlags(unsigned flags) {
+    const char *init = getenv("FAKE_NVML_INIT");
+    (void)flags;
+    if (init) return atoi(init);
+    if (count) return OK;
+    t0 = getenv("FAKE_NVML_T0") ? atof(getenv("FAKE_NVML_T0")) : 0;
+    char *text = strdup(getenv("FAKE_NVML") ? getenv("FAKE_NVML") : ""), *outer, *inner;
+    for (char *one = strtok_r(text, ";", &outer); one; one = strtok_r(NULL, ";", &outer)) {
+        Device *d = &devices[count];
+        memset(d, 0, sizeof *d);
+        d->step = 0.1, d->lost = INFINITY, d->cc = 75, d->points = 0;
+        strcpy(d->usage, "instant");
+        for (char *pair = strtok_r(one, ",", &inner); pair; pair = strtok_r(NULL, ",", &inner)) {
+            char *value = strchr(pair, '=');
+            if (!value) abort();
+            *value++ = 0;
+            set(d, pair, value);
+        }
+        instances[count] = count;
+        count++;
+    }
+    return OK;
+}
+int nvmlShutdown(void) { return OK; }
+const char *nvmlErrorString(int code) { (void)code; return "fake error"; }
+int nvmlSystemGetDriverVersion(char *out, unsigned n) { snprintf(out, n, "%s", "570.86.15"); return OK; }
+int nvmlSystemGetCudaDriverVersion_v2(int *out) { *out = 12080; return OK; }
+int nvmlDeviceGetCount_v2(unsigned *out) { *out = count; return OK; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **out) {
+    if ((int)i >= count) return INVALID;
+    if (now() >= devices[i].lost) return LOST;
+    *out = &devices[i];
+    return OK;
+}
+
+/* A MIG instance's handle points into `instances`, a GPU's into `devices`. */
+static int is_instance(void *h) { return (int *)h >= instances && (int *)h < instances + MAX_DEVICES; }
+#define ALIVE(h) Device *d = h; if (now() >= d->lost) return LOST
+
+int nvmlDeviceGetUUID(void *h, char *out, unsigned n) {
+    if (is_instance(h)) snprintf(out, n, "MIG-%s", devices[*(int *)h].uuid + strlen("GPU-"));
+    else snprintf(out, n, "%s", ((Device *)h)->uuid);
+    return OK;
+}
+int nvmlDeviceGetName(void *h, char *out, unsigned n) { snprintf(out, n, "%s", ((Device *)h)->name); return OK; }
+int nvmlDeviceGetCudaComputeCapability(void *h, int *major, int *minor) {
+    ALIVE(h); *major = d->cc / 10; *minor = d->cc % 10; return OK;
+}
+int nvmlDeviceGetMigMode(void *h, unsigned *current, unsigned *pending) {
+    ALIVE(h);
+    if (d->cc < 80) return NOT_SUPPORTED;
+    *current = *pending = d->mig;
+    return OK;
+}
+int nvmlDeviceGetMaxMigDeviceCount(void *h, unsigned *out) { ALIVE(h); *out = d->mig ? 7 : 0; return OK; }
+int nvmlDeviceGetMigDeviceHandleByIndex(void *h, unsigned i, void **out) {
+    ALIVE(h);
+    if (!d->mig || i > 0) return NOT_FOUND;
+    *out = &instances[d - devices];
+    return OK;
+}
+int nvmlDeviceGetVirtualizationMode(void *h, unsigned *out) { ALIVE(h); *out = d->vgpu ? 2 : 0; return OK; }
+int nvmlDeviceGetTemperature(void *h, unsigned sensor, unsigned *out) { ALIVE(h); (void)sensor; *out = 55; return OK; }
+int nvmlDeviceGetClockInfo(void *h, unsigned type, unsigned *out) { ALIVE(h); (void)type; *out = 1410; return OK; }
+int nvmlDeviceGetPerformanceState(void *h, unsigned *out) { ALIVE(h); *out = 0; return OK; }
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *h, unsigned long long *out) { ALIVE(h); *out = 4; return OK; }
+
+int nvmlDeviceGetTotalEnergyConsumption(void *h, unsigned long long *out) {
+    ALIVE(h);
+    if (!d->counter) return NOT_SUPPORTED;
+    /* An offset, as the counter runs since the driver was loaded. */
+    double t = d->stuck ? 0 : floor(now() / d->step) * d->step;
+    *out = (unsigned long long)((energy(d, t) + 5e6) * 1e3);
+    return OK;
+}
+int nvmlDeviceGetPowerUsage(void *h, unsigned *out) {
+    ALIVE(h);
+    double t = now();
+    if (!strcmp(d->usage, "none")) return NOT_SUPPORTED;
+    if (d->flaky && ++d->reads % d->flaky == 0) return TIMEOUT;
+    *out = 1e3 * (strcmp(d->usage, "average") ? power(d, t) : energy(d, t) - energy(d, t - 1));
+    return OK;
+}
+int nvmlDeviceGetFieldValues(void *h, int n, FieldValue *values) {
+    ALIVE(h);
+    for (int i = 0; i < n; i++) {
+        values[i].result = values[i].field == 186 && d->instant ? OK : NOT_SUPPORTED;
+        values[i].value.u = 1e3 * power(d, now());
+    }
+    return OK;
+}
