@@ -1,0 +1,29 @@
+"""fastast: fast, honest sparse training of image classifiers."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fastast._version import __version__
+
+if TYPE_CHECKING:
+    from fastast.energy.meter import EnergyMeter
+    from fastast.gate import PIController, SampleQueue, ScoreMemory, significance
+
+# Loaded on first use, so that `fastast meter` and `fastast doctor` start without torch.
+_HOMES = {
+    "EnergyMeter": "fastast.energy.meter",
+    "PIController": "fastast.gate",
+    "SampleQueue": "fastast.gate",
+    "ScoreMemory": "fastast.gate",
+    "significance": "fastast.gate",
+}
+
+__all__ = ["EnergyMeter", "PIController", "SampleQueue", "ScoreMemory", "__version__", "significance"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'fastast' has no attribute {name!r}")

@@ -1,0 +1,7 @@
+"""`python -m fastast`."""
+
+import sys
+
+from fastast.cli import main
+
+sys.exit(main())

@@ -1,0 +1,214 @@
+"""The commands: parse, call, print."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from fastast._version import __version__
+from fastast.config import TrainConfig
+from fastast.errors import InputError
+
+# Option groups of `train --help`: the first field of each, and its title.
+GROUPS = {
+    "data": "what to train on",
+    "arch": "the network",
+    "epochs": "the schedule",
+    "gate": "the gate",
+    "seed": "the machine",
+}
+
+TRAIN_EXAMPLES = """\
+examples:
+  fastast train                                   draw a demo set and train a small network on it
+  fastast train --data imagenette                 ResNet-50 on class folders train/ and val/
+  fastast train --data D --arch resnet18 --image-size 64 --epochs 3 --gate forward --target 0.3
+  fastast train --data D --gate dense             the baseline: every sample reaches backward
+  fastast train --data D --weights imagenet --lr 0.002 --epochs 10
+  fastast train --out runs/a --resume             continue a run that was stopped
+
+The gate decides which samples reach backward. At a target share a, `forward` (which scores every sample by a
+forward pass) costs 1 + 3a forwards per sample where dense training costs 3: at 10 % it cannot beat 2.3x.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (`{self.prog} --help` lists the options)\n")
+
+
+def build_parser() -> Parser:
+    """The command line of fastast."""
+    parser = Parser(prog="fastast", description="Fast, honest sparse training of image classifiers.")
+    parser.add_argument("--version", action="version", version=f"fastast {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_doctor(commands)
+    _add_meter(commands)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a classifier on folders of pictures",
+        description="Trains an image classifier on folders of JPEG or PNG pictures.",
+        epilog=TRAIN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    group: Any = parser
+    for field in dataclasses.fields(TrainConfig):
+        if field.name in GROUPS:
+            group = parser.add_argument_group(GROUPS[field.name])
+        doc, kind = field.metadata["doc"], field.metadata["kind"]
+        shown = doc if field.default is None else f"{doc} (default {field.default})"
+        group.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=kind,
+            metavar=field.metadata["metavar"],
+            choices=field.metadata["choices"] or None,
+            help=shown.replace("%", "%%"),
+        )
+    parser.add_argument("--config", metavar="FILE.toml", default=None, help="read options from a file; typed ones win")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        default=None,
+        metavar="auto|FILE",
+        help="continue the run in --out (or start it, or show it if finished), or continue from a checkpoint file",
+    )
+    parser.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace, argv: list[str]) -> int:
+    from fastast.console import Reporter
+    from fastast.train.session import train
+
+    options = vars(args)
+    given = {f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options}
+    return train(given, toml_path=args.config, resume=args.resume, argv=argv, reporter=Reporter())
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="accuracy of a trained network on a folder of pictures",
+        description="Prints top-1 and top-5 accuracy; with --out writes path, label, prediction and probability.",
+    )
+    parser.add_argument("model", metavar="RUN|FILE", help="a run folder, or a .safetensors/.pt/.pth file of weights")
+    parser.add_argument("--data", required=True, metavar="D", help="class folders, or a folder that holds val/")
+    parser.add_argument("--arch", metavar="A", help="the network; needed for a file outside a run folder")
+    parser.add_argument(
+        "--image-size", type=int, metavar="PX", help="evaluation crop, pixels; default the run's, or 224"
+    )
+    parser.add_argument("--out", metavar="preds.csv", help="write one line for each picture")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures at a time (default 64)")
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to run (default auto)")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace, argv: list[str]) -> int:
+    from fastast.console import Reporter
+    from fastast.train.predict import evaluate_model
+
+    return evaluate_model(
+        args.model,
+        data=args.data,
+        arch=args.arch,
+        image_size=args.image_size,
+        out=args.out,
+        batch_size=args.batch_size,
+        device=args.device,
+        reporter=Reporter(),
+    )
+
+
+def _add_meter(commands: Any) -> None:
+    parser = commands.add_parser(
+        "meter",
+        help="joules, watts and seconds of any command",
+        description="Runs a command and reports the energy it took, as `perf stat` reports time.",
+        epilog="example:\n  fastast meter --plot power.png -- python train.py",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the figures")
+    parser.add_argument("--plot", metavar="FILE", help="draw power over time (.png or .svg)")
+    parser.add_argument(
+        "--interval", type=float, default=0.05, metavar="S", help="seconds between samples (default 0.05)"
+    )
+    parser.add_argument("--price-per-kwh", type=float, metavar="P", help="add the cost, in the currency of P")
+    parser.add_argument("--gco2-per-kwh", type=float, metavar="G", help="add grams of CO2, at G grams per kWh")
+    parser.add_argument(
+        "measured", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command and its arguments"
+    )
+    parser.set_defaults(run=_meter)
+
+
+def _meter(args: argparse.Namespace, argv: list[str]) -> int:
+    from fastast.energy.command import run_meter
+
+    command = args.measured[1:] if args.measured[:1] == ["--"] else args.measured
+    return run_meter(
+        command,
+        args.json,
+        args.plot,
+        interval_s=args.interval,
+        price_per_kwh=args.price_per_kwh,
+        gco2_per_kwh=args.gco2_per_kwh,
+    )
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="what this machine can do, and what to fix",
+        description="Checks GPU, driver, NVML, DALI, compiler and precision, and names the remedy for what is missing.",
+    )
+    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(args: argparse.Namespace, argv: list[str]) -> int:
+    from fastast.doctor import run_doctor
+
+    return run_doctor(as_json=args.json)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 2 bad usage or input, 130/143 stopped by a signal."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    try:
+        return args.run(args, arguments)
+    except InputError as error:
+        return _fail(args.command, str(error))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" writing {error.filename}" if error.filename else ""
+            return _fail(args.command, f"no space left on the device{where}; free some, then continue with --resume")
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            return _fail(args.command, f"{error.filename}: {os.strerror(error.errno)}")
+        raise
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _fail(command: str, message: str) -> int:
+    print(f"fastast {command}: error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

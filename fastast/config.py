@@ -1,0 +1,248 @@
+"""The options of a training run: one dataclass, one line of doc with the unit for each field.
+
+The command line, its `--help`, TOML files and `config.json` are all made from these fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from fastast.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SIGNIFICANCE = ("loss", "loss+std", "loss+entropy", "margin", "el2n")
+
+
+def option(default: Any, doc: str, *, kind: type, metavar: str | None = None, choices: tuple = ()) -> Any:
+    """A config field: its default, its one line of doc, and what the command line needs to parse it."""
+    metadata = {"doc": doc, "kind": kind, "metavar": metavar, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    """Everything that decides a run. `None` means "chosen for this machine or data", as the doc line says.
+
+    Raises:
+        InputError: a value is outside its range; the message names the option and a value that works.
+    """
+
+    # What to train on
+    data: str | None = option(
+        None,
+        "folder with train/ and val/ class folders, or Kaggle's train.X1.. and val.X; none: the drawn demo set",
+        kind=str,
+        metavar="DIR",
+    )
+    train_dir: str | None = option(
+        None, "training class folders, comma-separated when spread over several", kind=str, metavar="A[,B...]"
+    )
+    val_dir: str | None = option(None, "validation class folders", kind=str, metavar="C")
+    val_split: float | None = option(
+        None,
+        "share of the training pictures held out for validation (seeded, stratified), in (0, 1)",
+        kind=float,
+        metavar="F",
+    )
+    out: str | None = option(
+        None, "run folder to write; default runs/<date-time>-<arch>-<gate>", kind=str, metavar="DIR"
+    )
+
+    # The network
+    arch: str = option(
+        "resnet50",
+        "torchvision classifier by name, or module:function called with num_classes=",
+        kind=str,
+        metavar="NAME",
+    )
+    weights: str = option(
+        "none",
+        "none, imagenet (torchvision's best), or a .pt/.pth/.safetensors file",
+        kind=str,
+        metavar="none|imagenet|FILE",
+    )
+    image_size: int = option(224, "side of the training and evaluation crop, pixels", kind=int, metavar="PX")
+
+    # The schedule
+    epochs: float = option(
+        40.0,
+        "passes over the training set, warm-up included (fractions allowed)",
+        kind=float,
+        metavar="N",
+    )
+    batch_size: int | None = option(
+        None, "samples per optimizer step; default 64 on CPU, 256 on GPU", kind=int, metavar="N"
+    )
+    lr: float | None = option(
+        None,
+        "peak learning rate; default 0.1 x batch/256, a hundredth of it with --weights",
+        kind=float,
+        metavar="LR",
+    )
+    lr_warmup: float = option(
+        0.05, "share of the planned work over which the learning rate rises", kind=float, metavar="F"
+    )
+    momentum: float = option(0.9, "Nesterov momentum of SGD", kind=float, metavar="M")
+    weight_decay: float = option(1e-4, "L2 penalty on weights; norms and biases take none", kind=float, metavar="WD")
+    label_smoothing: float = option(
+        0.1, "share of the target spread over all classes (training loss only)", kind=float, metavar="F"
+    )
+    min_crop: float = option(
+        0.25, "smallest share of a picture's area that a training crop may take", kind=float, metavar="F"
+    )
+
+    # The gate
+    gate: str = option("forward", "which samples reach backward", kind=str)
+    selection: str = option(
+        "soft",
+        "hard: score > threshold (the published rule); soft: score > threshold * uniform",
+        kind=str,
+        choices=("soft", "hard"),
+    )
+    target: float = option(0.1, "share of offered samples that reach backward, in (0, 1]", kind=float, metavar="SHARE")
+    warmup_epochs: float = option(
+        1.0, "dense epochs before the gate starts (fractions allowed)", kind=float, metavar="N"
+    )
+    significance: str = option("loss+std", "the per-sample score", kind=str, choices=SIGNIFICANCE)
+
+    # The machine
+    seed: int = option(0, "seed of weights, order, crops and selection", kind=int, metavar="N")
+    device: str = option("auto", "where to train", kind=str, choices=("auto", "cuda", "cpu"))
+    precision: str = option(
+        "auto",
+        "number format of the network; auto: bf16 where the hardware has it, else fp16 on CUDA, fp32 on CPU",
+        kind=str,
+        choices=("auto", "fp32", "fp16", "bf16"),
+    )
+    compile: str = option(
+        "auto",
+        "torch.compile; auto: on CUDA where a probe compiles",
+        kind=str,
+        choices=("auto", "on", "off"),
+    )
+    threads: int | None = option(
+        None, "decoder threads; default the cores this process may use, at most 8", kind=int, metavar="N"
+    )
+    log_every: int = option(10, "offered batches between two step lines of metrics.jsonl", kind=int, metavar="N")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field, self)
+        _require(0 < self.target <= 1, f"--target {self.target:g}: must be in (0, 1], for example 0.1")
+        _require(self.epochs > 0, f"--epochs {self.epochs:g}: must be above 0, for example 10")
+        _require(
+            0 <= self.warmup_epochs <= self.epochs,
+            f"--warmup-epochs {self.warmup_epochs:g}: must be between 0 and --epochs {self.epochs:g}",
+        )
+        _require(self.image_size >= 16, f"--image-size {self.image_size}: must be at least 16 pixels")
+        _require(
+            self.batch_size is None or self.batch_size >= 2,
+            f"--batch-size {self.batch_size}: must be at least 2 (batch normalisation needs two samples)",
+        )
+        _require(self.lr is None or self.lr > 0, f"--lr {self.lr}: must be above 0, for example 0.1")
+        _require(0 <= self.lr_warmup < 1, f"--lr-warmup {self.lr_warmup:g}: must be in [0, 1)")
+        _require(0 < self.momentum < 1, f"--momentum {self.momentum:g}: must be in (0, 1), for example 0.9")
+        _require(self.weight_decay >= 0, f"--weight-decay {self.weight_decay:g}: must be 0 or more")
+        _require(0 <= self.label_smoothing < 1, f"--label-smoothing {self.label_smoothing:g}: must be in [0, 1)")
+        _require(0 < self.min_crop <= 1, f"--min-crop {self.min_crop:g}: must be in (0, 1], for example 0.25")
+        _require(
+            self.val_split is None or 0 < self.val_split < 1,
+            f"--val-split {self.val_split}: must be in (0, 1), for example 0.05",
+        )
+        _require(self.seed >= 0, f"--seed {self.seed}: must be 0 or more")
+        _require(self.threads is None or self.threads >= 1, f"--threads {self.threads}: must be at least 1")
+        _require(self.log_every >= 1, f"--log-every {self.log_every}: must be at least 1")
+        _require(
+            not (self.data and (self.train_dir or self.val_dir)),
+            "--data and --train-dir/--val-dir both given: --data finds both splits by itself, so leave one out",
+        )
+        _require(
+            not (self.val_dir and not self.train_dir), "--val-dir needs --train-dir: name the training folders too"
+        )
+        _require(
+            not (self.val_dir and self.val_split),
+            "--val-dir and --val-split both given: leave out --val-split to use the folder",
+        )
+
+
+# A drawn data set needs a small network and few passes: under 3 minutes on 2 CPU cores.
+DEMO_DEFAULTS: dict[str, Any] = {
+    "arch": "resnet18",
+    "image_size": 64,
+    "epochs": 4.0,
+    "batch_size": 32,
+    "lr": 0.02,
+    "target": 0.3,
+}
+
+
+def resolve(given: dict[str, Any]) -> TrainConfig:
+    """Makes the config of a run: the defaults, then the demo's where no data is named, then `given`.
+
+    Args:
+        given: the options that the user chose, by field name.
+
+    Raises:
+        InputError: a wrong type or a value out of range.
+    """
+    names_data = any(given.get(name) for name in ("data", "train_dir", "val_dir"))
+    return TrainConfig(**{**({} if names_data else DEMO_DEFAULTS), **given})
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """Reads options from a TOML file; keys may use `-` or `_`.
+
+    Raises:
+        InputError: the file is missing or is not TOML, or a key is no option.
+    """
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"--config {path}: {os.strerror(error.errno or 0)}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: not valid TOML: {error}") from error
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    options = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else "; `fastast train --help` lists them"
+            raise InputError(f"--config {path}: unknown option {key!r}{hint}")
+        options[name] = value
+    return options
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise InputError(message)
+
+
+def _check_type(field: dataclasses.Field, config: TrainConfig) -> None:
+    """Values from a file come with any type: each must be of its field's kind (an int serves as a float)."""
+    value, kind = getattr(config, field.name), field.metadata["kind"]
+    flag = "--" + field.name.replace("_", "-")
+    if value is None:
+        if field.default is not None:
+            raise InputError(f"{flag}: needs a value")
+        return
+    if kind is float and type(value) is int:
+        setattr(config, field.name, float(value))
+    elif type(value) is not kind:
+        raise InputError(f"{flag} {value!r}: expected {kind.__name__}, got {type(value).__name__}")
+    if kind is float and not math.isfinite(value):
+        raise InputError(f"{flag} {value}: must be a finite number")
+    choices = field.metadata["choices"]
+    if choices and value not in choices:
+        raise InputError(f"{flag} {value}: choose from {', '.join(choices)}")

@@ -1,0 +1,152 @@
+"""What a run tells the person watching: a live line in a terminal, plain lines anywhere else, a verdict at the end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+# Seconds between two plain lines; a log file should stay readable after 12 hours.
+PLAIN_INTERVAL_S = 15.0
+
+
+class Reporter:
+    """Shows progress of long work and of training.
+
+    Args:
+        console: where to write; standard output by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._live: Progress | None = None
+        self._task: TaskID | None = None
+        self._last_plain = 0.0
+
+    def note(self, message: str) -> None:
+        """Prints one line."""
+        self.console.print(escape(message))
+
+    def begin(self, what: str, total: float) -> None:
+        """Starts a progress bar of `total` units (a terminal only)."""
+        self.end()
+        self._last_plain = time.monotonic()
+        if self.console.is_terminal:
+            self._live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TaskProgressColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[detail]}"),
+                console=self.console,
+                transient=True,
+            )
+            self._task = self._live.add_task(escape(what), total=total, detail="")
+            self._live.start()
+
+    def advance(self, done: float, detail: str = "", *, total: float | None = None) -> None:
+        """Moves the bar to `done`; without a terminal prints `detail` now and then."""
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, completed=done, total=total, detail=escape(detail))
+        elif detail and time.monotonic() - self._last_plain >= PLAIN_INTERVAL_S:
+            self._last_plain = time.monotonic()
+            self.note(detail)
+
+    def counter(self, what: str) -> Any:
+        """A `progress(done, total)` callback that shows counted work such as a scan."""
+
+        def progress(done: int, total: int) -> None:
+            if self._live is None and done < total and self.console.is_terminal:
+                self.begin(what, total)
+            self.advance(done, f"{what}: {done:,} of {total:,}", total=total)
+            if done >= total:
+                self.end()
+
+        return progress
+
+    def end(self) -> None:
+        """Removes the bar."""
+        if self._live is not None:
+            self._live.stop()
+        self._live = self._task = None
+
+
+def step_detail(line: dict[str, Any], eta_s: float | None = None) -> str:
+    """One line of text for a step line of `metrics.jsonl`."""
+    parts = [f"epoch {line['epoch']} {line['phase']}", f"{line['offered_per_s']:,.0f} offered/s"]
+    if line["activation"] is not None:
+        parts.append(f"{line['offered_per_s'] * line['activation']:,.0f} trained/s")
+        parts.append(f"active {line['activation']:.1%}")
+    if line["threshold"] is not None:
+        parts.append(f"threshold {line['threshold']:.3g}")
+    if line["loss"] is not None:
+        parts.append(f"loss {line['loss']:.3f}")
+    if line["gpu_w"] is not None:
+        parts.append(f"{line['gpu_w']:,.0f} W")
+    if eta_s is not None:
+        parts.append(f"{duration(eta_s)} left")
+    return " · ".join(parts)
+
+
+def epoch_detail(line: dict[str, Any], num_epochs: int) -> str:
+    """One line of text for an epoch line of `metrics.jsonl`."""
+    loss = "-" if line["train_loss"] is None else f"{line['train_loss']:.3f}"
+    return (
+        f"epoch {line['epoch']}/{num_epochs} {line['phase']}: val top-1 {line['val_top1']:.2%}, "
+        f"top-5 {line['val_top5']:.2%}, train loss {loss}, active {line['activation']:.1%} "
+        f"({line['backward']:,} of {line['offered']:,} trained), {duration(line['seconds'])}"
+    )
+
+
+def verdict(summary: dict[str, Any]) -> Table:
+    """The closing table of a run: accuracy, work, time, and the three savings side by side."""
+    table = Table(title=f"{summary['model']['arch']} · {summary['gate']['name']} gate", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    accuracy, samples, energy = summary["accuracy"], summary["samples"], summary["energy"]
+    compute, gate = summary["compute"], summary["gate"]
+    table.add_row("val top-1 / top-5", f"{percent(accuracy['val_top1'])} / {percent(accuracy['val_top5'])}")
+    table.add_row("best top-1", f"{percent(accuracy['best_val_top1'])} (epoch {accuracy['best_epoch']})")
+    table.add_row("offered / trained", f"{samples['offered']:,} / {samples['backward']:,}")
+    if gate["activation_rate"] is not None:
+        table.add_row("gated activation", f"{gate['activation_rate']:.2%} (target {gate['target']:.0%})")
+    if compute["speedup_ceiling"] is not None:
+        table.add_row("gated ceiling", f"{compute['speedup_ceiling']:.2f}x (forward 1, backward 2)")
+    for name, meaning in (
+        ("estimated", "as AST counts: active 1, skipped 0.01"),
+        ("arithmetic", "counted forwards and backwards"),
+        ("measured", "joules"),
+    ):
+        gated, whole = energy[f"savings_{name}"], energy[f"run_savings_{name}"]
+        figures = f"gated part {percent(gated)}, whole run {percent(whole)}" if gated is not None else percent(None)
+        table.add_row(f"savings, {name}", f"{figures} ({meaning})")
+    if energy["gpu_j"] is not None:
+        table.add_row("GPU energy", f"{energy['gpu_j']:,.0f} J")
+    table.add_row("throughput", f"{summary['throughput']['offered_per_s'] or 0:,.0f} offered/s in the gated part")
+    table.add_row("time", f"{duration(summary['time_s']['total'])}, of it evaluation {summary['time_s']['eval']:.0f} s")
+    if summary["data"]["quarantined"]:
+        table.add_row("quarantined", f"{summary['data']['quarantined']:,} pictures (quarantine.jsonl)")
+    if samples["nonfinite_steps"]:
+        table.add_row("non-finite steps", f"{samples['nonfinite_steps']:,} (skipped without a trace)")
+    for note in energy["notes"]:
+        table.add_row("note", escape(note))
+    return table
+
+
+def percent(value: float | None) -> str:
+    """A share as text; "not measured" for None."""
+    return "not measured" if value is None else f"{value:.2%}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "42 s", "3m20s" or "1h05m"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes}m{int(seconds % 60):02d}s"
+    return f"{minutes // 60}h{minutes % 60:02d}m"

@@ -1,0 +1,151 @@
+"""The run folder: what a run writes, and what every reader of a run starts from."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastast._version import __version__
+from fastast.errors import InputError
+from fastast.files import write_whole
+
+
+class RunFolder:
+    """Paths and writers of one run's folder.
+
+    `metrics.jsonl` and `quarantine.jsonl` grow a whole line at a time; every other file is written whole.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.summary = self.path / "summary.json"
+        self.quarantine = self.path / "quarantine.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.last = self.checkpoints / "last.pt"
+        self.best = self.checkpoints / "best.pt"
+        self.weights = self.path / "model.safetensors"
+        self.classes = self.path / "classes.json"
+        self.samples = self.path / "samples.npz"
+
+    def create(self) -> None:
+        """Makes the folder.
+
+        Raises:
+            InputError: it cannot be made or written to.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path / ".writable", b"")
+            (self.path / ".writable").unlink()
+        except OSError as error:
+            raise InputError(
+                f"--out {self.path}: {os.strerror(error.errno or 0)}; name a folder that can be written to"
+            ) from error
+
+    def holds_run(self) -> bool:
+        """Whether a run was started here."""
+        return self.config.exists() or self.last.exists()
+
+    def finished_summary(self) -> dict[str, Any] | None:
+        """The summary of a run that came to its end here, or None."""
+        if not self.summary.exists():
+            return None
+        summary = read_json(self.summary)
+        return summary if summary.get("stopped") is None else None
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Adds one line to `metrics.jsonl`."""
+        _append_line(self.metrics, line)
+
+    def append_quarantine(self, line: dict[str, Any]) -> None:
+        """Adds one line (id or null, path, reason) to `quarantine.jsonl`."""
+        _append_line(self.quarantine, line)
+
+    def metrics_size(self) -> int:
+        """Bytes of `metrics.jsonl`."""
+        return self.metrics.stat().st_size if self.metrics.exists() else 0
+
+    def truncate_metrics(self, size: int) -> None:
+        """Cuts `metrics.jsonl` back to `size` bytes: what a resumed run writes again must not stand twice."""
+        if self.metrics.exists():
+            os.truncate(self.metrics, size)
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Writes `value` as indented JSON, whole. NaN and infinity become null."""
+        write_whole(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        InputError: the file is missing, is not JSON, or holds no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {os.strerror(error.errno or 0)}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object")
+    return value
+
+
+def finite(value: Any) -> Any:
+    """A copy of a JSON value with every NaN and infinity replaced by None."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def code_version() -> tuple[str, str | None]:
+    """The package's version, and the commit of the checkout it runs from (None when installed)."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return __version__, None
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return __version__, None
+    return __version__, described.stdout.strip()
+
+
+def device_name(device: torch.device) -> str:
+    """The model name of a GPU, or of this machine's processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "unknown CPU"
+
+
+def _append_line(path: Path, line: dict[str, Any]) -> None:
+    data = (json.dumps(finite(line), allow_nan=False) + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        if os.write(descriptor, data) != len(data):
+            os.ftruncate(descriptor, size)
+            raise OSError(28, "No space left on device", str(path))
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,65 @@
+"""The joules of a run by part, kept across a resume."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastast.energy.meter import EnergyMeter, IdlePower
+from fastast.energy.parts import PartEnergy, PartMeter
+from fastast.energy.reading import Reading
+from fastast.train.schedule import GATED
+
+DENSE_PART, GATED_PART = "dense", "gated"
+
+
+class EnergyBook:
+    """Meters the dense and the gated part of a run, training intervals only, and the run as a whole.
+
+    Args:
+        meter: a started meter.
+
+    Attributes:
+        idle: power before the run, or None.
+    """
+
+    def __init__(self, meter: EnergyMeter) -> None:
+        self.meter = meter
+        self.idle: IdlePower | None = None
+        self._parts = {DENSE_PART: PartMeter(meter), GATED_PART: PartMeter(meter)}
+        self._begun = meter.reading()
+        self._earlier: dict[str, PartEnergy] = {}
+        self._earlier_run: Reading | None = None
+        self._epoch_from = self._begun
+
+    def part_meter(self, phase: str) -> PartMeter:
+        """The meter of the part that a phase belongs to."""
+        return self._parts[GATED_PART if phase == GATED else DENSE_PART]
+
+    def part(self, name: str) -> PartEnergy | None:
+        """Joules of "dense" or "gated" so far, those before a resume included; None if it never ran."""
+        earlier, now = self._earlier.get(name), self._parts[name].energy()
+        return earlier if now is None else now if earlier is None else earlier + now
+
+    def run(self) -> Reading:
+        """Joules of the run so far, evaluation included."""
+        now = self.meter.reading().since(self._begun)
+        return now if self._earlier_run is None else self._earlier_run + now
+
+    def epoch_j(self) -> float | None:
+        """GPU joules since the last call, or None."""
+        now = self.meter.reading()
+        reading, self._epoch_from = now.since(self._epoch_from), now
+        return reading.joules
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        parts = {name: self.part(name) for name in self._parts}
+        return {
+            "run": self.run().state_dict(),
+            "parts": {name: part.state_dict() for name, part in parts.items() if part is not None},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Adds what an earlier process of this run metered."""
+        self._earlier_run = Reading.from_state(state["run"])
+        self._earlier = {name: PartEnergy.from_state(part) for name, part in state["parts"].items()}

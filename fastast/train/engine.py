@@ -1,0 +1,136 @@
+"""Everything of a run that lives on the device: the network, its gate and queue, and the steps over them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastast.config import TrainConfig
+from fastast.data import Batch
+from fastast.gate import Gate, SampleQueue, ScoreMemory
+from fastast.train.model import build_model, scoring_twin
+from fastast.train.optimizer import GuardedStep, build_sgd
+from fastast.train.setup import Machine
+from fastast.train.steps import EvalStep, ScoreStep, TrainStep, compile_step
+
+
+class Status(NamedTuple):
+    """What the device knows after an offered batch; all counts are since the start of the run."""
+
+    pushed: float = 0.0
+    overflow: float = 0.0
+    steps: float = 0.0
+    nonfinite: float = 0.0
+    nonfinite_run: float = 0.0
+    scaler_skips: float = 0.0
+    loss_sum: float = 0.0
+    loss_rows: float = 0.0
+    threshold: float = 0.0
+    nan_scores: float = 0.0
+
+
+class Engine:
+    """The device's half of training. No method but `read_status` and the state dict waits for the device.
+
+    Args:
+        config: completed options.
+        machine: device, number format and compiler.
+        num_classes: outputs of the network.
+        num_train: size of the training set.
+
+    Attributes:
+        model: the network.
+        notes: what the user should know of its weights.
+        memory: last loss and selection count of every training sample.
+        evaluate: the evaluation step, compiled if the run is.
+    """
+
+    def __init__(self, config: TrainConfig, machine: Machine, *, num_classes: int, num_train: int) -> None:
+        assert config.batch_size is not None, "complete_config was not called"
+        device, dtype, compiled = machine.device, machine.dtype, machine.compiled
+        torch.manual_seed(config.seed)
+        self.device = device
+        self.model, self.notes = build_model(config.arch, num_classes, config.weights)
+        self.model.to(device).train()
+        twin = scoring_twin(self.model)
+        optimizer = build_sgd(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
+        self.guard = GuardedStep(self.model, optimizer, scale_loss=dtype == torch.float16, compiled=compiled)
+        self.gate = Gate(config.target, kind=config.significance, selection=config.selection, seed=config.seed)
+        self.gate.to(device)
+        shape = (3, config.image_size, config.image_size)
+        self.queue = SampleQueue(config.batch_size, shape, dtype=machine.image_dtype, device=device)
+        self.memory = ScoreMemory(num_train).to(device)
+        self.score_step = ScoreStep(twin, self.gate, self.queue, dtype=dtype)
+        self.train_step = TrainStep(
+            self.model,
+            self.guard,
+            self.memory,
+            dtype=dtype,
+            label_smoothing=config.label_smoothing,
+            compiled=compiled,
+        )
+        self.eval_step = EvalStep(twin, dtype=dtype)
+        self.evaluate = compile_step(self.eval_step, compiled)
+        self._score = compile_step(self.score_step, compiled)
+        self._epoch = torch.zeros((), dtype=torch.int64, device=device)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Keys the gate's random numbers; a tensor, so that a new epoch compiles nothing anew."""
+        self._epoch.fill_(epoch)
+
+    def score(self, batch: Batch) -> None:
+        """Scores an offered batch and queues what the gate selects."""
+        self._score(batch.images, batch.labels, batch.ids, batch.valid, self._epoch)
+
+    def enqueue(self, batch: Batch) -> None:
+        """Queues every valid row of a batch."""
+        self.queue.push(batch.images, batch.labels, batch.ids, batch.valid)
+
+    def train(self) -> None:
+        """Trains the oldest full batch of the queue."""
+        self.train_step(self.queue.pop())
+
+    def status(self) -> Tensor:
+        """The fields of `Status` as one float64 vector on the device (exact for counts below 2^53)."""
+        fields = [
+            self.queue.pushed,
+            self.queue.overflow,
+            *self.guard.counts.unbind(),
+            self.train_step.loss_sum,
+            self.train_step.loss_rows,
+            self.gate.controller.threshold,
+            self.gate.controller.nan_count,
+        ]
+        return torch.stack([field.double() for field in fields])
+
+    def read_status(self) -> Status:
+        """The status of this moment; waits for the device."""
+        return Status(*self.status().tolist())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it as tensors and plain values, random number generators included."""
+        cuda = self.device.type == "cuda"
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.guard.optimizer.state_dict(),
+            "score_step": self.score_step.state_dict(),
+            "train_step": self.train_step.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over a state.
+
+        Raises:
+            RuntimeError: it is of another network or batch size.
+        """
+        self.model.load_state_dict(state["model"])
+        self.guard.optimizer.load_state_dict(state["optimizer"])
+        self.score_step.load_state_dict(state["score_step"])
+        self.train_step.load_state_dict(state["train_step"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)

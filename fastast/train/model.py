@@ -1,0 +1,183 @@
+"""The network: any torchvision classifier by name, with a head for the classes at hand."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib
+import itertools
+import pickle
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import safetensors
+import safetensors.torch
+import torch
+import torchvision.models
+from torch import Tensor, nn
+
+from fastast.errors import InputError
+
+WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
+
+
+def build_model(arch: str, num_classes: int, weights: str = "none") -> tuple[nn.Module, list[str]]:
+    """Builds a classifier with channels-last parameters.
+
+    Args:
+        arch: a torchvision classifier ("resnet50"), or "module:function" called with `num_classes=`.
+        num_classes: outputs of the head.
+        weights: "none", "imagenet" (torchvision's best for `arch`), or a .pt/.pth/.safetensors file. Files are
+            read without executing code. A head of another size is left as initialised.
+
+    Returns:
+        The model, and notes for the user (such as the replaced head).
+
+    Raises:
+        InputError: unknown arch, unreadable weights, or weights of another network.
+    """
+    model = _construct(arch, num_classes)
+    notes = []
+    if weights != "none":
+        state = _imagenet_state(arch) if weights == "imagenet" else read_weights(weights)
+        notes = load_weights(model, state, weights)
+    return model.to(memory_format=torch.channels_last), notes
+
+
+def _construct(arch: str, num_classes: int) -> nn.Module:
+    if ":" in arch:
+        module_name, _, function_name = arch.partition(":")
+        try:
+            function = getattr(importlib.import_module(module_name), function_name)
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"--arch {arch}: {error}; expected module:function on the Python path") from error
+        model = function(num_classes=num_classes)
+        if not isinstance(model, nn.Module):
+            raise InputError(f"--arch {arch}: returned {type(model).__name__}, expected a torch.nn.Module")
+        return model
+    known = torchvision.models.list_models(module=torchvision.models)
+    if arch not in known:
+        close = difflib.get_close_matches(arch, known, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "for example resnet18, resnet50, convnext_tiny"
+        raise InputError(f"--arch {arch}: torchvision has no such classifier; {hint}")
+    return torchvision.models.get_model(arch, weights=None, num_classes=num_classes)
+
+
+def _imagenet_state(arch: str) -> dict[str, Tensor]:
+    if ":" in arch:
+        raise InputError(f"--weights imagenet: torchvision has none for {arch}; give a file instead")
+    weights = torchvision.models.get_model_weights(arch).DEFAULT
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        raise InputError(
+            f"--weights imagenet: could not download ({error}); fetch {weights.url} on a machine with a network"
+            f" and pass it as --weights {weights.url.rsplit('/', 1)[-1]}"
+        ) from error
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """Reads a state dict from a .pt/.pth/.safetensors file, executing no code.
+
+    The usual wrappers are opened: a dict under "model" or "state_dict", and names behind "module.".
+
+    Raises:
+        InputError: the file is missing, damaged, of another kind, or holds more than tensors.
+    """
+    file = Path(path)
+    if file.suffix not in WEIGHT_SUFFIXES:
+        raise InputError(f"--weights {path}: expected none, imagenet, or a file ending in {', '.join(WEIGHT_SUFFIXES)}")
+    if not file.is_file():
+        raise InputError(f"--weights {path}: no such file")
+    try:
+        if file.suffix == ".safetensors":
+            state: Any = safetensors.torch.load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except safetensors.SafetensorError as error:
+        raise InputError(f"--weights {path}: not a safetensors file ({error})") from error
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"--weights {path}: damaged, or holds more than plain tensors; refused, as loading it could run code"
+        ) from error
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise InputError(f"--weights {path}: damaged or not a torch file ({type(error).__name__})") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"--weights {path}: holds no state dict of tensors")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> list[str]:
+    """Loads `state` into `model`; only the head (the last layer) may be of another size.
+
+    Returns:
+        Notes for the user: which head was replaced, if it was.
+
+    Raises:
+        InputError: names or sizes differ beyond the head.
+    """
+    own = model.state_dict()
+    head = {name for name in own if name.rpartition(".")[0] == _head_name(model)}
+    replaced = sorted(name for name in head if name in state and state[name].shape != own[name].shape)
+    usable = {name: value for name, value in state.items() if name not in replaced}
+    missing = sorted(own.keys() - usable.keys() - head)
+    # Batch counters appeared in torch 0.4.1 and older files lack them; they are not used with a fixed momentum.
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    unknown = sorted(usable.keys() - own.keys())
+    wrong = sorted(n for n in usable.keys() & own.keys() if usable[n].shape != own[n].shape)
+    if missing or unknown or wrong:
+        first = (wrong or missing or unknown)[0]
+        raise InputError(
+            f"--weights {source}: not for this --arch ({len(missing)} tensors missing, {len(unknown)} unknown,"
+            f" {len(wrong)} of another shape; first: {first})"
+        )
+    model.load_state_dict(usable, strict=False)
+    absent = sorted(head - state.keys())
+    if not replaced and not absent:
+        return []
+    found = f"the file's has {state[replaced[0]].shape[0]} outputs" if replaced else "the file has none"
+    return [f"head replaced: {_head_name(model)} ({found}, this data has {own[min(head)].shape[0]} classes)"]
+
+
+def _head_name(model: nn.Module) -> str:
+    """Name of the last module that owns a weight: the classifier in every torchvision network but those with an
+    auxiliary head, where registration order still puts `fc` last."""
+    names = [name for name, _ in model.named_parameters()]
+    return names[-1].rpartition(".")[0]
+
+
+def scoring_twin(model: nn.Module) -> nn.Module:
+    """A copy of `model` in eval mode that shares every parameter and buffer with it.
+
+    Scoring through the twin needs no switch between training and evaluation mode, so both compiled graphs keep
+    one specialisation each, and hooks on `model` see training work only.
+    """
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
+
+
+def choose_compile(device: torch.device, wanted: str) -> tuple[bool, str]:
+    """Whether to use `torch.compile`, and the reason for `model.compile_note`.
+
+    `auto` is off on CPU, where compiling a ResNet-18 costs more than a short run gains, and on CUDA needs
+    capability 7.0 and a probe that compiles and runs.
+    """
+    if wanted == "off":
+        return False, "off: asked for"
+    if wanted == "on":
+        return True, "on: asked for"
+    if device.type != "cuda":
+        return False, "off: auto leaves it off on CPU, where compiling takes longer than it saves"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (7, 0):
+        return False, f"off: capability {capability[0]}.{capability[1]} is below 7.0, which Triton needs"
+    try:
+        probe = torch.compile(lambda x: torch.relu(x) + 1, fullgraph=True)
+        probe(torch.zeros(32, device=device))
+    except Exception as error:  # the compiler stack raises its own kinds, none of them a common base
+        return False, f"off: the probe failed to compile ({type(error).__name__})"
+    return True, f"on: the probe compiled on capability {capability[0]}.{capability[1]}"

@@ -1,0 +1,129 @@
+"""SGD that decides on the device whether a step counts, and the learning-rate schedule over planned work."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def build_sgd(model: nn.Module, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    """Fused SGD with Nesterov momentum; norms and biases (parameters of one dimension) take no weight decay.
+
+    The learning rate is a tensor on the model's device: it changes without a recompile or a new CUDA graph.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    lr = torch.zeros((), device=parameters[0].device)
+    optimizer = torch.optim.SGD(
+        [group for group in groups if group["params"]], lr=lr, momentum=momentum, nesterov=True, fused=True
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        for p in group["params"]:
+            # torch leaves a new momentum buffer unwritten when the first step is skipped. With zero dampening a
+            # zero buffer gives the same first step as none.
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
+
+
+class GuardedStep(nn.Module):
+    """Backward and one optimizer step that leaves no trace when the loss or a gradient is not finite.
+
+    The decision stays on the device. Parameters and momentum are kept by the fused optimizer's `found_inf`;
+    BatchNorm's (and any other) buffers, which the forward has already changed, are put back. In fp16 the loss is
+    scaled as `torch.amp.GradScaler` does it (growth 2x every 2000 good steps, backoff 0.5), without its host sync.
+
+    Attributes:
+        counts: int64[4]: steps taken, non-finite steps, non-finite steps in a row, loss-scaler skips. A step whose
+            loss is finite while scaled fp16 gradients overflow is the scaler's own skip and counts apart.
+    """
+
+    STEPS, NONFINITE, NONFINITE_RUN, SCALER_SKIPS = range(4)
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.SGD, *, scale_loss: bool, compiled: bool) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+        self.lr = 0.0
+        self.scale_loss = scale_loss
+        self._parameters_list = [p for group in optimizer.param_groups for p in group["params"]]
+        self._buffers_list = list(model.buffers())
+        self._saved = [torch.empty_like(buffer) for buffer in self._buffers_list]
+        device = self._parameters_list[0].device
+        self.register_buffer("counts", torch.zeros(4, dtype=torch.int64, device=device))
+        self.register_buffer("scale", torch.full((), 2.0**16 if scale_loss else 1.0, device=device))
+        self.register_buffer("growth_tracker", torch.zeros((), dtype=torch.int32, device=device))
+        self._restore = torch.compile(restore_where, fullgraph=True, dynamic=False) if compiled else restore_where
+
+    counts: Tensor
+    scale: Tensor
+    growth_tracker: Tensor
+
+    def set_lr(self, value: float) -> None:
+        """Sets the learning rate of the next steps, without a sync."""
+        self.lr = value
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(value)
+
+    def save_buffers(self) -> None:
+        """Remembers the model's buffers; call before the training forward."""
+        if self._saved:
+            torch._foreach_copy_(self._saved, self._buffers_list)
+
+    def backward_and_step(self, loss: Tensor) -> Tensor:
+        """Runs backward on `loss` (float32, 0-dim) and one optimizer step.
+
+        Returns:
+            bool, 0-dim, on the device: True if the step was skipped.
+        """
+        (loss * self.scale).backward()
+        grads = [p.grad for p in self._parameters_list if p.grad is not None]
+        found_inf = torch.zeros((), device=loss.device)
+        torch._amp_foreach_non_finite_check_and_unscale_(grads, found_inf, self.scale.reciprocal())
+        bad_loss = ~torch.isfinite(loss.detach())
+        skipped = bad_loss | (found_inf > 0)
+        self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
+        self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._saved:
+            self._restore(self._buffers_list, self._saved, skipped)
+        if self.scale_loss:
+            torch._amp_update_scale_(self.scale, self.growth_tracker, found_inf, 2.0, 0.5, 2000)
+        nonfinite = bad_loss if self.scale_loss else skipped
+        run = torch.where(nonfinite, self.counts[self.NONFINITE_RUN] + 1, 0)
+        ones = torch.ones_like(run)
+        self.counts.copy_(
+            torch.stack(
+                [
+                    self.counts[self.STEPS] + ones,
+                    self.counts[self.NONFINITE] + nonfinite,
+                    run,
+                    self.counts[self.SCALER_SKIPS] + (skipped & ~nonfinite),
+                ]
+            )
+        )
+        return skipped
+
+
+def restore_where(tensors: list[Tensor], saved: list[Tensor], condition: Tensor) -> None:
+    """Copies `saved` into `tensors` where the 0-dim bool `condition` holds; on the device, no branch."""
+    for tensor, old in zip(tensors, saved, strict=True):
+        tensor.copy_(torch.where(condition, old, tensor))
+
+
+def lr_at(progress: float, *, peak: float, warmup: float) -> float:
+    """Linear warm-up, then cosine to zero.
+
+    Args:
+        progress: share of the planned work done, in [0, 1].
+        peak: learning rate at the end of the warm-up.
+        warmup: share of the planned work that the warm-up takes, in [0, 1).
+    """
+    if progress < warmup:
+        return peak * progress / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))

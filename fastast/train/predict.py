@@ -1,0 +1,130 @@
+"""`fastast evaluate`: accuracy of a run's best weights, or of any file of weights, on a folder of pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fastast.console import Reporter
+from fastast.data import Batch, Catalog, EvalLoader, open_folder
+from fastast.errors import InputError
+from fastast.files import write_whole
+from fastast.run import RunFolder, read_json
+from fastast.train.evaluate import evaluate
+from fastast.train.model import build_model, scoring_twin
+from fastast.train.setup import open_machine
+from fastast.train.steps import EvalStep
+
+
+def evaluate_model(
+    model_path: str,
+    *,
+    data: str,
+    arch: str | None,
+    image_size: int | None,
+    out: str | None,
+    batch_size: int,
+    device: str,
+    reporter: Reporter,
+) -> int:
+    """Prints top-1 and top-5, and writes one CSV line for each picture if `out` is given.
+
+    Args:
+        model_path: a run folder (its `model.safetensors`), or a file of weights.
+        data: class folders, or a folder that holds val/.
+        arch: the network; None takes the run's.
+        image_size: evaluation crop in pixels; None takes the run's, else 224.
+        out: CSV file with the columns path, label, prediction, probability; or None.
+        batch_size: pictures at a time.
+        device: "auto", "cuda" or "cpu".
+        reporter: shows progress.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        InputError: something that the user can fix.
+    """
+    path = Path(model_path)
+    folder = RunFolder(path if path.is_dir() else path.parent)
+    weights = folder.weights if path.is_dir() else path
+    if path.is_dir() and not weights.exists():
+        raise InputError(f"{path}: holds no model.safetensors; name a run folder with a finished epoch, or a file")
+    config = read_json(folder.config) if folder.config.exists() else {}
+    arch = arch or config.get("arch")
+    if not isinstance(arch, str):
+        raise InputError(f"{path}: no run folder around it says which network it is; name it with --arch")
+    size = image_size or config.get("image_size") or 224
+    catalog = open_folder(data, classes=_read_classes(folder.classes) if folder.classes.exists() else None)
+    classes = catalog.classes
+
+    machine = open_machine(device)
+    model, notes = build_model(arch, len(classes), str(weights))
+    if notes:
+        raise InputError(f"{weights}: {notes[0]}; evaluate on data with the classes it was trained on")
+    step = EvalStep(scoring_twin(model.to(machine.device)), dtype=machine.dtype)
+    loader = EvalLoader(
+        catalog,
+        batch_size=batch_size,
+        image_size=size,
+        device=machine.device,
+        dtype=machine.image_dtype,
+        on_quarantine=lambda _, picture, reason: reporter.note(f"left out {picture}: {reason}"),
+    )
+    rows = Predictions(catalog.num_samples)
+    reporter.begin("evaluating", catalog.num_samples)
+    try:
+        accuracy = evaluate(step, loader, on_logits=lambda batch, logits: reporter.advance(rows.add(batch, logits)))
+    finally:
+        reporter.end()
+        loader.close()
+    if out is not None:
+        write_whole(out, rows.to_csv(catalog, classes))
+        reporter.note(f"wrote {out}")
+    reporter.note(f"top-1 {accuracy.top1:.4f}  top-5 {accuracy.top5:.4f}  on {accuracy.num_samples:,} pictures")
+    return 0
+
+
+class Predictions:
+    """The most probable class of each picture, by id; pictures that were not delivered stay without one."""
+
+    def __init__(self, num_samples: int) -> None:
+        self.predicted = torch.full((num_samples,), -1)
+        self.probability = torch.zeros(num_samples)
+
+    def add(self, batch: Batch, logits: torch.Tensor) -> int:
+        """Takes in a batch and its logits [B, C]; returns how many pictures are done so far."""
+        probability, predicted = logits[: batch.num_valid].softmax(1).max(1)
+        ids = batch.ids[: batch.num_valid].cpu()
+        self.predicted[ids] = predicted.cpu()
+        self.probability[ids] = probability.cpu()
+        return int((self.predicted >= 0).sum())
+
+    def to_csv(self, catalog: Catalog, classes: Sequence[str]) -> str:
+        """Lines of path, label, prediction, probability."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["path", "label", "prediction", "probability"])
+        for i in range(catalog.num_samples):
+            if self.predicted[i] >= 0:
+                label, predicted = classes[catalog.labels[i]], classes[int(self.predicted[i])]
+                # A path of any bytes becomes text that a CSV reader takes.
+                path = os.fsencode(catalog.path(i)).decode("utf-8", "backslashreplace")
+                writer.writerow([path, label, predicted, f"{self.probability[i]:.6f}"])
+        return text.getvalue()
+
+
+def _read_classes(path: Path) -> list[str]:
+    try:
+        classes = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a list of class names ({error})") from error
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise InputError(f"{path}: expected a JSON list of class names")
+    return classes

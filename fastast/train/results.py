@@ -1,0 +1,142 @@
+"""What a run leaves to take away: weights, classes, per-sample figures, and the summary."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+import nvidia.dali
+import torch
+from torch import nn
+
+from fastast.energy.ledger import PartCounts, compute_summary, energy_summary
+from fastast.files import write_whole
+from fastast.run import RunFolder, code_version, device_name
+from fastast.train.account import PhaseCounts
+from fastast.train.checkpoint import export_weights, save_checkpoint
+from fastast.train.energy_book import DENSE_PART, GATED_PART
+from fastast.train.trainer import Trainer
+
+
+def write_classes(folder: RunFolder, classes: tuple[str, ...]) -> None:
+    """Writes `classes.json`: the class names, in the order of the network's outputs."""
+    write_whole(folder.classes, json.dumps(list(classes), indent=1, ensure_ascii=False) + "\n")
+
+
+def write_best(folder: RunFolder, model: nn.Module, line: dict[str, Any]) -> None:
+    """Writes the weights of the best epoch, for torch (`best.pt`) and for anyone (`model.safetensors`)."""
+    save_checkpoint(folder.best, {"model": model.state_dict(), "epoch": line["epoch"], "val_top1": line["val_top1"]})
+    export_weights(folder.weights, model)
+
+
+def write_samples(folder: RunFolder, trainer: Trainer) -> None:
+    """Writes `samples.npz`: for each training picture how often it was offered and selected, and its last loss.
+
+    `last_loss` is the cross entropy in the last step that trained the picture, NaN if none did. Paths are bytes.
+    """
+    catalog = trainer.dataset.train
+    num = catalog.num_samples
+    columns = {
+        "id": np.arange(num, dtype=np.int64),
+        "label": catalog.labels,
+        "path": np.array([os.fsencode(catalog.path(i)) for i in range(num)], dtype=np.bytes_),
+        "offered": trainer.offered,
+        "selected": trainer.engine.memory.selected.cpu().numpy(),
+        "last_loss": trainer.engine.memory.score.cpu().numpy(),
+    }
+    write_whole(folder.samples, lambda file: np.savez_compressed(file, **columns))  # type: ignore[arg-type]
+
+
+def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped: str | None) -> dict[str, Any]:
+    """The contents of `summary.json`, schema 1: counts of executed work, never of planned work."""
+    config, machine, account, dataset = trainer.config, trainer.machine, trainer.account, trainer.dataset
+    version, commit = code_version()
+    whole, gated = account.whole, account.gated
+    gate_is_dense = trainer.policy.name == "dense"
+    dense_counts, gated_counts = part_counts(account.dense), part_counts(gated)
+    gated_part = DENSE_PART if gate_is_dense else GATED_PART
+    best = max(trainer.epochs, key=lambda line: line["val_top1"], default=None)
+    last = trainer.epochs[-1] if trainer.epochs else None
+    return {
+        "schema": 1,
+        "version": version,
+        "commit": commit,
+        "seed": config.seed,
+        "argv": argv,
+        "stopped": stopped,
+        "resumes": account.resumes,
+        "hardware": {
+            "device": machine.device.type,
+            "names": [device_name(machine.device)],
+            "world_size": 1,
+            "driver": driver,
+            "torch": torch.__version__,
+            "dali": nvidia.dali.__version__,
+        },
+        "data": {
+            "train": dataset.train.num_samples,
+            "val": dataset.val.num_samples,
+            "classes": len(dataset.classes),
+            "quarantined": account.quarantined,
+            "fingerprint": dataset.fingerprint,
+        },
+        "model": {
+            "arch": config.arch,
+            "params": sum(p.numel() for p in trainer.engine.model.parameters()),
+            "image_size": config.image_size,
+            "precision": str(machine.dtype).removeprefix("torch."),
+            "compiled": machine.compiled,
+            "compile_note": machine.compile_note,
+        },
+        "gate": {
+            "name": config.gate,
+            "selection": config.selection,
+            "target": config.target,
+            "activation_rate": gated.selected / gated.offered if gated.offered else None,
+            "threshold": last["threshold"] if last else None,
+            "warmup_epochs": config.warmup_epochs,
+        },
+        "samples": {
+            "offered": whole.offered,
+            "decoded": whole.decoded,
+            "scored": whole.scored,
+            "selected": whole.selected,
+            "backward": whole.backward,
+            "leftover": trainer.num_leftover,
+            "steps": whole.steps,
+            "nonfinite_steps": trainer.num_nonfinite,
+        },
+        "accuracy": {
+            "val_top1": last["val_top1"] if last else None,
+            "val_top5": last["val_top5"] if last else None,
+            "best_val_top1": best["val_top1"] if best else None,
+            "best_epoch": best["epoch"] if best else None,
+        },
+        "time_s": {
+            "total": account.total_s,
+            "train": whole.seconds,
+            "eval": account.eval_s,
+            "data_wait": whole.data_wait,
+        },
+        "throughput": {
+            "offered_per_s": gated.offered / gated.seconds if gated.seconds else None,
+            "backward_per_s": gated.backward / gated.seconds if gated.seconds else None,
+        },
+        "compute": compute_summary(dense_counts, gated_counts),
+        "energy": energy_summary(
+            dense=dense_counts,
+            gated=gated_counts,
+            gate_is_dense=gate_is_dense,
+            run=trainer.energy.run(),
+            idle=trainer.energy.idle,
+            dense_energy=None if gate_is_dense else trainer.energy.part(DENSE_PART),
+            gated_energy=trainer.energy.part(gated_part),
+        ),
+    }
+
+
+def part_counts(counts: PhaseCounts) -> PartCounts:
+    """The ledger's view of a phase; a scored sample costs one full-size forward."""
+    return PartCounts(offered=counts.offered, selected=counts.selected, backward=counts.backward, scored=counts.scored)

@@ -1,0 +1,78 @@
+"""What a run needs to know of its machine, and the options that follow from machine and data."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+import torch
+
+from fastast.config import TrainConfig
+from fastast.errors import InputError
+from fastast.precision import choose_precision
+from fastast.train.model import choose_compile
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where and how a network runs.
+
+    Attributes:
+        device: the torch device.
+        dtype: compute type of the network; below float32 it runs under autocast with float32 weights.
+        precision_note: why `dtype` was chosen.
+        compiled: whether steps go through `torch.compile`.
+        compile_note: why, or why not.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    precision_note: str
+    compiled: bool
+    compile_note: str
+
+    @property
+    def image_dtype(self) -> torch.dtype:
+        """Type of the pictures that the feed delivers and the queue holds."""
+        return torch.float16 if self.device.type == "cuda" else torch.float32
+
+
+def open_machine(device: str = "auto", precision: str = "auto", compile: str = "off") -> Machine:
+    """Chooses device, number format and compiler.
+
+    Raises:
+        InputError: CUDA was asked for and torch finds no usable GPU, or the format is not to be had there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "--device cuda: torch finds no usable GPU; `fastast doctor` says why, --device cpu trains here"
+        )
+    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    place = torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    dtype, precision_note = choose_precision(place, precision)
+    compiled, compile_note = choose_compile(place, compile)
+    return Machine(place, dtype, precision_note, compiled, compile_note)
+
+
+def complete_config(config: TrainConfig, machine: Machine, num_train: int) -> None:
+    """Fills in the options that were left to the machine.
+
+    Raises:
+        InputError: a batch is larger than the training set.
+    """
+    if config.batch_size is None:
+        config.batch_size = 256 if machine.device.type == "cuda" else 64
+    if config.lr is None:
+        config.lr = 0.1 * config.batch_size / 256 * (1.0 if config.weights == "none" else 0.01)
+    if config.threads is None:
+        config.threads = min(8, len(os.sched_getaffinity(0)))
+    if config.batch_size > num_train:
+        fitting = 2 ** int(math.log2(num_train)) if num_train > 1 else 2
+        raise InputError(
+            f"--batch-size {config.batch_size}: larger than the training set of {num_train:,} pictures; "
+            f"use --batch-size {fitting}"
+        )

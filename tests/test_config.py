@@ -1,0 +1,119 @@
+"""Options: each is documented, checked, and reads the same from the command line and a file."""
+
+import dataclasses
+import math
+
+import pytest
+
+from fastast.config import DEMO_DEFAULTS, SIGNIFICANCE, TrainConfig, read_toml, resolve
+from fastast.errors import InputError
+from fastast.gate import KINDS
+
+
+def test_every_option_carries_one_line_of_doc():
+    for field in dataclasses.fields(TrainConfig):
+        assert field.metadata["doc"].strip()
+        assert "\n" not in field.metadata["doc"]
+
+
+def test_the_contract_defaults():
+    config = TrainConfig(data="d")
+    assert (config.arch, config.weights, config.image_size, config.epochs) == ("resnet50", "none", 224, 40.0)
+    assert (config.gate, config.selection, config.target, config.warmup_epochs) == ("forward", "soft", 0.1, 1.0)
+    assert (config.batch_size, config.lr, config.device, config.precision, config.compile) == (
+        None,
+        None,
+        "auto",
+        "auto",
+        "auto",
+    )
+
+
+def test_the_scores_on_offer_are_those_the_gate_has():
+    assert set(SIGNIFICANCE) == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("target", 0.0, r"--target 0: must be in \(0, 1\]"),
+        ("target", 1.5, r"--target 1.5"),
+        ("target", -0.1, "--target"),
+        ("target", math.nan, "finite"),
+        ("target", "much", "expected float, got str"),
+        ("epochs", 0, "--epochs 0"),
+        ("epochs", math.inf, "finite"),
+        ("warmup_epochs", 41, "between 0 and --epochs 40"),
+        ("warmup_epochs", -1, "--warmup-epochs -1"),
+        ("batch_size", 1, "--batch-size 1: must be at least 2"),
+        ("batch_size", 2.5, "expected int, got float"),
+        ("image_size", 8, "--image-size 8"),
+        ("lr", 0, "--lr 0"),
+        ("lr_warmup", 1, "--lr-warmup 1"),
+        ("momentum", 1, "--momentum 1"),
+        ("weight_decay", -1, "--weight-decay -1"),
+        ("label_smoothing", 1, "--label-smoothing 1"),
+        ("min_crop", 0, "--min-crop 0"),
+        ("val_split", 1, "--val-split 1"),
+        ("seed", -1, "--seed -1"),
+        ("threads", 0, "--threads 0"),
+        ("log_every", 0, "--log-every 0"),
+        ("selection", "firm", "choose from soft, hard"),
+        ("significance", "size", "choose from loss"),
+        ("device", "tpu", "choose from auto, cuda, cpu"),
+        ("arch", None, "needs a value"),
+        ("seed", True, "expected int, got bool"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_the_option(option, value, message):
+    with pytest.raises(InputError, match=message) as caught:
+        TrainConfig(**{option: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "d", "train_dir": "t"}, "leave one out"),
+        ({"val_dir": "v"}, "--val-dir needs --train-dir"),
+        ({"train_dir": "t", "val_dir": "v", "val_split": 0.1}, "leave out --val-split"),
+    ],
+)
+def test_options_that_contradict_each_other_say_which_to_leave_out(options, message):
+    with pytest.raises(InputError, match=message):
+        TrainConfig(**options)
+
+
+def test_without_data_the_demo_defaults_apply_and_typed_options_win():
+    assert resolve({}).arch == DEMO_DEFAULTS["arch"]
+    assert resolve({"arch": "resnet34"}).arch == "resnet34"
+    assert resolve({"data": "d"}).arch == "resnet50"
+    assert resolve({"train_dir": "d", "val_split": 0.1}).epochs == 40
+
+
+def test_a_file_takes_either_spelling(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('batch-size = 32\nimage_size = 96\ndata = "d"\nepochs = 3\n')
+    assert read_toml(str(file)) == {"batch_size": 32, "image_size": 96, "data": "d", "epochs": 3}
+    config = resolve(read_toml(str(file)))
+    assert config.epochs == 3.0
+    assert isinstance(config.epochs, float)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("targt = 0.1", "unknown option 'targt'; did you mean target"),
+        ("zzzz = 1", "train --help"),
+        ("target = ", "not valid TOML"),
+        (b"\xff\xfe", "not valid TOML"),
+        (None, "No such file"),
+    ],
+)
+def test_a_bad_file_is_one_line(tmp_path, text, message):
+    file = tmp_path / "run.toml"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=message) as caught:
+        read_toml(str(file))
+    assert str(file) in str(caught.value)

@@ -1,0 +1,130 @@
+"""Networks by name, weights from files, and the scoring twin."""
+
+import os
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision.models
+
+from fastast.errors import InputError
+from fastast.train.model import build_model, choose_compile, scoring_twin
+from tests.nets import tiny
+
+
+def test_a_torchvision_name_gives_its_network_with_a_head_for_the_classes():
+    model, notes = build_model("resnet18", 7)
+    assert model.fc.out_features == 7
+    assert notes == []
+    conv = model.layer1[0].conv1.weight
+    assert conv.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("arch", ["squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
+def test_weights_of_another_head_load_into_every_kind_of_classifier(arch, tmp_path):
+    source = torchvision.models.get_model(arch, weights=None, num_classes=5)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    model, notes = build_model(arch, 3, str(tmp_path / "w.pth"))
+    assert len(notes) == 1
+    assert "5 outputs" in notes[0]
+    assert "3 classes" in notes[0]
+    own, theirs = model.state_dict(), source.state_dict()
+    same = [name for name in own if own[name].shape == theirs[name].shape]
+    assert len(same) >= len(own) - 2
+    assert all(torch.equal(own[name], theirs[name]) for name in same if "classifier" not in name)
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s}, lambda s: {"state_dict": s, "epoch": 3}])
+def test_weights_round_trip_through_pt_files_and_their_usual_wrappers(wrap, tmp_path):
+    source = tiny(4)
+    torch.save(wrap({"module." + k: v for k, v in source.state_dict().items()}), tmp_path / "w.pt")
+    model, notes = build_model("tests.nets:tiny", 4, str(tmp_path / "w.pt"))
+    assert notes == []
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), source.state_dict().values(), strict=True)
+    )
+
+
+def test_weights_round_trip_through_safetensors(tmp_path):
+    source = tiny(4)
+    safetensors.torch.save_file(source.state_dict(), tmp_path / "w.safetensors")
+    model, _ = build_model("tests.nets:tiny", 4, str(tmp_path / "w.safetensors"))
+    assert torch.equal(model[0].weight, source[0].weight)
+
+
+class _Payload:
+    def __reduce__(self):
+        return (os.mkdir, (str(_Payload.target),))
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
+    _Payload.target = tmp_path / "ran"
+    torch.save({"a": _Payload()}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="could run code"):
+        build_model("resnet18", 2, str(tmp_path / "w.pth"))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("w.pth", b"not a file of torch", "damaged"),
+        ("w.pth", b"", "damaged"),
+        ("w.safetensors", b"\xff" * 100, "not a safetensors file"),
+        ("w.bin", b"", "file ending in"),
+        (None, b"", "no such file"),
+    ],
+)
+def test_unreadable_weights_are_one_clear_error(tmp_path, name, content, message):
+    if name:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        build_model("resnet18", 2, str(tmp_path / (name or "absent.pth")))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    torch.save(tiny(4).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(InputError, match="not for this --arch"):
+        build_model("resnet18", 4, str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("resnet81", "did you mean resnet18"),
+        ("qqqq", "for example resnet18"),
+        ("no_such_module:f", "No module named"),
+        ("json:no_such_function", "no_such_function"),
+    ],
+)
+def test_an_unknown_arch_names_what_would_work(arch, message):
+    with pytest.raises(InputError, match=message):
+        build_model(arch, 2)
+
+
+def test_imagenet_weights_without_a_network_name_the_file_to_fetch(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", _no_network)
+    with pytest.raises(InputError, match=r"fetch https://.*resnet18.*--weights resnet18-.*\.pth"):
+        build_model("resnet18", 2, "imagenet")
+
+
+def _no_network(*args, **kwargs):
+    raise OSError("no route to host")
+
+
+def test_the_twin_shares_every_tensor_and_keeps_its_mode():
+    model, _ = build_model("resnet18", 3)
+    model.train()
+    twin = scoring_twin(model)
+    pairs = zip([*model.parameters(), *model.buffers()], [*twin.parameters(), *twin.buffers()], strict=True)
+    assert all(a is b for a, b in pairs)
+    assert model.training
+    assert not any(module.training for module in twin.modules())
+
+
+def test_compile_is_off_on_cpu_and_says_why():
+    assert choose_compile(torch.device("cpu"), "auto")[0] is False
+    assert "CPU" in choose_compile(torch.device("cpu"), "auto")[1]
+    assert choose_compile(torch.device("cpu"), "on")[0] is True

@@ -1,0 +1,326 @@
+"""Whole runs on real JPEG files: the run folder, its counts, repetition, resuming."""
+
+import json
+import re
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from fastast.cli import main
+from fastast.config import TrainConfig
+from fastast.console import Reporter
+from fastast.energy.meter import EnergyMeter
+from fastast.run import RunFolder
+from fastast.train import session
+from fastast.train.energy_book import EnergyBook
+from fastast.train.session import open_data
+from fastast.train.setup import complete_config, open_machine
+from fastast.train.trainer import Trainer
+from tests.conftest import ROOT, run_fastast
+
+SUMMARY_KEYS = {
+    "": "schema version commit seed argv stopped resumes hardware data model gate samples accuracy time_s throughput "
+    "compute energy",
+    "hardware": "device names world_size driver torch dali",
+    "data": "train val classes quarantined fingerprint",
+    "model": "arch params image_size precision compiled compile_note",
+    "gate": "name selection target activation_rate threshold warmup_epochs",
+    "samples": "offered decoded scored selected backward leftover steps nonfinite_steps",
+    "accuracy": "val_top1 val_top5 best_val_top1 best_epoch",
+    "time_s": "total train eval data_wait",
+    "throughput": "offered_per_s backward_per_s",
+    "compute": "forward_units dense_forward_units speedup_ceiling",
+    "energy": "savings_estimated savings_arithmetic savings_measured run_savings_estimated run_savings_arithmetic "
+    "run_savings_measured gpu_j train_gpu_j gpu_j_above_idle cpu_j idle_w dense_j_per_sample gated_j_per_sample source "
+    "notes",
+}
+STEP_KEYS = "kind epoch phase step offered backward loss lr activation threshold offered_per_s data_wait_s gpu_w"
+EPOCH_KEYS = (
+    "kind epoch phase train_loss val_loss val_top1 val_top5 offered backward activation threshold seconds gpu_j hist"
+)
+
+
+def options(data, out, **changes):
+    chosen = {
+        "data": data,
+        "out": out,
+        "arch": "tests.nets:tiny",
+        "image_size": 32,
+        "batch_size": 16,
+        "epochs": 3,
+        "warmup_epochs": 1,
+        "target": 0.3,
+        "log_every": 1,
+        "lr": 0.05,
+        **changes,
+    }
+    return [part for name, value in chosen.items() for part in ("--" + name.replace("_", "-"), str(value))]
+
+
+def lines_of(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(out):
+    return [
+        (line["kind"], line.get("loss"), line.get("train_loss"), line.get("val_loss"), line["threshold"])
+        for line in lines_of(out)
+    ]
+
+
+@pytest.fixture(scope="module")
+def gated(pictures, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "gated"
+    assert main(["train", *options(pictures, out)]) == 0
+    return out
+
+
+def test_the_run_folder_follows_its_contract(gated):
+    names = {path.name for path in gated.iterdir()}
+    assert names == {
+        "config.json",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints",
+        "model.safetensors",
+        "classes.json",
+        "samples.npz",
+    }
+    assert {path.name for path in (gated / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    summary = json.loads((gated / "summary.json").read_text())
+    for section, keys in SUMMARY_KEYS.items():
+        assert set(summary[section] if section else summary) == set(keys.split()), section
+    assert summary["schema"] == 1
+    assert summary["stopped"] is None
+    for line in lines_of(gated):
+        assert list(line) == (STEP_KEYS if line["kind"] == "step" else EPOCH_KEYS).split()
+    assert json.loads((gated / "classes.json").read_text()) == [f"class_{i}" for i in range(4)]
+    assert json.loads((gated / "config.json").read_text())["target"] == 0.3
+
+
+def test_counts_agree_with_one_another(gated):
+    summary = json.loads((gated / "summary.json").read_text())
+    samples, compute, energy = summary["samples"], summary["compute"], summary["energy"]
+    assert samples["offered"] == samples["decoded"] == 3 * 240
+    assert samples["scored"] == 2 * 240
+    assert samples["backward"] + samples["leftover"] == samples["selected"]
+    assert samples["backward"] == 16 * samples["steps"]
+    assert 0 <= samples["leftover"] < 16
+    assert compute["forward_units"] == samples["scored"] + 3 * samples["backward"]
+    assert compute["dense_forward_units"] == 3 * samples["offered"]
+    rate = summary["gate"]["activation_rate"]
+    assert rate == (samples["selected"] - 240) / 480
+    assert abs(rate - 0.3) < 0.05 * 0.3 + 1 / 480
+    assert energy["savings_estimated"] == pytest.approx(1 - (rate + 0.01 * (1 - rate)))
+    assert compute["speedup_ceiling"] == pytest.approx(3 / (1 + 3 * rate))
+    assert energy["run_savings_arithmetic"] == pytest.approx(
+        1 - compute["forward_units"] / compute["dense_forward_units"]
+    )
+    assert energy["savings_measured"] is None
+    assert energy["gpu_j"] is None
+    assert energy["notes"]
+    epochs = [line for line in lines_of(gated) if line["kind"] == "epoch"]
+    assert [line["phase"] for line in epochs] == ["warmup", "gated", "gated"]
+    assert sum(line["backward"] for line in epochs) == samples["backward"]
+    assert sum(line["offered"] for line in epochs) == samples["offered"]
+    for line in epochs[1:]:
+        assert sum(line["hist"]["selected"]) + sum(line["hist"]["skipped"]) == 240
+        assert sum(line["hist"]["selected"]) == round(line["activation"] * 240)
+    assert epochs[0]["hist"] is None
+
+
+def test_samples_npz_tells_who_was_trained(gated):
+    with np.load(gated / "samples.npz", allow_pickle=False) as table:
+        assert set(table.files) == {"id", "label", "path", "offered", "selected", "last_loss"}
+        summary = json.loads((gated / "summary.json").read_text())
+        assert (table["offered"] == 3).all()
+        assert table["selected"].sum() == summary["samples"]["backward"]
+        assert (np.isfinite(table["last_loss"]) == (table["selected"] > 0)).all()
+        assert table["path"][0].endswith(b"class_0/0000.jpg")
+
+
+def test_the_trained_network_learned_something_and_reloads_without_fastast(gated):
+    """The README's four lines."""
+    from tests.nets import tiny
+
+    summary = json.loads((gated / "summary.json").read_text())
+    assert summary["accuracy"]["best_val_top1"] > 0.5
+    classes = json.loads((gated / "classes.json").read_text())
+    model = tiny(num_classes=len(classes))
+    model.load_state_dict(safetensors.torch.load_file(gated / "model.safetensors"))
+    best = torch.load(gated / "checkpoints" / "best.pt", weights_only=True)
+    assert best["epoch"] == summary["accuracy"]["best_epoch"]
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in best["model"].items())
+
+
+def test_evaluate_agrees_with_the_run_and_writes_predictions(gated, pictures, tmp_path, capsys):
+    summary = json.loads((gated / "summary.json").read_text())
+    assert main(["evaluate", str(gated), "--data", str(pictures), "--out", str(tmp_path / "p.csv")]) == 0
+    printed = capsys.readouterr().out
+    assert f"top-1 {summary['accuracy']['best_val_top1']:.4f}" in printed
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert lines[0] == "path,label,prediction,probability"
+    assert len(lines) == 61
+    right = sum(line.split(",")[1] == line.split(",")[2] for line in lines[1:])
+    assert right / 60 == pytest.approx(summary["accuracy"]["best_val_top1"])
+
+    shutil.copy(gated / "model.safetensors", tmp_path / "w.safetensors")
+    arguments = ["evaluate", str(tmp_path / "w.safetensors"), "--data", str(pictures / "val"), "--image-size", "32"]
+    assert main([*arguments, "--arch", "tests.nets:tiny", "--batch-size", "7"]) == 0
+    assert f"top-1 {summary['accuracy']['best_val_top1']:.4f}" in capsys.readouterr().out
+    assert main(arguments) == 2
+    assert "--arch" in capsys.readouterr().err
+
+
+def test_the_same_command_gives_the_same_losses(gated, pictures, tmp_path):
+    assert main(["train", *options(pictures, tmp_path / "again", threads=1)]) == 0
+    assert losses(tmp_path / "again") == losses(gated)
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (gated / "model.safetensors").read_bytes()
+    assert main(["train", *options(pictures, tmp_path / "other", seed=1)]) == 0
+    assert losses(tmp_path / "other") != losses(gated)
+
+
+@pytest.mark.parametrize(("gate", "target"), [("forward", 0.2), ("dense", 0.1), ("random", 0.25)])
+def test_backward_is_what_a_hook_on_the_model_counts(pictures, tmp_path, gate, target):
+    config = TrainConfig(
+        data=str(pictures),
+        arch="tests.nets:tiny",
+        image_size=32,
+        batch_size=16,
+        epochs=2.5,
+        warmup_epochs=0.5,
+        gate=gate,
+        target=target,
+        device="cpu",
+    )
+    reporter = Reporter()
+    dataset, machine = open_data(config, reporter), open_machine("cpu")
+    complete_config(config, machine, dataset.train.num_samples)
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    with EnergyMeter() as meter:
+        trainer = Trainer(config, machine, dataset, folder, EnergyBook(meter), reporter)
+        passed = {"forward": 0, "backward": 0}
+
+        def see(module, inputs, logits):
+            passed["forward"] += len(inputs[0])
+            logits.register_hook(lambda grad: passed.update(backward=passed["backward"] + len(grad)))
+
+        trainer.engine.model.register_forward_hook(see)
+        trainer.fit(lambda line: None)
+        trainer.close()
+    whole = trainer.account.whole
+    assert passed == {"forward": whole.backward, "backward": whole.backward}
+    assert whole.offered == 600
+    assert whole.selected == whole.backward + trainer.num_leftover
+    if gate == "random":
+        assert whole.decoded == whole.selected
+        assert whole.scored == 0
+    else:
+        assert whole.decoded == 600
+
+
+def test_a_run_stopped_by_a_signal_resumes_to_the_same_losses(gated, pictures, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    append, sent = RunFolder.append_metrics, []
+
+    def append_and_signal(self, line):
+        append(self, line)
+        if line["kind"] == "step" and line["epoch"] == 2 and not sent:
+            sent.append(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append_metrics", append_and_signal)
+        assert main(["train", *options(pictures, out)]) == 143
+    assert "--resume" in capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["stopped"] == "signal"
+    assert 240 < summary["samples"]["offered"] < 480
+    assert summary["samples"]["backward"] + summary["samples"]["leftover"] == summary["samples"]["selected"]
+    assert not [line for line in lines_of(out) if line["epoch"] > 2]
+
+    assert main(["train", "--out", str(out), "--resume"]) == 0
+    assert losses(out) == losses(gated)
+    assert (out / "model.safetensors").read_bytes() == (gated / "model.safetensors").read_bytes()
+    summary, undisturbed = (json.loads((path / "summary.json").read_text()) for path in (out, gated))
+    assert summary["samples"] == undisturbed["samples"]
+    assert summary["resumes"] == [{"epoch": 2, "offered": 240}]
+
+
+def test_a_resumed_run_must_be_the_same_run(pictures, tmp_path, monkeypatch, capsys):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(pictures, data)
+    keep = session._keep
+
+    def keep_and_signal(*arguments):
+        keep(*arguments)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_keep", keep_and_signal)
+        assert main(["train", *options(data, out)]) == 130
+    assert main(["train", *options(data, out, target=0.5), "--resume"]) == 2
+    assert "started with 0.3" in capsys.readouterr().err
+    shutil.copy(data / "train" / "class_0" / "0000.jpg", data / "train" / "class_0" / "more.jpg")
+    assert main(["train", *options(data, out), "--resume"]) == 2
+    assert "the data has changed" in capsys.readouterr().err
+    (data / "train" / "class_0" / "more.jpg").unlink()
+    whole = (out / "checkpoints" / "last.pt").read_bytes()
+    (out / "checkpoints" / "last.pt").write_bytes(whole[: len(whole) // 2])
+    assert main(["train", *options(data, out), "--resume"]) == 2
+    assert "last.pt: damaged" in capsys.readouterr().err
+    (out / "checkpoints" / "last.pt").write_bytes(whole)
+    assert main(["train", "--resume", str(out / "checkpoints" / "last.pt")]) == 0
+
+
+def test_an_out_that_holds_a_run_needs_a_decision(gated, pictures, capsys):
+    arguments = options(pictures, gated)
+    assert main(["train", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "--resume" in error
+    assert "--out" in error
+    before = (gated / "metrics.jsonl").read_bytes()
+    assert main(["train", *arguments, "--resume", "auto"]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert (gated / "metrics.jsonl").read_bytes() == before
+    assert main(["train", *options(pictures, gated, target=0.5), "--resume"]) == 0  # finished: only shown
+
+
+def test_a_damaged_picture_is_quarantined_and_the_run_goes_on(pictures, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(pictures, data)
+    (data / "train" / "class_1" / "0003.jpg").write_bytes(b"no picture at all")
+    whole = (data / "train" / "class_2" / "0005.jpg").read_bytes()
+    start = whole.index(b"\xff\xda") + 14
+    (data / "train" / "class_2" / "0005.jpg").write_bytes(whole[:start] + whole[-2:])  # entropy data cut out
+    out = tmp_path / "run"
+    assert main(["train", *options(data, out, epochs=2)]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    entries = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert entries[0]["id"] is None
+    assert entries[0]["path"].endswith("class_1/0003.jpg")
+    assert summary["data"]["train"] == 239
+    assert summary["data"]["quarantined"] == len(entries)
+    samples = summary["samples"]
+    assert samples["offered"] == 2 * (240 - len(entries))
+    assert samples["backward"] + samples["leftover"] == samples["selected"]
+
+
+def test_a_diverging_run_stops_and_names_the_remedy(pictures, tmp_path, capsys):
+    assert main(["train", *options(pictures, tmp_path / "run", lr=1e38, gate="dense")]) == 2
+    error = capsys.readouterr().err
+    assert "10 steps in a row" in error
+    assert "--lr" in error
+
+
+def test_progress_without_a_terminal_is_plain_lines(gated, pictures, tmp_path):
+    done = run_fastast("train", *options(pictures, tmp_path / "run", epochs=1), cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert re.search(r"epoch 1/1 warmup: val top-1 \d+\.\d+%", done.stdout)
+    assert "run folder:" in done.stdout
