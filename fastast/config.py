@@ -113,6 +113,7 @@ class TrainConfig:
     warmup_epochs: float = option(
         1.0, "dense epochs before the gate starts (fractions allowed)", kind=float, metavar="N"
     )
+    anneal: float = option(0.0, "dense epochs at the end of the run (fractions allowed)", kind=float, metavar="N")
     significance: str = option("loss+std", "the per-sample score", kind=str, choices=SIGNIFICANCE)
 
     # The machine
@@ -143,6 +144,10 @@ class TrainConfig:
         _require(
             0 <= self.warmup_epochs <= self.epochs,
             f"--warmup-epochs {self.warmup_epochs:g}: must be between 0 and --epochs {self.epochs:g}",
+        )
+        _require(
+            0 <= self.anneal <= self.epochs - self.warmup_epochs,
+            f"--anneal {self.anneal:g}: must be between 0 and what --warmup-epochs leaves of --epochs",
         )
         _require(self.image_size >= 16, f"--image-size {self.image_size}: must be at least 16 pixels")
         _require(

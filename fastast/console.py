@@ -75,8 +75,8 @@ class Reporter:
         self._live = self._task = None
 
 
-def step_detail(line: dict[str, Any], eta_s: float | None = None) -> str:
-    """One line of text for a step line of `metrics.jsonl`."""
+def step_detail(line: dict[str, Any], left_s: float) -> str:
+    """One line of text for a step line of `metrics.jsonl`, with the seconds that are left by the plan."""
     parts = [f"epoch {line['epoch']} {line['phase']}", f"{line['offered_per_s']:,.0f} offered/s"]
     if line["activation"] is not None:
         parts.append(f"{line['offered_per_s'] * line['activation']:,.0f} trained/s")
@@ -87,8 +87,7 @@ def step_detail(line: dict[str, Any], eta_s: float | None = None) -> str:
         parts.append(f"loss {line['loss']:.3f}")
     if line["gpu_w"] is not None:
         parts.append(f"{line['gpu_w']:,.0f} W")
-    if eta_s is not None:
-        parts.append(f"{duration(eta_s)} left")
+    parts.append(f"{duration(left_s)} left")
     return " · ".join(parts)
 
 

@@ -14,7 +14,7 @@ TRAIN_OPTIONS = {
     *("--arch", "--weights", "--image-size"),
     *("--epochs", "--batch-size", "--lr", "--lr-warmup", "--momentum", "--weight-decay"),
     *("--label-smoothing", "--min-crop"),
-    *("--gate", "--selection", "--target", "--warmup-epochs", "--significance"),
+    *("--gate", "--selection", "--target", "--warmup-epochs", "--anneal", "--significance"),
     *("--seed", "--device", "--precision", "--compile", "--threads", "--log-every"),
 }
 

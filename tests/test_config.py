@@ -45,6 +45,8 @@ def test_the_scores_on_offer_are_those_the_gate_has():
         ("epochs", math.inf, "finite"),
         ("warmup_epochs", 41, "between 0 and --epochs 40"),
         ("warmup_epochs", -1, "--warmup-epochs -1"),
+        ("anneal", -1, "--anneal -1"),
+        ("anneal", 40, "--anneal 40"),
         ("batch_size", 1, "--batch-size 1: must be at least 2"),
         ("batch_size", 2.5, "expected int, got float"),
         ("image_size", 8, "--image-size 8"),

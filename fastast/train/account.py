@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastast.train.schedule import DENSE, GATED, WARMUP
+from fastast.train.schedule import ANNEAL, DENSE, GATED, WARMUP
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class Account:
     """Counts by phase, and the run's clock.
 
     Attributes:
-        phases: counts of "warmup", "gated" and "dense".
+        phases: counts of "warmup", "gated", "anneal" and "dense".
         eval_s: seconds of evaluation.
         total_s: seconds of the run so far, all parts of a resumed run added up.
         quarantined: pictures set aside, at the scan and since.
@@ -50,7 +50,7 @@ class Account:
     """
 
     phases: dict[str, PhaseCounts] = field(
-        default_factory=lambda: {WARMUP: PhaseCounts(), GATED: PhaseCounts(), DENSE: PhaseCounts()}
+        default_factory=lambda: {phase: PhaseCounts() for phase in (WARMUP, GATED, ANNEAL, DENSE)}
     )
     eval_s: float = 0.0
     total_s: float = 0.0
@@ -65,7 +65,7 @@ class Account:
     @property
     def dense(self) -> PhaseCounts:
         """Counts of the dense part of a gated run."""
-        return self.phases[WARMUP]
+        return self.phases[WARMUP] + self.phases[ANNEAL]
 
     @property
     def gated(self) -> PhaseCounts:

@@ -1,10 +1,13 @@
-"""What a run plans to do: stretches of epochs, each of one phase, and the progress that the learning rate follows."""
+"""What a run plans to do: stretches of epochs, each of one phase, and how far along the plan any point is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-WARMUP, GATED, DENSE = "warmup", "gated", "dense"
+import numpy as np
+
+WARMUP, GATED, ANNEAL, DENSE = "warmup", "gated", "anneal", "dense"
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +16,8 @@ class Stretch:
 
     Attributes:
         epoch: index of the epoch, from 0.
-        phase: "warmup" (dense, before the gate), "gated", or "dense" (a run without a gate).
+        phase: "warmup" (dense, before the gate), "gated", "anneal" (dense, after the gate), or "dense" (no gate).
+        target: share of the stretch's samples that is planned to reach backward; 1 unless gated.
         start, stop: positions in the epoch's order, in samples.
         offered_before: samples that the run has offered before this stretch.
         ends_epoch: True for the last stretch of its epoch; evaluation and a checkpoint follow.
@@ -21,6 +25,7 @@ class Stretch:
 
     epoch: int
     phase: str
+    target: float
     start: int
     stop: int
     offered_before: int
@@ -28,38 +33,49 @@ class Stretch:
 
 
 class Schedule:
-    """The stretches of a run and the share of its planned work that any point has reached.
-
-    Work is counted in samples planned to reach backward: a dense stretch plans all of its samples, a gated one
-    `target` of them. Progress follows that plan, not what the gate really selects, so it always ends at 1.
+    """The stretches of a run and the share of the plan that any point has reached.
 
     Args:
         num_samples: size of the training set.
         epochs: passes over it; a fraction ends within the last epoch.
-        warmup_epochs: dense passes at the start; ignored when `gated` is False.
-        target: planned share of gated samples that reach backward, in (0, 1].
+        warmup_epochs, anneal_epochs: dense passes at the start and at the end; ignored when `gated` is False.
+        target_at: planned share of gated samples that reach backward, by the index of the epoch.
         gated: False for a run that is dense throughout.
     """
 
-    def __init__(self, num_samples: int, *, epochs: float, warmup_epochs: float, target: float, gated: bool) -> None:
-        self.num_offered = max(1, round(epochs * num_samples))
-        boundary = min(self.num_offered, round(warmup_epochs * num_samples)) if gated else self.num_offered
-        phases = [(WARMUP, 0, boundary), (GATED, boundary, self.num_offered)]
-        if not gated:
-            phases = [(DENSE, 0, self.num_offered)]
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        epochs: float,
+        warmup_epochs: float = 0.0,
+        anneal_epochs: float = 0.0,
+        target_at: Callable[[int], float],
+        gated: bool,
+    ) -> None:
+        total = max(1, round(epochs * num_samples))
+        first = min(total, round(warmup_epochs * num_samples))
+        last = max(first, total - round(anneal_epochs * num_samples))
+        phases = [(WARMUP, 0, first), (GATED, first, last), (ANNEAL, last, total)] if gated else [(DENSE, 0, total)]
+        self.num_offered = total
         self.stretches: list[Stretch] = []
-        for phase, first, last in phases:
-            position = first
-            while position < last:
+        for phase, position, end in phases:
+            while position < end:
                 epoch = position // num_samples
-                end = min(last, (epoch + 1) * num_samples)
                 origin = epoch * num_samples
-                ends_epoch = end == origin + num_samples or end == self.num_offered
-                self.stretches.append(Stretch(epoch, phase, position - origin, end - origin, position, ends_epoch))
-                position = end
-        self._boundary = boundary
-        self._target = target
-        self._work = self._work_at(self.num_offered)
+                stop = min(end, origin + num_samples)
+                self.stretches.append(
+                    Stretch(
+                        epoch=epoch,
+                        phase=phase,
+                        target=target_at(epoch) if phase == GATED else 1.0,
+                        start=position - origin,
+                        stop=stop - origin,
+                        offered_before=position,
+                        ends_epoch=stop in (origin + num_samples, total),
+                    )
+                )
+                position = stop
 
     @property
     def num_epochs(self) -> int:
@@ -67,8 +83,17 @@ class Schedule:
         return self.stretches[-1].epoch + 1
 
     def progress(self, offered: float) -> float:
-        """Share of the planned work, in [0, 1], once `offered` samples have been offered."""
-        return min(1.0, self._work_at(offered) / self._work)
+        """Share of the planned backward work, in [0, 1], once `offered` samples have been offered.
 
-    def _work_at(self, offered: float) -> float:
-        return min(offered, self._boundary) + self._target * max(0.0, offered - self._boundary)
+        It follows the plan, not what the gate really selects, so it always ends at 1.
+        """
+        return self._share(offered, lambda stretch: stretch.target)
+
+    def cost_share(self, offered: float, gated_cost: Callable[[float], float]) -> float:
+        """Share of the planned forwards, in [0, 1]; a gated sample costs `gated_cost(target)`, a dense one 3."""
+        return self._share(offered, lambda s: gated_cost(s.target) if s.phase == GATED else 3.0)
+
+    def _share(self, offered: float, weight: Callable[[Stretch], float]) -> float:
+        bounds = [0, *(s.offered_before + s.stop - s.start for s in self.stretches)]
+        work = np.cumsum([0.0, *(weight(s) * (s.stop - s.start) for s in self.stretches)])
+        return float(np.interp(offered, bounds, work) / work[-1])

@@ -81,7 +81,8 @@ class Trainer:
             num_train,
             epochs=config.epochs,
             warmup_epochs=config.warmup_epochs,
-            target=config.target,
+            anneal_epochs=config.anneal,
+            target_at=lambda epoch: config.target,
             gated=self.policy.name != "dense",
         )
         self.offered = np.zeros(num_train, np.int32)
@@ -125,7 +126,7 @@ class Trainer:
             InputError: the training diverged (10 non-finite steps in a row).
         """
         began, before = time.monotonic(), self.account.total_s
-        self.reporter.begin("training", self.schedule.num_offered)
+        self.reporter.begin("training", 1.0)
         try:
             for stretch in self.schedule.stretches[self._next_stretch :]:
                 self._run_stretch(stretch)
@@ -212,7 +213,8 @@ class Trainer:
         )
         if line is not None:
             self.folder.append_metrics(line)
-            self.reporter.advance(moment.offered, step_detail(line))
+            done = self.schedule.cost_share(moment.offered, self.policy.cost)
+            self.reporter.advance(done, step_detail(line, moment.seconds * (1 / done - 1)))
         counts, popped = self.account.phases[stretch.phase], self.account.whole.backward
         while status.pushed - popped >= self.batch_size:
             self.engine.train()

@@ -1,0 +1,46 @@
+"""What the README shows works as it stands there."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import torch
+import torchvision
+
+from fastast.cli import build_parser
+from fastast.train.checkpoint import export_weights
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_four_lines_load_the_weights_without_fastast(tmp_path):
+    (lines,) = blocks("python")
+    assert len([line for line in lines.splitlines() if line]) == 4
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=3)
+    export_weights(tmp_path / "model.safetensors", model)
+    (tmp_path / "classes.json").write_text(json.dumps(["a", "b", "c"]))
+    torch.save(model.state_dict(), tmp_path / "expected.pt")
+    check = (
+        lines.replace("RUN", str(tmp_path))
+        + "import sys, torch\n"
+        + f"expected = torch.load({str(tmp_path / 'expected.pt')!r}, weights_only=True)\n"
+        + "assert all(torch.equal(model.state_dict()[k], v) for k, v in expected.items())\n"
+        + "assert 'fastast' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_command_shown_parses():
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("fastast ")]
+    assert len(commands) >= 3
+    for command in commands:
+        build_parser().parse_args(shlex.split(command, comments=True)[1:])
