@@ -20,6 +20,7 @@ GROUPS = {
     "arch": "the network",
     "epochs": "the schedule",
     "gate": "the gate",
+    "dense_calibration": "the ledger",
     "seed": "the machine",
 }
 

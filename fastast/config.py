@@ -116,6 +116,20 @@ class TrainConfig:
     anneal: float = option(0.0, "dense epochs at the end of the run (fractions allowed)", kind=float, metavar="N")
     significance: str = option("loss+std", "the per-sample score", kind=str, choices=SIGNIFICANCE)
 
+    # The ledger
+    dense_calibration: int = option(
+        0,
+        "dense steps before the gate at least, to measure dense joules per sample (50 are left out, 30 s are needed)",
+        kind=int,
+        metavar="STEPS",
+    )
+    price_per_kwh: float | None = option(
+        None, "adds what the GPU energy cost, in the currency of the price", kind=float, metavar="P"
+    )
+    gco2_per_kwh: float | None = option(
+        None, "adds the CO2 of the GPU energy, in grams, at this many grams per kWh", kind=float, metavar="G"
+    )
+
     # The machine
     seed: int = option(0, "seed of weights, order, crops and selection", kind=int, metavar="N")
     device: str = option("auto", "where to train", kind=str, choices=("auto", "cuda", "cpu"))
@@ -164,6 +178,10 @@ class TrainConfig:
             self.val_split is None or 0 < self.val_split < 1,
             f"--val-split {self.val_split}: must be in (0, 1), for example 0.05",
         )
+        _require(self.dense_calibration >= 0, f"--dense-calibration {self.dense_calibration}: must be 0 or more steps")
+        for name in ("price_per_kwh", "gco2_per_kwh"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"--{name.replace('_', '-')} {value}: must be 0 or more")
         _require(self.seed >= 0, f"--seed {self.seed}: must be 0 or more")
         _require(self.threads is None or self.threads >= 1, f"--threads {self.threads}: must be at least 1")
         _require(self.log_every >= 1, f"--log-every {self.log_every}: must be at least 1")

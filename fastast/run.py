@@ -33,6 +33,7 @@ class RunFolder:
         self.weights = self.path / "model.safetensors"
         self.classes = self.path / "classes.json"
         self.samples = self.path / "samples.npz"
+        self.power = self.path / "power.csv"
 
     def create(self) -> None:
         """Makes the folder.

@@ -15,6 +15,7 @@ TRAIN_OPTIONS = {
     *("--epochs", "--batch-size", "--lr", "--lr-warmup", "--momentum", "--weight-decay"),
     *("--label-smoothing", "--min-crop"),
     *("--gate", "--selection", "--target", "--warmup-epochs", "--anneal", "--significance"),
+    *("--dense-calibration", "--price-per-kwh", "--gco2-per-kwh"),
     *("--seed", "--device", "--precision", "--compile", "--threads", "--log-every"),
 }
 

@@ -331,6 +331,8 @@ def select_devices(
         chosen: list[Device | None] = [*visible] if whole else []
         if not chosen:
             return [], unsure if not whole else "CUDA_VISIBLE_DEVICES leaves no GPU visible"
+    elif not wanted:
+        return [], "this process uses no GPU"
     else:
         chosen = []
         for item in wanted:

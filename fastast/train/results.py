@@ -11,7 +11,7 @@ import nvidia.dali
 import torch
 from torch import nn
 
-from fastast.energy.ledger import PartCounts, compute_summary, energy_summary
+from fastast.energy.ledger import PartCounts, compute_summary, cost, emissions_g, energy_summary
 from fastast.files import write_whole
 from fastast.run import RunFolder, code_version, device_name
 from fastast.train.account import PhaseCounts
@@ -133,8 +133,21 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             idle=trainer.energy.idle,
             dense_energy=None if gate_is_dense else trainer.energy.part(DENSE_PART),
             gated_energy=trainer.energy.part(gated_part),
+            notes=price_notes(trainer.energy.run().joules, config.price_per_kwh, config.gco2_per_kwh),
         ),
     }
+
+
+def price_notes(gpu_j: float | None, price_per_kwh: float | None, gco2_per_kwh: float | None) -> list[str]:
+    """Cost and CO2 of the run's GPU energy, where a price was given and the energy was measured."""
+    if gpu_j is None:
+        return []
+    notes = []
+    if price_per_kwh is not None:
+        notes.append(f"GPU energy cost {cost(gpu_j, price_per_kwh):.4g} at {price_per_kwh:g} per kWh")
+    if gco2_per_kwh is not None:
+        notes.append(f"GPU energy emitted {emissions_g(gpu_j, gco2_per_kwh):.4g} g CO2 at {gco2_per_kwh:g} g per kWh")
+    return notes
 
 
 def part_counts(counts: PhaseCounts) -> PartCounts:

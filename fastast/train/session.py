@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastast.config import TrainConfig, read_toml, resolve
 from fastast.console import Reporter, verdict
 from fastast.data import Dataset, draw_dataset, open_dataset
@@ -126,23 +128,26 @@ def _run(
     folder.create()
     with contextlib.ExitStack() as stack:
         nvml = open_nvml()
-        meter = stack.enter_context(
-            EnergyMeter([machine.device.index] if machine.device.type == "cuda" else [], machine=nvml)
-        )
-        energy = EnergyBook(meter)
+        meter = EnergyMeter(metered_devices(machine.device), machine=nvml)
+        if resuming:
+            meter.continue_csv(folder.power)
+        energy = EnergyBook(stack.enter_context(meter))
         trainer = Trainer(config, machine, dataset, folder, energy, reporter)
         stack.callback(trainer.close)
         if resuming and (checkpoint or folder.last.exists()):
             _resume(trainer, folder, checkpoint or folder.last, reporter)
         else:
             _start(trainer, folder, dataset)
+        if meter.devices:
+            energy.idle = meter.measure_idle()
         stopped = None
         try:
             with _signals_stop(trainer):
                 trainer.fit(lambda line: _keep(trainer, folder, line))
         except Stopped as stop:
             stopped = stop
-        energy.meter.stop()
+        meter.stop()
+        _write_power(meter, folder)
         summary = build_summary(trainer, nvml.driver, argv, stopped="signal" if stopped else None)
         folder.write_json(folder.summary, summary)
         write_samples(folder, trainer)
@@ -154,6 +159,16 @@ def _run(
     reporter.console.print(verdict(summary))
     reporter.note(f"run folder: {folder.path}")
     return 0
+
+
+def metered_devices(device: torch.device) -> list[int | str]:
+    """The GPU that this process trains on, by UUID; none when it trains on the CPU."""
+    return [f"GPU-{torch.cuda.get_device_properties(device).uuid}"] if device.type == "cuda" else []
+
+
+def _write_power(meter: EnergyMeter, folder: RunFolder) -> None:
+    if meter.trace_rows():
+        meter.write_csv(folder.power)
 
 
 def _introduce(
@@ -174,7 +189,7 @@ def _introduce(
 
 def _start(trainer: Trainer, folder: RunFolder, dataset: Dataset) -> None:
     """Writes what a run folder holds from its first moment; nothing of an earlier attempt stays."""
-    for path in (folder.metrics, folder.quarantine, folder.summary):
+    for path in (folder.metrics, folder.quarantine, folder.summary, folder.power):
         path.unlink(missing_ok=True)
     folder.write_json(folder.config, dataclasses.asdict(trainer.config))
     write_classes(folder, dataset.classes)
@@ -204,6 +219,7 @@ def _keep(trainer: Trainer, folder: RunFolder, line: dict[str, Any]) -> None:
     """Saves an epoch's end: the weights if they are the best so far, then the checkpoint."""
     if all(line["val_top1"] > earlier["val_top1"] for earlier in trainer.epochs[:-1]):
         write_best(folder, trainer.engine.model, line)
+    _write_power(trainer.energy.meter, folder)
     save_checkpoint(
         folder.last,
         {

@@ -80,7 +80,7 @@ class Trainer:
         self.schedule = Schedule(
             num_train,
             epochs=config.epochs,
-            warmup_epochs=config.warmup_epochs,
+            warmup_epochs=max(config.warmup_epochs, config.dense_calibration * self.batch_size / num_train),
             anneal_epochs=config.anneal,
             target_at=lambda epoch: config.target,
             gated=self.policy.name != "dense",

@@ -224,6 +224,26 @@ def test_backward_is_what_a_hook_on_the_model_counts(pictures, tmp_path, gate, t
         assert whole.decoded == 600
 
 
+def test_dense_calibration_lengthens_the_warm_up(pictures, tmp_path):
+    out = tmp_path / "run"
+    assert main(["train", *options(pictures, out, epochs=1, warmup_epochs=0, dense_calibration=5)]) == 0
+    samples = json.loads((out / "summary.json").read_text())["samples"]
+    assert samples["scored"] == samples["offered"] - 5 * 16
+
+
+@pytest.mark.slow
+def test_the_demo_draws_its_data_trains_gated_and_ends_with_a_verdict(tmp_path):
+    done = run_fastast("train", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert f"run folder: runs/{folder.name}" in done.stdout
+    assert "savings, measured" in done.stdout
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["accuracy"]["best_val_top1"] > 0.25  # one class in twelve by chance
+    assert abs(summary["gate"]["activation_rate"] - 0.3) < 0.05 * 0.3
+    assert summary["data"]["quarantined"] == 0
+
+
 def test_a_run_stopped_by_a_signal_resumes_to_the_same_losses(gated, pictures, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     append, sent = RunFolder.append_metrics, []
