@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -75,6 +76,20 @@ class Engine:
         self.evaluate = compile_step(self.eval_step, compiled)
         self._score = compile_step(self.score_step, compiled)
         self._epoch = torch.zeros((), dtype=torch.int64, device=device)
+
+    def warm_up(self) -> None:
+        """Runs every step once and puts everything back, so that compiling falls outside of what is timed."""
+        state = copy.deepcopy(self.state_dict())
+        size = self.queue.batch_size
+        images = torch.randn(self.queue.images.shape[1:], device=self.device).to(self.queue.images.dtype)
+        labels = torch.zeros(size, dtype=torch.int64, device=self.device)
+        ids, valid = torch.arange(size, device=self.device), labels == 0
+        batch = Batch(images.expand(size, -1, -1, -1).contiguous().permute(0, 3, 1, 2), labels, ids, valid, size)
+        self.score(batch)
+        self.enqueue(batch)
+        self.train()
+        self.evaluate(batch.images, labels, valid)
+        self.load_state_dict(state)
 
     def begin_epoch(self, epoch: int) -> None:
         """Keys the gate's random numbers; a tensor, so that a new epoch compiles nothing anew."""

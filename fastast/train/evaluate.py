@@ -45,9 +45,10 @@ def evaluate(
     Raises:
         ValueError: no picture was delivered.
     """
+    forward = step if run is None else run
     step.sums.zero_()
     for batch in batches:
-        logits = (run or step)(batch.images, batch.labels, batch.valid)
+        logits = forward(batch.images, batch.labels, batch.valid)
         if on_logits is not None:
             on_logits(batch, logits)
     loss, top1, top5, count = step.sums.tolist()

@@ -89,6 +89,9 @@ class Trainer:
         self.engine = Engine(config, machine, num_classes=len(dataset.classes), num_train=num_train)
         for note in self.engine.notes:
             reporter.note(note)
+        if machine.compiled:
+            reporter.note("compiling (once; not counted in the run's times)")
+            self.engine.warm_up()
         common: dict[str, Any] = {
             "batch_size": self.batch_size,
             "image_size": config.image_size,
