@@ -50,7 +50,7 @@ def main() -> None:
 
     def forward_alone() -> None:
         with torch.no_grad():
-            logits_of(twin, images)
+            logits_of(twin, images, torch.float32)
 
     def score_step() -> None:
         score(images, labels, ids, valid, epoch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -17,17 +16,22 @@ from fastast.train.optimizer import GuardedStep
 HIST_BINS, HIST_WIDTH = 16, 0.5
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
-    """Mixed precision in `dtype`; float32 runs as it is."""
+def logits_of(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Class scores [B, C] in float32.
+
+    Below float32 the network runs under autocast with float32 weights. Auxiliary outputs, as GoogLeNet and Inception
+    have them, are left out.
+
+    Args:
+        images: [B, 3, S, S], float32 or float16.
+        dtype: compute type of the network.
+    """
     if dtype == torch.float32:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype)
-
-
-def logits_of(model: nn.Module, images: Tensor) -> Tensor:
-    """Class scores of a network that may return auxiliary outputs beside them, as GoogLeNet and Inception do."""
-    output = model(images)
-    return cast(Tensor, getattr(output, "logits", output))
+        output = model(images.float())
+    else:
+        with torch.autocast(images.device.type, dtype):
+            output = model(images)
+    return cast(Tensor, getattr(output, "logits", output)).float()
 
 
 class ScoreStep(nn.Module):
@@ -56,15 +60,13 @@ class ScoreStep(nn.Module):
         self.queue = queue
         self.dtype = dtype
         device = next(twin.parameters()).device
-        self.device = device
         self.register_buffer("totals", gate.no_totals().to(device))
         self.register_buffer("hist", torch.zeros(2, HIST_BINS, dtype=torch.int64, device=device))
 
     @torch.no_grad()
     def forward(self, images: Tensor, labels: Tensor, ids: Tensor, valid: Tensor, epoch: Tensor) -> None:
         """Takes images [B, 3, S, S] channels-last, labels [B], ids [B], valid [B] bool, epoch int64 0-dim."""
-        with autocast(self.device, self.dtype):
-            logits = logits_of(self._twin[0], images)
+        logits = logits_of(self._twin[0], images, self.dtype)
         mask, loss, totals = self.gate(logits, labels, images, ids, epoch, valid, self.totals)
         self.totals.copy_(totals)
         self.queue.push(images, labels, ids, mask)
@@ -101,7 +103,6 @@ class TrainStep(nn.Module):
         self.dtype = dtype
         self.label_smoothing = label_smoothing
         device = next(model.parameters()).device
-        self.device = device
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64, device=device))
         self.register_buffer("loss_rows", torch.zeros((), dtype=torch.int64, device=device))
         self.objective: Callable[..., tuple[Tensor, Tensor]] = self._objective
@@ -121,9 +122,7 @@ class TrainStep(nn.Module):
 
     def _objective(self, images: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Mean weighted cross entropy with label smoothing, and the plain cross entropy [B] of each row."""
-        with autocast(self.device, self.dtype):
-            logits = logits_of(self._model[0], images)
-        log_p = F.log_softmax(logits.float(), dim=1)  # [B, C]
+        log_p = F.log_softmax(logits_of(self._model[0], images, self.dtype), dim=1)  # [B, C]
         loss = -log_p.gather(1, labels[:, None]).squeeze(1)
         smooth = (1 - self.label_smoothing) * loss - self.label_smoothing * log_p.mean(1)
         return (weights * smooth).mean(), loss.detach()
@@ -138,15 +137,13 @@ class EvalStep(nn.Module):
         super().__init__()
         self._twin = [twin]
         self.dtype = dtype
-        self.device = next(twin.parameters()).device
-        self.register_buffer("sums", torch.zeros(4, dtype=torch.float64, device=self.device))
+        device = next(twin.parameters()).device
+        self.register_buffer("sums", torch.zeros(4, dtype=torch.float64, device=device))
 
     @torch.no_grad()
     def forward(self, images: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """Takes images [B, 3, S, S], labels [B], valid [B] bool; returns the logits [B, C] in float32."""
-        with autocast(self.device, self.dtype):
-            logits = logits_of(self._twin[0], images)
-        logits = logits.float()
+        logits = logits_of(self._twin[0], images, self.dtype)
         loss = F.cross_entropy(logits, labels, reduction="none")
         hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]  # [B, 5]
         kept = torch.stack([loss.double(), hits[:, 0].double(), hits.any(1).double(), torch.ones_like(loss).double()])

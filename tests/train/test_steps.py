@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from fastast.gate import Gate, SampleQueue, ScoreMemory
 from fastast.train.model import scoring_twin
 from fastast.train.optimizer import GuardedStep, build_sgd
-from fastast.train.steps import HIST_BINS, HIST_WIDTH, EvalStep, ScoreStep, TrainStep, compile_step
+from fastast.train.steps import HIST_BINS, HIST_WIDTH, EvalStep, ScoreStep, TrainStep, compile_step, logits_of
 from tests.nets import tiny
 
 B, SIDE, CLASSES = 16, 16, 4
@@ -143,3 +143,13 @@ def test_compiled_steps_equal_eager_ones_in_one_graph_without_recompiling():
     assert results[0][0] == results[1][0]
     for a, b in zip(results[0][1].values(), results[1][1].values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("images_dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pictures_of_either_type_run_in_either_precision(images_dtype, dtype):
+    model = network().eval()
+    images, _, _ = batch(0)
+    logits = logits_of(model, images.to(images_dtype), dtype)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, model(images), rtol=0.05, atol=0.02)
