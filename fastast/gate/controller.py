@@ -13,6 +13,9 @@ the batch's threshold between two of its own keys. So the activation over any st
 200 / target offered samples is within 5 % of target whatever the scores do, also right after they change their scale.
 (Of several ranks each needs target * batch of 0.1 or more: a rank cannot select a fraction of a sample.) In a steady
 state the limiter acts on 0 to 3 % of the batches. `slip` is its move, fed back (anti-windup).
+
+With an explore share e a sample is selected whatever its score with probability e: its key then goes before all
+others. The rule works on the rest, and selects the share (target - e) / (1 - e) of it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from fastast.errors import InputError
-from fastast.philox import STREAM_SELECT, random_words, to_uniform
+from fastast.philox import STREAM_EXPLORE, STREAM_SELECT, random_words, to_uniform
 
 SELECTIONS = ("soft", "hard")
 
@@ -41,7 +44,8 @@ SMALLEST = 1e-37  # scores below it, and 0, count as this
 class PIController(nn.Module):
     """Selects samples by score so that a share `target` of those offered is selected.
 
-    Soft: P(selected) = min(1, s / threshold), by a uniform number keyed by (seed, epoch, id). Hard: s > threshold.
+    Soft: p = min(1, s / threshold), by a uniform number keyed by (seed, epoch, id). Hard: s > threshold. With an
+    explore share e the probability becomes e + (1 - e) p, by a second uniform number.
     Only ratios of scores matter, so any scale will do. A sample whose score is NaN or infinite is selected, counted
     in `nan_count`, and changes nothing else.
 
@@ -53,20 +57,24 @@ class PIController(nn.Module):
         target: share of the offered samples to select, in (0, 1]; 1 selects every sample.
         selection: "soft" or "hard".
         seed: keys the uniform numbers.
+        explore: share of the offered samples that is selected whatever the score, in [0, target).
 
     Attributes:
         rate: moving average of selected / offered, 0-dim float32.
+        mean_probability: moving average of `probability`, 0-dim float32, for `importance_weights`.
         nan_count: NaN or infinite scores so far, 0-dim int64.
-        probability: selection probability of each sample in the last batch, float32 [B].
+        probability: selection probability of each sample in the last batch, float32 [B]. It is exact while the
+            limiter rests.
 
     Raises:
-        InputError: target is outside (0, 1] or selection is unknown.
+        InputError: target is outside (0, 1], explore is outside [0, target), or selection is unknown.
     """
 
     target: Tensor
     log_threshold: Tensor
     log_slope: Tensor
     rate: Tensor
+    mean_probability: Tensor
     last_error: Tensor
     debt: Tensor
     batch: Tensor
@@ -77,15 +85,16 @@ class PIController(nn.Module):
     starved: Tensor
     started: Tensor
 
-    def __init__(self, target: float, *, selection: str = "soft", seed: int = 0) -> None:
+    def __init__(self, target: float, *, selection: str = "soft", seed: int = 0, explore: float = 0.0) -> None:
         super().__init__()
         if selection not in SELECTIONS:
             raise InputError(f"selection {selection!r} is unknown: choose one of {', '.join(SELECTIONS)}")
         self.selection = selection
         self.seed = seed
+        self.explore = explore
         self.probability = torch.empty(0)
-        floats = ("target", "log_threshold", "log_slope", "rate", "last_error", "debt", "batch")
-        for name in (*floats, "slip", "batch_log_slope"):
+        floats = ("target", "log_threshold", "log_slope", "rate", "mean_probability", "last_error", "debt")
+        for name in (*floats, "batch", "slip", "batch_log_slope"):
             self.register_buffer(name, torch.zeros(()))
         for name in ("seen", "nan_count", "starved"):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
@@ -101,8 +110,11 @@ class PIController(nn.Module):
         """Changes the target; the next batch then solves for a new threshold. Shapes stay as they are."""
         if not 0.0 < target <= 1.0:
             raise InputError(f"target {target} is outside (0, 1]: give the share of samples to select, such as 0.1")
+        if not 0.0 <= self.explore < target:
+            raise InputError(f"explore share {self.explore} is outside [0, target): give less than the target {target}")
         self.target.fill_(target)
         self.rate.fill_(target)
+        self.mean_probability.fill_(target)
         self.last_error.zero_()
         self.started.zero_()
 
@@ -120,7 +132,7 @@ class PIController(nn.Module):
         """
         mask = self.decide(scores, ids, epoch)
         usable = torch.isfinite(scores)
-        self.update((mask & usable).sum(-1), usable.sum(-1))
+        self.update((mask & usable).sum(-1), usable.sum(-1), (self.probability * usable).sum(-1))
         return mask
 
     @torch.no_grad()
@@ -155,11 +167,17 @@ class PIController(nn.Module):
         keys = keys.masked_fill(~counted, -torch.inf)
         ranked, order = keys.sort(dim=-1, descending=True)
 
+        share = (self.target - self.explore) / (1 - self.explore)  # of the samples that are not explored
         if self.selection == "soft":
-            first = _soft_start(log_s.masked_fill(~counted, -torch.inf), self.target, num)
+            first = _soft_start(log_s.masked_fill(~counted, -torch.inf), share, num)
         else:
-            first = _hard_start(ranked, self.target, num)
+            first = _hard_start(ranked, share, num)
+            self.batch_log_slope.copy_(_hard_log_slope(ranked, share, num))
         log_threshold = torch.where(self.started | (num == 0), self.log_threshold, first)
+        if self.explore:
+            draw = to_uniform(random_words(self.seed, epoch, ids, STREAM_EXPLORE)[0]).float()
+            keys = torch.where(counted & (draw < self.explore), _lifted(keys, counted, log_threshold), keys)
+            ranked, order = keys.sort(dim=-1, descending=True)
         wanted = (keys > log_threshold[..., None]).sum(-1)
         lowest, highest = self._limits(num)
         taken = torch.minimum(torch.maximum(wanted, lowest), highest)
@@ -172,23 +190,29 @@ class PIController(nn.Module):
             probability = (log_s - used[..., None]).clamp(max=0.0).exp()
         else:
             probability = ((log_s - used[..., None]) / TIE_BREAK + 0.5).clamp(0.0, 1.0)
+        if self.explore:
+            probability = self.explore + (1 - self.explore) * probability
         certain = unusable | (valid & (self.target >= 1.0)[..., None])
         self.probability = (probability * counted).masked_fill(certain, 1.0)
         self.slip.copy_(used - self.log_threshold)
-        if self.selection == "hard":
-            self.batch_log_slope.copy_(_hard_log_slope(ranked, self.target, num))
         self.seen += size
         self.nan_count += unusable.sum(-1)
         return mask | certain
 
     @torch.no_grad()
     def update(
-        self, selected: Tensor, offered: Tensor, slip: Tensor | None = None, log_slope: Tensor | None = None
+        self,
+        selected: Tensor,
+        offered: Tensor,
+        expected: Tensor,
+        slip: Tensor | None = None,
+        log_slope: Tensor | None = None,
     ) -> None:
         """Learns from one decided batch. With `offered` 0 nothing changes.
 
         Args:
             selected, offered: 0-dim counts of samples with a usable score, summed over all ranks.
+            expected: their sum of `probability`.
             slip, log_slope: means over all ranks of the buffers `slip` and `batch_log_slope` that `decide` left,
                 weighted by the ranks' offered samples; by default this rank's own.
         """
@@ -201,6 +225,8 @@ class PIController(nn.Module):
         limit = 2 * HALF_BAND * due.clamp(min=1.0)
         debt = torch.clamp(self.debt + (target * offered - selected), -limit, limit)
         rate = self.rate + RATE_EMA * (selected / offered.clamp(min=1.0) - self.rate)
+        mean = expected / offered.clamp(min=1.0)
+        mean = torch.where(first, mean, self.mean_probability + BATCH_EMA * (mean - self.mean_probability))
 
         # The standard deviation of the debt, sqrt(due * horizon / 2), stays near a third of the limiter's band.
         horizon = (5 * due.clamp(min=1.0).square() / due).clamp(max=HORIZON)
@@ -209,6 +235,7 @@ class PIController(nn.Module):
         error = (rate - goal) / (goal * (1 - goal)).clamp(min=1e-6)
         log_slope = torch.where(first, log_slope, self.log_slope + SLOPE_EMA * (log_slope - self.log_slope))
         slope = 1 - target if self.selection == "soft" else log_slope.exp()
+        slope = slope * target / (target - self.explore)  # explored samples do not answer to the threshold
         k_i = K_I * (due / 5).clamp(max=1.0)
         step = SLIP_GAIN * slip + slope * (K_P * (error - self.last_error) + k_i * error)
         step = torch.where(first, slip, step.clamp(-MAX_STEP, MAX_STEP))
@@ -218,6 +245,7 @@ class PIController(nn.Module):
             (self.batch, batch),
             (self.debt, debt),
             (self.rate, rate),
+            (self.mean_probability, mean),
             (self.last_error, error),
             (self.log_slope, log_slope),
             (self.log_threshold, self.log_threshold + step),
@@ -243,6 +271,14 @@ def _at(ranked: Tensor, index: Tensor, num: Tensor) -> Tensor:
     """The entry of each row of `ranked` at `index`, which is held among its first `num`."""
     index = torch.minimum(index, num - 1).clamp(min=0)
     return ranked.gather(-1, index[..., None])[..., 0]
+
+
+def _lifted(keys: Tensor, counted: Tensor, log_threshold: Tensor) -> Tensor:
+    """The keys moved up by one amount, so that all of them lie above the threshold and above every key unmoved."""
+    highest = torch.maximum(keys.amax(-1), log_threshold)
+    lowest = keys.masked_fill(~counted, torch.inf).amin(-1)
+    lift = torch.where(counted.any(-1), highest - lowest + 1.0, 0.0)
+    return keys + lift[..., None]
 
 
 def _hard_start(ranked: Tensor, target: Tensor, num: Tensor) -> Tensor:

@@ -17,11 +17,12 @@ class Total(IntEnum):
     OFFERED = 0  # valid rows, those with unusable scores included
     SELECTED = 1  # of these, the selected
     NAN = 2  # of these, those with a NaN or infinite score; all of them are selected
-    SLIP = 3  # usable rows (offered - NaN) x the limiter's move
-    LOG_SLOPE = 4  # usable rows x the batch's log slope
-    FIRST_TERM = 5  # sums for the running means of the significance
-    SECOND_TERM = 6
-    TERM_COUNT = 7
+    EXPECTED = 3  # sum of the usable rows' selection probabilities
+    SLIP = 4  # usable rows (offered - NaN) x the limiter's move
+    LOG_SLOPE = 5  # usable rows x the batch's log slope
+    FIRST_TERM = 6  # sums for the running means of the significance
+    SECOND_TERM = 7
+    TERM_COUNT = 8
 
 
 class Gate(nn.Module):
@@ -31,14 +32,22 @@ class Gate(nn.Module):
     decides. Given the same totals all ranks hold the same state.
 
     Args:
-        target, selection, seed: as for `PIController`.
+        target, selection, seed, explore: as for `PIController`.
         kind: as for `Significance`.
     """
 
-    def __init__(self, target: float, *, selection: str = "soft", kind: str = "loss+std", seed: int = 0) -> None:
+    def __init__(
+        self,
+        target: float,
+        *,
+        selection: str = "soft",
+        kind: str = "loss+std",
+        seed: int = 0,
+        explore: float = 0.0,
+    ) -> None:
         super().__init__()
         self.significance = Significance(kind)
-        self.controller = PIController(target, selection=selection, seed=seed)
+        self.controller = PIController(target, selection=selection, seed=seed, explore=explore)
 
     @torch.no_grad()
     def forward(
@@ -70,10 +79,11 @@ class Gate(nn.Module):
         scores, loss, sums = self.significance(logits, labels, images, valid)
         controller = self.controller
         mask = controller.decide(scores, ids, epoch, valid)
-        offered = valid.sum().float()
-        usable = (valid & torch.isfinite(scores)).sum().float()
-        counts = (offered, mask.sum().float(), offered - usable)
-        moves = (usable * controller.slip, usable * controller.batch_log_slope)
+        usable = valid & torch.isfinite(scores)
+        offered, num_usable = valid.sum().float(), usable.sum().float()
+        expected = (controller.probability * usable).sum()
+        counts = (offered, mask.sum().float(), offered - num_usable, expected)
+        moves = (num_usable * controller.slip, num_usable * controller.batch_log_slope)
         return mask, loss, torch.cat((torch.stack(counts + moves), sums))
 
     @torch.no_grad()
@@ -82,7 +92,8 @@ class Gate(nn.Module):
         nan = totals[Total.NAN]
         usable = totals[Total.OFFERED] - nan
         moves = totals[Total.SLIP : Total.LOG_SLOPE + 1] / usable.clamp(min=1.0)
-        self.controller.update(totals[Total.SELECTED] - nan, usable, *moves.unbind())
+        selected, expected = totals[Total.SELECTED] - nan, totals[Total.EXPECTED]
+        self.controller.update(selected, usable, expected, *moves.unbind())
         self.significance.update(totals[Total.FIRST_TERM :])
 
     def no_totals(self) -> Tensor:

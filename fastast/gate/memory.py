@@ -34,7 +34,7 @@ class ScoreMemory(nn.Module):
 
     @property
     def age(self) -> Tensor:
-        """Windows since the last score, or since the start for a sample without one, int32 [N]."""
+        """Windows since the last score or choice, or since the start for a sample without one, int32 [N]."""
         return self._age[:-1]
 
     @property
@@ -56,6 +56,14 @@ class ScoreMemory(nn.Module):
         self._age.index_fill_(0, slot, 0)
         self._selected.index_add_(0, slot, torch.ones_like(slot, dtype=torch.int32))
 
-    def tick(self) -> None:
-        """Ends a window: every sample is one older."""
+    @torch.no_grad()
+    def tick(self, chosen: Tensor | None = None) -> None:
+        """Ends a window: every sample is one older.
+
+        Args:
+            chosen: bool [N], the window's plan. A chosen sample counts as visited even if it is not yet trained, as
+                some wait in a queue, or was in a step that was skipped.
+        """
+        if chosen is not None:
+            self.age.masked_fill_(chosen, 0)
         self._age += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from fastast.gate import controller as c
-from fastast.philox import STREAM_SELECT, random_words, to_uniform
+from fastast.philox import STREAM_EXPLORE, STREAM_SELECT, random_words, to_uniform
 
 
 def clamp(x, low, high):
@@ -13,18 +13,19 @@ def clamp(x, low, high):
 
 
 class Twin:
-    def __init__(self, target, selection, seed):
-        self.selection, self.seed = selection, seed
+    def __init__(self, target, selection, seed, explore=0.0):
+        self.selection, self.seed, self.explore = selection, seed, explore
         self.debt = self.batch = self.log_threshold = self.slope = self.slip = self.batch_slope = 0.0
         self.starved = self.nan_count = 0
         self.set_target(target)
 
     def set_target(self, target):
-        self.target, self.rate, self.last_error, self.started = target, target, 0.0, False
+        self.target, self.rate, self.mean_p, self.last_error, self.started = target, target, target, 0.0, False
+        self.share = (target - self.explore) / (1 - self.explore)
 
     def decide(self, scores, ids, epoch, valid):
         """The mask, and the distance of every key from the threshold."""
-        mask, keys, logs = [False] * len(scores), {}, {}
+        mask, keys, logs, explored = [False] * len(scores), {}, {}, set()
         for row, score in enumerate(scores):
             if not valid[row]:
                 continue
@@ -32,15 +33,21 @@ class Twin:
                 mask[row] = True
                 self.nan_count += 1
                 continue
-            word = random_words(self.seed, epoch, int(ids[row]), STREAM_SELECT)[0]
-            u = float(to_uniform(word))
+            u = self.uniform(epoch, ids[row], STREAM_SELECT)
+            if self.explore and self.uniform(epoch, ids[row], STREAM_EXPLORE) < self.explore:
+                explored.add(row)
             logs[row] = math.log(max(score, c.SMALLEST))
             keys[row] = logs[row] + (-math.log(u) if self.selection == "soft" else c.TIE_BREAK * (u - 0.5))
         best = sorted(keys, key=keys.__getitem__, reverse=True)
         num = len(best)
+        self.batch_slope = self.local_slope([keys[row] for row in best])
         threshold = self.log_threshold
         if num and not self.started:
             threshold = self.soft_start(list(logs.values())) if self.selection == "soft" else self.quantile(keys)
+        if explored:
+            lift = max(threshold, keys[best[0]]) - keys[best[-1]] + 1
+            keys = {row: key + lift * (row in explored) for row, key in keys.items()}
+            best = sorted(keys, key=keys.__getitem__, reverse=True)
         wanted = sum(key > threshold for key in keys.values())
         low, high = self.limits(num)
         taken = clamp(wanted, low, high)
@@ -50,20 +57,27 @@ class Twin:
         if self.target == 1.0:
             mask = list(valid)
         self.slip = used - self.log_threshold
-        self.batch_slope = self.local_slope([keys[row] for row in best])
+        self.p = {row: self.probability(log - used) for row, log in logs.items()}
         return mask, [abs(keys.get(row, math.inf) - threshold) for row in range(len(scores))]
+
+    def uniform(self, epoch, sample_id, stream):
+        return float(to_uniform(random_words(self.seed, epoch, int(sample_id), stream)[0]))
+
+    def probability(self, x):
+        by_score = math.exp(min(x, 0.0)) if self.selection == "soft" else clamp(x / c.TIE_BREAK + 0.5, 0.0, 1.0)
+        return 1.0 if self.target == 1.0 else self.explore + (1 - self.explore) * by_score
 
     def soft_start(self, logs):
         low, high = min(logs) - 1, max(logs) + 100
         for _ in range(200):
             middle = (low + high) / 2
             mean = sum(math.exp(min(0.0, x - middle)) for x in logs) / len(logs)
-            low, high = (middle, high) if mean > self.target else (low, middle)
+            low, high = (middle, high) if mean > self.share else (low, middle)
         return low
 
     def quantile(self, keys):
         down = sorted(keys.values(), reverse=True)
-        place = min(max(self.target * len(down) - 0.5, 0.0), len(down) - 1)
+        place = min(max(self.share * len(down) - 0.5, 0.0), len(down) - 1)
         i = math.floor(place)
         below = down[min(i + 1, len(down) - 1)]
         return down[i] + (below - down[i]) * (place - i)
@@ -81,17 +95,18 @@ class Twin:
     def local_slope(self, down):
         if not down:
             return 1e-6
-        num, due = len(down), self.target * len(down)
+        num, due = len(down), self.share * len(down)
         half = max(1.0, 0.5 * min(due, num - due))
         first = int(max(0, math.floor(due - half)))
         last = int(min(num - 1, math.ceil(due + half)))
         gap = down[min(first, num - 1)] - down[last]
-        return clamp(gap * due * (1 - self.target) / max(1, last - first), 1e-6, 1.0)
+        return clamp(gap * due * (1 - self.share) / max(1, last - first), 1e-6, 1.0)
 
-    def update(self, selected, offered):
+    def update(self, selected, offered, expected):
         if offered == 0:
             return
-        t = self.target
+        t, mean = self.target, expected / offered
+        self.mean_p = self.mean_p + c.BATCH_EMA * (mean - self.mean_p) if self.started else mean
         self.batch = self.batch + c.BATCH_EMA * (offered - self.batch) if self.started else offered
         due = t * self.batch
         limit = 2 * c.HALF_BAND * max(1.0, due)
@@ -103,6 +118,7 @@ class Twin:
         if self.started:
             self.slope *= (self.batch_slope / self.slope) ** c.SLOPE_EMA
             slope = 1 - t if self.selection == "soft" else self.slope
+            slope *= t / (t - self.explore)
             k_i = c.K_I * min(1.0, due / 5)
             step = c.SLIP_GAIN * self.slip + slope * (c.K_P * (error - self.last_error) + k_i * error)
             self.log_threshold += clamp(step, -c.MAX_STEP, c.MAX_STEP)

@@ -57,9 +57,9 @@ STREAMS = (
 )
 
 
-def controllers(targets, selection, seed=0):
+def controllers(targets, selection, explore=0.0):
     """As many controllers in one as there are targets."""
-    controller = PIController(0.5, selection=selection, seed=seed)
+    controller = PIController(0.5, selection=selection, explore=explore)
     for name, buffer in list(controller.named_buffers()):
         setattr(controller, name, buffer.expand(len(targets)).clone())
     controller.target.copy_(torch.tensor(targets))
@@ -67,28 +67,41 @@ def controllers(targets, selection, seed=0):
     return controller
 
 
-def run_streams(selection, batch, num_batches):
+def run_streams(selection, batch, num_batches, targets=TARGETS, explore=0.0):
     """Selected samples per batch for each (target, stream): int64 [num_batches, targets * streams]."""
     generator = torch.Generator().manual_seed(batch)
-    cells = [(target, stream) for target in TARGETS for stream in STREAMS]
-    controller = controllers([target for target, _ in cells], selection)
+    cells = [(target, stream) for target in targets for stream in STREAMS]
+    controller = controllers([target for target, _ in cells], selection, explore)
     counts = []
     offered = torch.full((len(cells),), batch)
     for k in range(num_batches):
         ids = torch.arange(len(cells) * batch).view(len(cells), batch) + k * len(cells) * batch
-        scores = torch.stack([draw(generator, (batch,)) * scale(k / num_batches) for _, (draw, scale) in cells])
+        drawn = [draw(generator, (len(targets), batch)) * scale(k / num_batches) for draw, scale in STREAMS]
+        scores = torch.stack(drawn, 1).view(len(cells), batch)
         mask = controller.decide(scores, ids)
-        controller.update(mask.sum(-1), offered)
+        controller.update(mask.sum(-1), offered, controller.probability.sum(-1))
         counts.append(mask.sum(-1))
         assert torch.isfinite(controller.log_threshold).all()
-    return cells, torch.stack(counts), controller
+    return cells, torch.stack(counts)
 
 
 @pytest.mark.parametrize("selection", ["soft", "hard"])
-@pytest.mark.parametrize(("batch", "num_batches"), [(16, 700), (64, 420), (256, 300)])
-def test_activation_is_within_5_percent_over_any_stretch(selection, batch, num_batches):
+@pytest.mark.parametrize(
+    ("batch", "num_batches", "targets"), [(16, 660, TARGETS), (64, 240, TARGETS), (256, 205, (0.02, 0.3, 0.9))]
+)
+def test_activation_is_within_5_percent_over_any_stretch(selection, batch, num_batches, targets):
     """Every stretch, from the first batch on, over step changes, with ties and constants; and none starves."""
-    cells, counts, _ = run_streams(selection, batch, num_batches)
+    check_stretches(*run_streams(selection, batch, num_batches, targets), batch)
+
+
+@pytest.mark.parametrize("selection", ["soft", "hard"])
+@pytest.mark.parametrize(("batch", "targets", "explore"), [(16, (0.1, 0.5), 0.05), (64, (0.05, 0.3), 0.04)])
+def test_an_explore_share_keeps_the_activation(selection, batch, targets, explore):
+    check_stretches(*run_streams(selection, batch, 230, targets, explore), batch)
+
+
+def check_stretches(cells, counts, batch):
+    num_batches = len(counts)
     total = torch.cat([torch.zeros(1, len(cells), dtype=torch.int64), counts.cumsum(0)])
     some = torch.cat([torch.zeros(1, len(cells), dtype=torch.int64), (counts > 0).cumsum(0)])
     for i, (target, _) in enumerate(cells):
@@ -100,35 +113,38 @@ def test_activation_is_within_5_percent_over_any_stretch(selection, batch, num_b
         assert (some[patience:, i] - some[:-patience, i]).min() >= 1, cells[i]
 
 
+@pytest.mark.parametrize("explore", [0.0, 0.05])
 @pytest.mark.parametrize("selection", ["soft", "hard"])
-def test_in_a_steady_state_the_threshold_decides_and_the_limiter_rests(selection):
+def test_in_a_steady_state_the_threshold_decides_and_the_limiter_rests(selection, explore):
     """So the soft rule's probabilities are those of min(1, s / threshold), not of a cut within the batch."""
     batch = 64
-    controller = controllers([0.1, 0.3, 0.5, 0.9], selection)
+    controller = controllers([0.1, 0.3, 0.5, 0.9], selection, explore)
     generator = torch.Generator().manual_seed(1)
     moved = torch.zeros(4)
-    for k in range(300):
+    num_batches = 200
+    for k in range(num_batches):
         scores = exponential(generator, (4, batch))
         mask = controller.decide(scores, torch.arange(4 * batch).view(4, batch) + k * 4 * batch)
         moved += controller.slip.abs() > 1e-6 if k else 0
-        controller.update(mask.sum(-1), torch.full((4,), batch))
-    assert (moved / 300).max() < 0.02
+        controller.update(mask.sum(-1), torch.full((4,), batch), controller.probability.sum(-1))
+    assert (moved / num_batches).max() < 0.02
 
 
 @pytest.mark.parametrize("selection", ["soft", "hard"])
-@pytest.mark.parametrize("target", [0.03, 0.1, 0.5, 0.9])
-def test_equals_its_plain_twin(selection, target):
+@pytest.mark.parametrize(("target", "explore"), [(0.03, 0), (0.1, 0.05), (0.5, 0.2), (0.9, 0)])
+def test_equals_its_plain_twin(selection, target, explore):
     """Ragged batches, NaN and infinite scores, zeros, jumps of scale and a new target."""
     generator = torch.Generator().manual_seed(3)
-    ours, twin = PIController(target, selection=selection, seed=11), Twin(target, selection, 11)
-    for k in range(150):
-        scores = lognormal(generator, (24,)) * (1e4 if 60 <= k < 100 else 1.0)
+    ours = PIController(target, selection=selection, seed=11, explore=explore)
+    twin = Twin(target, selection, 11, explore)
+    for k in range(100):
+        scores = lognormal(generator, (24,)) * (1e4 if 40 <= k < 65 else 1.0)
         scores[torch.rand(24, generator=generator) < 0.03] = float("nan")
         scores[torch.rand(24, generator=generator) < 0.02] = float("inf")
         scores[torch.rand(24, generator=generator) < 0.05] = 0.0
         valid = torch.rand(24, generator=generator) < (0.0 if k == 30 else 0.9)
         ids = torch.randint(0, 2**40, (24,), generator=generator)
-        if k == 120:
+        if k == 80:
             ours.set_target(0.25)
             twin.set_target(0.25)
         mask = ours.decide(scores, ids, k % 3, valid)
@@ -138,10 +154,13 @@ def test_equals_its_plain_twin(selection, target):
             assert mask[row] == expected[row] or distance[row] < 1e-4, (k, row)
         usable = valid & torch.isfinite(scores)
         selected, offered = (mask & usable).sum(), usable.sum()
-        ours.update(selected, offered)
-        twin.update(int(selected), int(offered))
-        state = (ours.log_threshold, ours.rate, ours.debt, ours.batch, ours.starved, ours.nan_count)
-        plain = (twin.log_threshold, twin.rate, twin.debt, twin.batch, twin.starved, twin.nan_count)
+        for row in usable.nonzero()[:, 0].tolist():
+            assert float(ours.probability[row]) == pytest.approx(twin.p[row], abs=2e-2 if selection == "hard" else 1e-3)
+        ours.update(selected, offered, (ours.probability * usable).sum())
+        twin.update(int(selected), int(offered), sum(twin.p.values()))
+        state = (ours.log_threshold, ours.rate, ours.mean_probability, ours.debt, ours.batch, ours.starved)
+        plain = (twin.log_threshold, twin.rate, twin.mean_p, twin.debt, twin.batch, twin.starved)
+        assert ours.nan_count == twin.nan_count
         assert [float(x) for x in state] == pytest.approx(plain, rel=1e-3, abs=1e-3), k
 
 
@@ -180,6 +199,21 @@ def test_soft_draws_match_their_probability():
     masks = torch.stack([controller.decide(scores, torch.arange(256), epoch) for epoch in range(200)])
     share = masks.float().mean(0).view(64, 4).mean(0)
     assert share.tolist() == pytest.approx(controller.probability[:4].tolist(), abs=0.02)
+
+
+@pytest.mark.parametrize("selection", ["soft", "hard"])
+def test_explored_draws_match_their_probability(selection):
+    """Scores of no weight are selected as often as the explore share, those above the threshold always."""
+    scores = torch.tensor([1e-6, 0.5, 1.0, 30.0]).repeat(64)
+    controller = PIController(0.5, selection=selection, explore=0.1)
+    share, probability = torch.zeros(256), torch.zeros(256)
+    for epoch in range(200):
+        share += controller.select(scores, torch.arange(256), epoch) / 200
+        probability += controller.probability / 200
+    share, probability = share.view(64, 4).mean(0), probability.view(64, 4).mean(0)
+    assert float(share[0]) == pytest.approx(0.1, abs=0.01)  # 12,800 draws: a standard error of 0.003
+    assert float(share[3]) == pytest.approx(1.0)
+    assert share.tolist() == pytest.approx(probability.tolist(), abs=0.02)
 
 
 def test_hard_selects_the_highest_of_distinct_scores():
@@ -224,7 +258,7 @@ def test_unusable_scores_are_selected_counted_and_leave_no_trace(selection, pois
         ids = torch.arange(32) + 32 * k
         mask = ours.select(torch.where(bad, poison, scores), ids)
         without = clean.decide(scores, ids, valid=~bad)
-        clean.update(without.sum(), (~bad).sum())
+        clean.update(without.sum(), (~bad).sum(), (clean.probability * ~bad).sum())
         num_bad += int(bad.sum())
         assert torch.equal(mask, without | bad)
         assert (ours.probability[bad] == 1).all()
@@ -253,7 +287,7 @@ def test_select_is_decide_then_update(selection):
         ids = torch.arange(32) + 32 * k
         mask = two.decide(scores, ids, 1)
         assert torch.equal(one.select(scores, ids, 1), mask)
-        two.update(mask.sum(), torch.tensor(32))
+        two.update(mask.sum(), torch.tensor(32), two.probability.sum())
     for name, value in one.state_dict().items():
         assert torch.equal(value, two.state_dict()[name]), name
 
@@ -280,7 +314,7 @@ def test_set_target_moves_the_rate_at_once_and_keeps_every_shape():
     generator = torch.Generator().manual_seed(7)
     controller = PIController(0.7)
     shapes = {name: buffer.shape for name, buffer in controller.named_buffers()}
-    for target in (0.7, 0.1, 1.0, 0.3):
+    for target in (0.1, 1.0, 0.3):
         controller.set_target(target)
         selected = sum(int(controller.select(exponential(generator, (64,))).sum()) for _ in range(200))
         assert selected / (200 * 64) == pytest.approx(target, rel=0.05)
@@ -303,6 +337,10 @@ def test_bad_target_is_refused(target):
         PIController(0.5).set_target(target)
 
 
-def test_bad_selection_is_refused():
+def test_bad_selection_and_explore_share_are_refused():
+    with pytest.raises(InputError, match="explore"):
+        PIController(0.1, explore=0.1)
+    with pytest.raises(InputError, match="explore"):
+        PIController(0.5, explore=0.2).set_target(0.1)
     with pytest.raises(InputError, match="soft, hard"):
         PIController(0.5, selection="firm")

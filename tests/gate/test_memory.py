@@ -37,6 +37,15 @@ def test_unseen_samples_have_no_score_and_the_age_of_the_run():
     assert memory.selected.tolist() == [0, 0, 1, 0]
 
 
+def test_a_chosen_sample_counts_as_visited_though_not_yet_trained():
+    memory = ScoreMemory(3)
+    memory.tick()
+    memory.tick(torch.tensor([False, True, False]))
+    memory.record(torch.tensor([2]), torch.tensor([1.0]), torch.tensor([True]))
+    memory.tick(torch.tensor([True, False, False]))
+    assert memory.age.tolist() == [1, 2, 1]
+
+
 def test_state_dict_restores():
     memory, other = ScoreMemory(8), ScoreMemory(8)
     memory.record(torch.arange(4), torch.rand(4), torch.ones(4, dtype=torch.bool))

@@ -4,51 +4,94 @@ import numpy as np
 import pytest
 
 from fastast.errors import InputError
-from fastast.gate import GATES, Policy, make_policy
+from fastast.gate import GATES, Plan, Policy, Window, make_policy
+
+
+def window(num=1000, epoch=0, **options):
+    return Window(num_samples=num, epoch=epoch, **{"seed": 0, "target": 0.2, **options})
 
 
 @pytest.mark.parametrize(
-    ("name", "cost", "ceiling"), [("dense", 3.0, 1.0), ("random", 0.3, 10.0), ("forward", 1.3, 3 / 1.3)]
+    ("name", "options", "cost", "ceiling"),
+    [
+        ("dense", {}, 3.0, 1.0),
+        ("random", {}, 0.3, 10.0),
+        ("forward", {}, 1.3, 3 / 1.3),
+        ("proxy", {"scale": 112 / 224}, 0.55, 3 / 0.55),
+        ("proxy", {"scale": 64 / 224}, 0.3816, 7.861),
+        ("memory", {}, 0.3, 10.0),
+    ],
 )
-def test_costs_at_10_percent(name, cost, ceiling):
-    policy = make_policy(name)
+def test_costs_at_10_percent(name, options, cost, ceiling):
+    policy = make_policy(name, **options)
     assert policy.name == name
-    assert policy.cost(0.1) == pytest.approx(cost)
-    assert policy.ceiling(0.1) == pytest.approx(ceiling)
+    assert policy.cost(0.1) == pytest.approx(cost, rel=1e-3)
+    assert policy.ceiling(0.1) == pytest.approx(ceiling, rel=1e-3)
+    assert policy.cost(0.1) == pytest.approx(
+        (policy.score_units if policy.scores else 0) + 3 * (0.1, 1)[name == "dense"]
+    )
 
 
-def test_only_gates_that_plan_have_a_plan():
+def test_infobatch_costs_what_it_does_not_drop():
+    policy = make_policy("infobatch")
+    assert policy.cost(1 - 0.5 * 0.6) == pytest.approx(3 * (1 - 0.5 * 0.6))
+    assert policy.planned_share(0.1) == 0.75  # the target has no part in it
+    assert make_policy("memory").planned_share(0.1) == 0.1
+
+
+def test_every_gate_plans_or_scores_or_trains_everything():
+    scores = np.random.default_rng(0).random(100).astype(np.float32)
     for name in GATES:
         policy = make_policy(name)
-        keep = policy.plan(100, 0, target=0.1, seed=0)
-        assert (keep is not None) == policy.plans
-    assert make_policy("forward").scores
+        plan = policy.plan(window(100, scores=scores))
+        assert (plan is not None) == policy.plans
+        assert not (policy.plans and policy.scores)
+        assert policy.plans or policy.scores or name == "dense"
 
 
-def test_unknown_gate_lists_the_choices():
-    with pytest.raises(InputError, match="dense, random, forward"):
+def test_bad_use_names_the_remedy():
+    with pytest.raises(InputError, match="dense, random, forward, proxy, memory, infobatch"):
         make_policy("sieve")
+    for scale in (0.0, 1.5):
+        with pytest.raises(InputError, match="scale"):
+            make_policy("proxy", scale=scale)
+    for prune in (-0.1, 1.0):
+        with pytest.raises(InputError, match="prune"):
+            make_policy("infobatch", prune=prune)
 
 
 @pytest.mark.parametrize("target", [0.03, 0.1, 0.5, 1.0])
-def test_random_keeps_exactly_its_share(target):
-    keep = make_policy("random").plan(1003, 4, target=target, seed=9)
-    assert keep.dtype == bool
-    assert keep.shape == (1003,)
-    assert keep.sum() == round(target * 1003)
+def test_random_keeps_exactly_its_share_of_what_is_offered(target):
+    offered = np.random.default_rng(0).random(1003) < 0.6
+    for part, num in ((None, 1003), (offered, offered.sum())):
+        plan = make_policy("random").plan(window(1003, epoch=4, target=target, offered=part))
+        assert plan.keep.dtype == bool
+        assert plan.keep.shape == (1003,)
+        assert plan.keep.sum() == round(target * num)
+        assert plan.weights is None
+        assert part is None or not plan.keep[~part].any()
+
+
+def test_no_plan_is_empty_while_anything_is_offered():
+    one = np.array([False, True, False, False])
+    for name in ("random", "memory"):
+        assert make_policy(name).plan(window(4, target=0.1)).keep.sum() == 1
+        assert make_policy(name).plan(window(4, target=0.1, offered=one)).keep.tolist() == one.tolist()
+        assert make_policy(name).plan(window(4, offered=np.zeros(4, dtype=bool), unbiased=True)).keep.sum() == 0
 
 
 def test_random_is_keyed_by_seed_and_epoch():
-    def plan(epoch, seed):
-        return make_policy("random").plan(1000, epoch, target=0.2, seed=seed)
+    def keep(epoch, seed):
+        return make_policy("random").plan(window(epoch=epoch, seed=seed)).keep
 
-    assert np.array_equal(plan(3, 1), plan(3, 1))
-    for other in (plan(4, 1), plan(3, 2)):
-        assert 20 < (plan(3, 1) & other).sum() < 60  # 40 expected by chance, standard deviation 5
+    assert np.array_equal(keep(3, 1), keep(3, 1))
+    for other in (keep(4, 1), keep(3, 2)):
+        assert 20 < (keep(3, 1) & other).sum() < 60  # 40 expected by chance, standard deviation 5
 
 
 def test_random_reaches_every_sample_alike():
-    counts = sum(make_policy("random").plan(400, epoch, target=0.1, seed=0).astype(int) for epoch in range(200))
+    policy = make_policy("random")
+    counts = sum(policy.plan(window(400, epoch, target=0.1)).keep.astype(int) for epoch in range(200))
     assert abs(counts - 20).max() < 5 * np.sqrt(18)
 
 
@@ -57,10 +100,12 @@ def test_a_new_gate_is_one_small_class():
         name = "odd"
         plans = True
 
-        def plan(self, num_samples, epoch, *, target, seed):
-            return np.arange(num_samples) % 2 == 1
+        def plan(self, window):
+            return Plan(np.arange(window.num_samples) % 2 == 1)
 
         def cost(self, activation):
             return 3 * activation
 
     assert Odd().ceiling(0.5) == 2.0
+    with pytest.raises(TypeError, match="cost"):
+        type("Free", (Policy,), {"name": "free"})()
