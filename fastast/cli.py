@@ -71,9 +71,13 @@ def _add_train(commands: Any) -> None:
         if field.name in GROUPS:
             group = parser.add_argument_group(GROUPS[field.name])
         doc, kind = field.metadata["doc"], field.metadata["kind"]
+        flag = "--" + field.name.replace("_", "-")
+        if kind is bool:
+            group.add_argument(flag, action="store_true", help=doc)
+            continue
         shown = doc if field.default is None else f"{doc} (default {field.default})"
         group.add_argument(
-            "--" + field.name.replace("_", "-"),
+            flag,
             type=kind,
             metavar=field.metadata["metavar"],
             choices=field.metadata["choices"] or None,

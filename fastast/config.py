@@ -109,7 +109,40 @@ class TrainConfig:
         kind=str,
         choices=("soft", "hard"),
     )
-    target: float = option(0.1, "share of offered samples that reach backward, in (0, 1]", kind=float, metavar="SHARE")
+    target: float = option(0.1, "share of offered samples that reach backward, in (0, 1]; dense and infobatch have none", kind=float, metavar="SHARE")
+    target_schedule: str = option(
+        "constant",
+        "constant, or linear: from 1 at the start of the gated part down to --target at its end",
+        kind=str,
+        choices=("constant", "linear"),
+    )
+    explore: float = option(
+        0.0,
+        "share of offered samples that is selected whatever the score, below --target",
+        kind=float,
+        metavar="SHARE",
+    )
+    unbiased: bool = option(
+        False, "weigh each trained sample by rate / its selection probability (soft selection)", kind=bool
+    )
+    clip_weights: float | None = option(
+        None, "largest weight under --unbiased; what is cut is counted", kind=float, metavar="W"
+    )
+    proxy_size: int | None = option(
+        None,
+        "side of the pictures that the proxy gate scores, pixels; default half of --image-size",
+        kind=int,
+        metavar="PX",
+    )
+    proxy_bn_every: int = option(
+        50, "score steps between refreshes of the proxy's batch statistics", kind=int, metavar="N"
+    )
+    prune: float = option(
+        0.5,
+        "infobatch: share of the samples with a loss below the mean that an epoch leaves out",
+        kind=float,
+        metavar="R",
+    )
     warmup_epochs: float = option(
         1.0, "dense epochs before the gate starts (fractions allowed)", kind=float, metavar="N"
     )
@@ -159,6 +192,24 @@ class TrainConfig:
             0 <= self.warmup_epochs <= self.epochs,
             f"--warmup-epochs {self.warmup_epochs:g}: must be between 0 and --epochs {self.epochs:g}",
         )
+        _require(
+            0 <= self.explore < self.target,
+            f"--explore {self.explore:g}: must be 0 or more and below --target {self.target:g}",
+        )
+        _require(
+            self.clip_weights is None or self.clip_weights >= 1,
+            f"--clip-weights {self.clip_weights}: must be 1 or more, for example 5",
+        )
+        _require(
+            not (self.unbiased and self.selection == "hard"),
+            "--unbiased needs --selection soft: under the hard rule a sample's probability is 0 or 1",
+        )
+        _require(
+            self.proxy_size is None or 8 <= self.proxy_size <= self.image_size,
+            f"--proxy-size {self.proxy_size}: must be between 8 and --image-size {self.image_size}",
+        )
+        _require(self.proxy_bn_every >= 1, f"--proxy-bn-every {self.proxy_bn_every}: must be at least 1")
+        _require(0 <= self.prune < 1, f"--prune {self.prune:g}: must be in [0, 1), for example 0.5")
         _require(
             0 <= self.anneal <= self.epochs - self.warmup_epochs,
             f"--anneal {self.anneal:g}: must be between 0 and what --warmup-epochs leaves of --epochs",

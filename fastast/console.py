@@ -112,7 +112,8 @@ def verdict(summary: dict[str, Any]) -> Table:
     table.add_row("best top-1", f"{percent(accuracy['best_val_top1'])} (epoch {accuracy['best_epoch']})")
     table.add_row("offered / trained", f"{samples['offered']:,} / {samples['backward']:,}")
     if gate["activation_rate"] is not None:
-        table.add_row("gated activation", f"{gate['activation_rate']:.2%} (target {gate['target']:.0%})")
+        target = "" if gate["target"] is None else f" (target {gate['target']:.4g})"
+        table.add_row("activation", f"{gate['activation_rate']:.2%}{target}")
     if compute["speedup_ceiling"] is not None:
         table.add_row("gated ceiling", f"{compute['speedup_ceiling']:.2f}x (forward 1, backward 2)")
     for name, meaning in (

@@ -14,6 +14,7 @@ TRAIN_OPTIONS = {
     *("--arch", "--weights", "--image-size"),
     *("--epochs", "--batch-size", "--lr", "--lr-warmup", "--momentum", "--weight-decay"),
     *("--label-smoothing", "--min-crop"),
+    *("--target-schedule", "--explore", "--unbiased", "--clip-weights", "--proxy-size", "--proxy-bn-every", "--prune"),
     *("--gate", "--selection", "--target", "--warmup-epochs", "--anneal", "--significance"),
     *("--dense-calibration", "--price-per-kwh", "--gco2-per-kwh"),
     *("--seed", "--device", "--precision", "--compile", "--threads", "--log-every"),

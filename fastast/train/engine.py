@@ -13,6 +13,7 @@ from fastast.data import Batch
 from fastast.gate import Gate, SampleQueue, ScoreMemory
 from fastast.train.model import build_model, scoring_twin
 from fastast.train.optimizer import GuardedStep, build_sgd
+from fastast.train.proxy import ProxyScorer
 from fastast.train.setup import Machine
 from fastast.train.steps import EvalStep, ScoreStep, TrainStep, compile_step
 
@@ -30,6 +31,7 @@ class Status(NamedTuple):
     loss_rows: float = 0.0
     threshold: float = 0.0
     nan_scores: float = 0.0
+    clipped: float = 0.0
 
 
 class Engine:
@@ -44,6 +46,7 @@ class Engine:
     Attributes:
         model: the network.
         notes: what the user should know of its weights.
+        proxy: the proxy gate's scorer, or None.
         memory: last loss and selection count of every training sample.
         evaluate: the evaluation step, compiled if the run is.
     """
@@ -58,12 +61,25 @@ class Engine:
         twin = scoring_twin(self.model)
         optimizer = build_sgd(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
         self.guard = GuardedStep(self.model, optimizer, scale_loss=dtype == torch.float16, compiled=compiled)
-        self.gate = Gate(config.target, kind=config.significance, selection=config.selection, seed=config.seed)
-        self.gate.to(device)
+        self.gate = Gate(
+            config.target,
+            kind=config.significance,
+            selection=config.selection,
+            seed=config.seed,
+            explore=config.explore if config.gate in ("forward", "proxy") else 0.0,
+        ).to(device)
         shape = (3, config.image_size, config.image_size)
         self.queue = SampleQueue(config.batch_size, shape, dtype=machine.image_dtype, device=device)
         self.memory = ScoreMemory(num_train).to(device)
-        self.score_step = ScoreStep(twin, self.gate, self.queue, dtype=dtype)
+        self.proxy = ProxyScorer(self.model, twin, config, dtype, compiled) if config.gate == "proxy" else None
+        self.score_step = ScoreStep(
+            twin if self.proxy is None else self.proxy.twin,
+            self.gate,
+            self.queue,
+            dtype=dtype,
+            unbiased=config.unbiased,
+            clip_weights=config.clip_weights,
+        )
         self.train_step = TrainStep(
             self.model,
             self.guard,
@@ -75,6 +91,7 @@ class Engine:
         self.eval_step = EvalStep(twin, dtype=dtype)
         self.evaluate = compile_step(self.eval_step, compiled)
         self._score = compile_step(self.score_step, compiled)
+        self._target = config.target
         self._epoch = torch.zeros((), dtype=torch.int64, device=device)
 
     def warm_up(self) -> None:
@@ -95,13 +112,27 @@ class Engine:
         """Keys the gate's random numbers; a tensor, so that a new epoch compiles nothing anew."""
         self._epoch.fill_(epoch)
 
-    def score(self, batch: Batch) -> None:
-        """Scores an offered batch and queues what the gate selects."""
-        self._score(batch.images, batch.labels, batch.ids, batch.valid, self._epoch)
+    def set_target(self, target: float) -> None:
+        """Sets the share that the gate selects; a change solves for a new threshold at the next batch."""
+        if target != self._target:
+            self._target = target
+            self.gate.controller.set_target(target)
 
-    def enqueue(self, batch: Batch) -> None:
-        """Queues every valid row of a batch."""
-        self.queue.push(batch.images, batch.labels, batch.ids, batch.valid)
+    def score(self, batch: Batch) -> float:
+        """Scores an offered batch and queues what the gate selects.
+
+        Returns:
+            Work beyond scoring, in forwards of the full-size network.
+        """
+        extra = 0.0 if self.proxy is None else self.proxy.keep_up(batch)
+        self._score(batch.images, batch.labels, batch.ids, batch.valid, self._epoch)
+        return extra
+
+    def enqueue(self, batch: Batch, weights: Tensor | None = None) -> None:
+        """Queues every valid row of a batch; `weights` are float32[N], by id, 1 without them."""
+        self.queue.push(
+            batch.images, batch.labels, batch.ids, batch.valid, None if weights is None else weights[batch.ids]
+        )
 
     def train(self) -> None:
         """Trains the oldest full batch of the queue."""
@@ -117,6 +148,7 @@ class Engine:
             self.train_step.loss_rows,
             self.gate.controller.threshold,
             self.gate.controller.nan_count,
+            self.score_step.num_clipped,
         ]
         return torch.stack([field.double() for field in fields])
 
@@ -132,6 +164,8 @@ class Engine:
             "optimizer": self.guard.optimizer.state_dict(),
             "score_step": self.score_step.state_dict(),
             "train_step": self.train_step.state_dict(),
+            "target": self._target,
+            "proxy": None if self.proxy is None else self.proxy.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
@@ -146,6 +180,9 @@ class Engine:
         self.guard.optimizer.load_state_dict(state["optimizer"])
         self.score_step.load_state_dict(state["score_step"])
         self.train_step.load_state_dict(state["train_step"])
+        self._target = state["target"]
+        if self.proxy is not None:
+            self.proxy.load_state_dict(state["proxy"])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)

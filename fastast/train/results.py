@@ -55,7 +55,8 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
     version, commit = code_version()
     whole, gated = account.whole, account.gated
     gate_is_dense = trainer.policy.name == "dense"
-    dense_counts, gated_counts = part_counts(account.dense), part_counts(gated)
+    score_units = trainer.policy.score_units
+    dense_counts, gated_counts = part_counts(account.dense, score_units), part_counts(gated, score_units)
     gated_part = DENSE_PART if gate_is_dense else GATED_PART
     best = max(trainer.epochs, key=lambda line: line["val_top1"], default=None)
     last = trainer.epochs[-1] if trainer.epochs else None
@@ -93,7 +94,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
         "gate": {
             "name": config.gate,
             "selection": config.selection,
-            "target": config.target,
+            "target": config.target if trainer.policy.name not in ("dense", "infobatch") else None,
             "activation_rate": gated.selected / gated.offered if gated.offered else None,
             "threshold": last["threshold"] if last else None,
             "warmup_epochs": config.warmup_epochs,
@@ -150,6 +151,13 @@ def price_notes(gpu_j: float | None, price_per_kwh: float | None, gco2_per_kwh: 
     return notes
 
 
-def part_counts(counts: PhaseCounts) -> PartCounts:
-    """The ledger's view of a phase; a scored sample costs one full-size forward."""
-    return PartCounts(offered=counts.offered, selected=counts.selected, backward=counts.backward, scored=counts.scored)
+def part_counts(counts: PhaseCounts, score_units: float) -> PartCounts:
+    """The ledger's view of a phase; scoring a sample costs `score_units` full-size forwards."""
+    return PartCounts(
+        offered=counts.offered,
+        selected=counts.selected,
+        backward=counts.backward,
+        scored=counts.scored,
+        score_units=score_units,
+        extra_units=counts.extra_units,
+    )

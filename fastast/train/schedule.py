@@ -17,7 +17,7 @@ class Stretch:
     Attributes:
         epoch: index of the epoch, from 0.
         phase: "warmup" (dense, before the gate), "gated", "anneal" (dense, after the gate), or "dense" (no gate).
-        target: share of the stretch's samples that is planned to reach backward; 1 unless gated.
+        share: share of the stretch's samples that is planned to reach backward; 1 unless gated.
         start, stop: positions in the epoch's order, in samples.
         offered_before: samples that the run has offered before this stretch.
         ends_epoch: True for the last stretch of its epoch; evaluation and a checkpoint follow.
@@ -25,7 +25,7 @@ class Stretch:
 
     epoch: int
     phase: str
-    target: float
+    share: float
     start: int
     stop: int
     offered_before: int
@@ -39,7 +39,7 @@ class Schedule:
         num_samples: size of the training set.
         epochs: passes over it; a fraction ends within the last epoch.
         warmup_epochs, anneal_epochs: dense passes at the start and at the end; ignored when `gated` is False.
-        target_at: planned share of gated samples that reach backward, by the index of the epoch.
+        planned_share: planned share of gated samples that reach backward, by the index of the epoch.
         gated: False for a run that is dense throughout.
     """
 
@@ -50,7 +50,7 @@ class Schedule:
         epochs: float,
         warmup_epochs: float = 0.0,
         anneal_epochs: float = 0.0,
-        target_at: Callable[[int], float],
+        planned_share: Callable[[int], float],
         gated: bool,
     ) -> None:
         total = max(1, round(epochs * num_samples))
@@ -68,7 +68,7 @@ class Schedule:
                     Stretch(
                         epoch=epoch,
                         phase=phase,
-                        target=target_at(epoch) if phase == GATED else 1.0,
+                        share=planned_share(epoch) if phase == GATED else 1.0,
                         start=position - origin,
                         stop=stop - origin,
                         offered_before=position,
@@ -87,11 +87,11 @@ class Schedule:
 
         It follows the plan, not what the gate really selects, so it always ends at 1.
         """
-        return self._share(offered, lambda stretch: stretch.target)
+        return self._share(offered, lambda stretch: stretch.share)
 
     def cost_share(self, offered: float, gated_cost: Callable[[float], float]) -> float:
-        """Share of the planned forwards, in [0, 1]; a gated sample costs `gated_cost(target)`, a dense one 3."""
-        return self._share(offered, lambda s: gated_cost(s.target) if s.phase == GATED else 3.0)
+        """Share of the planned forwards, in [0, 1]; a gated sample costs `gated_cost(share)`, a dense one 3."""
+        return self._share(offered, lambda s: gated_cost(s.share) if s.phase == GATED else 3.0)
 
     def _share(self, offered: float, weight: Callable[[Stretch], float]) -> float:
         bounds = [0, *(s.offered_before + s.stop - s.start for s in self.stretches)]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastast.gate import Gate, Rows, SampleQueue, ScoreMemory
+from fastast.gate import Gate, Rows, SampleQueue, ScoreMemory, importance_weights
 from fastast.train.optimizer import GuardedStep
 
 # Loss histogram of selected and skipped samples: 16 bins of 0.5 nats, the last one open.
@@ -38,12 +38,16 @@ class ScoreStep(nn.Module):
     """Scores an offered batch, selects from it and queues what was selected: one graph of constant shapes.
 
     Args:
-        twin: the network in eval mode, sharing its tensors with the one that trains (`scoring_twin`).
+        scorer: the network in eval mode, sharing its tensors with the one that trains (`scoring_twin`), or one that
+            scores smaller pictures (`ProxyTwin`).
         gate: significance and controller.
         queue: receives the selected rows.
         dtype: compute type of the forward.
+        unbiased: weigh each selected sample by rate / probability.
+        clip_weights: largest weight, or None.
 
     Attributes:
+        num_clipped: int64: weights that were cut.
         totals: the batch's counts and sums, which the gate folds into its state at the next call. Between two
             calls it may be summed over ranks.
         hist: int64[2, HIST_BINS]: scoring loss of skipped (row 0) and selected (row 1) samples since it was zeroed.
@@ -51,25 +55,44 @@ class ScoreStep(nn.Module):
 
     totals: Tensor
     hist: Tensor
+    num_clipped: Tensor
 
-    def __init__(self, twin: nn.Module, gate: Gate, queue: SampleQueue, *, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        scorer: nn.Module,
+        gate: Gate,
+        queue: SampleQueue,
+        *,
+        dtype: torch.dtype,
+        unbiased: bool = False,
+        clip_weights: float | None = None,
+    ) -> None:
         super().__init__()
-        # The twin's tensors belong to the model: kept out of this module's state.
-        self._twin = [twin]
+        # The scorer's tensors belong to the model: kept out of this module's state.
+        self._scorer = [scorer]
         self.gate = gate
         self.queue = queue
         self.dtype = dtype
-        device = next(twin.parameters()).device
+        self.unbiased = unbiased
+        self.clip_weights = clip_weights
+        device = queue.images.device
         self.register_buffer("totals", gate.no_totals().to(device))
+        self.register_buffer("num_clipped", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("hist", torch.zeros(2, HIST_BINS, dtype=torch.int64, device=device))
 
     @torch.no_grad()
     def forward(self, images: Tensor, labels: Tensor, ids: Tensor, valid: Tensor, epoch: Tensor) -> None:
         """Takes images [B, 3, S, S] channels-last, labels [B], ids [B], valid [B] bool, epoch int64 0-dim."""
-        logits = logits_of(self._twin[0], images, self.dtype)
+        logits = logits_of(self._scorer[0], images, self.dtype)
         mask, loss, totals = self.gate(logits, labels, images, ids, epoch, valid, self.totals)
         self.totals.copy_(totals)
-        self.queue.push(images, labels, ids, mask)
+        weights = None
+        if self.unbiased:
+            controller = self.gate.controller
+            rate = controller.mean_probability
+            weights, num_clipped = importance_weights(mask, controller.probability, rate, self.clip_weights)
+            self.num_clipped += num_clipped
+        self.queue.push(images, labels, ids, mask, weights)
         bins = (loss / HIST_WIDTH).nan_to_num(nan=HIST_BINS - 1, posinf=HIST_BINS - 1).clamp(0, HIST_BINS - 1)
         cell = mask.long() * HIST_BINS + bins.long()
         self.hist.view(-1).index_add_(0, cell, valid.long())

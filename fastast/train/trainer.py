@@ -15,9 +15,9 @@ import torch
 
 from fastast.config import TrainConfig
 from fastast.console import Reporter, epoch_detail, step_detail
-from fastast.data import Dataset, EvalLoader, TrainLoader, epoch_ids
+from fastast.data import Dataset, EvalLoader, TrainLoader
 from fastast.errors import InputError
-from fastast.gate import LaggedReader, make_policy
+from fastast.gate import LaggedReader
 from fastast.run import RunFolder
 from fastast.train.account import Account
 from fastast.train.energy_book import EnergyBook
@@ -25,7 +25,8 @@ from fastast.train.engine import Engine, Status
 from fastast.train.evaluate import evaluate
 from fastast.train.metrics import MetricsWriter, Moment, read_hist
 from fastast.train.optimizer import lr_at
-from fastast.train.schedule import GATED, Schedule, Stretch
+from fastast.train.planner import Planner
+from fastast.train.schedule import GATED, Stretch
 from fastast.train.setup import Machine
 
 # A run whose steps are skipped this often in a row has diverged.
@@ -75,16 +76,9 @@ class Trainer:
         self.account = Account()
         self.epochs: list[dict[str, Any]] = []
         self.stop_signal: int | None = None
-        self.policy = make_policy(config.gate)
         num_train = dataset.train.num_samples
-        self.schedule = Schedule(
-            num_train,
-            epochs=config.epochs,
-            warmup_epochs=max(config.warmup_epochs, config.dense_calibration * self.batch_size / num_train),
-            anneal_epochs=config.anneal,
-            target_at=lambda epoch: config.target,
-            gated=self.policy.name != "dense",
-        )
+        self.planner = Planner(config, num_train)
+        self.policy, self.schedule = self.planner.policy, self.planner.schedule
         self.offered = np.zeros(num_train, np.int32)
         self.engine = Engine(config, machine, num_classes=len(dataset.classes), num_train=num_train)
         for note in self.engine.notes:
@@ -145,7 +139,10 @@ class Trainer:
         counts, before = self.account.phases[stretch.phase], self.account.whole
         first, waited, decoded = self._status, self.loader.wait_s, self.loader.num_decoded
         scoring = stretch.phase == GATED and self.policy.scores
-        order, places = self._plan(stretch)
+        if scoring:
+            self.engine.set_target(self.planner.target(stretch.epoch))
+        plan = self.planner.plan(stretch, self.loader.bad_ids, self.engine.memory)
+        order, places = plan.order, plan.places
         began = time.monotonic()
         self.engine.begin_epoch(stretch.epoch)
         self.energy.meter.set_phase(stretch.phase)
@@ -154,10 +151,10 @@ class Trainer:
         delivered = offered = 0
         for batch in self.loader.epoch(stretch.epoch, order[places]):
             if scoring:
-                self.engine.score(batch)
+                counts.extra_units += self.engine.score(batch)
                 counts.scored += batch.num_valid
             else:
-                self.engine.enqueue(batch)
+                self.engine.enqueue(batch, plan.weights)
             previous = offered
             delivered = min(delivered + self.batch_size, len(places))
             offered = len(order) if delivered == len(places) else int(places[delivered - 1]) + 1
@@ -187,16 +184,8 @@ class Trainer:
         counts.data_wait += self.loader.wait_s - waited
         if self.stop_signal is not None:
             raise Stopped(self.stop_signal)
-
-    def _plan(self, stretch: Stretch) -> tuple[np.ndarray, np.ndarray]:
-        """The ids that a stretch offers, in order, and the places of those that are read."""
-        config, num_train = self.config, self.dataset.train.num_samples
-        order = epoch_ids(num_train, config.seed, stretch.epoch)[stretch.start : stretch.stop]
-        order = order[~self.loader.bad_ids[order]]
-        keep = None
-        if stretch.phase == GATED:
-            keep = self.policy.plan(num_train, stretch.epoch, target=config.target, seed=config.seed)
-        return order, np.arange(len(order)) if keep is None else np.flatnonzero(keep[order])
+        if stretch.ends_epoch:
+            self.engine.memory.tick(plan.keep)
 
     def _learn(self, report: np.ndarray | None, stretch: Stretch) -> None:
         """Takes in what the device reported one batch late, and trains every full batch it tells of."""
@@ -244,6 +233,14 @@ class Trainer:
         self.epochs.append(line)
         self.folder.append_metrics(line)
         self.reporter.note(epoch_detail(line, self.schedule.num_epochs))
+        if self.engine.proxy is not None:
+            ranking = self.engine.proxy.read_correlation()
+            self.folder.append_metrics({"kind": "proxy", "epoch": stretch.epoch + 1, **ranking})
+            if ranking["num_batches"]:
+                self.reporter.note(
+                    f"proxy and full-size scores correlate by rank {ranking['rank_correlation']:.2f} "
+                    f"(Spearman, {ranking['num_batches']} batches)"
+                )
         return line
 
     def _warn(self, before: Status, now: Status) -> None:
@@ -251,6 +248,7 @@ class Trainer:
         for count, what in (
             (now.nan_scores - before.nan_scores, "scores were not a number; each such sample was trained once for it"),
             (now.nonfinite - before.nonfinite, "steps had a non-finite loss or gradient and were undone"),
+            (now.clipped - before.clipped, "importance weights were cut to --clip-weights"),
             (now.scaler_skips - before.scaler_skips, "steps overflowed fp16 and were skipped by the loss scaler"),
         ):
             if count:

@@ -13,14 +13,18 @@ import torch
 from fastast.cli import main
 from fastast.config import TrainConfig
 from fastast.console import Reporter
+from fastast.data.feed import Feed
 from fastast.energy.meter import EnergyMeter
+from fastast.gate import LaggedReader
 from fastast.run import RunFolder
 from fastast.train import session
 from fastast.train.energy_book import EnergyBook
+from fastast.train.planner import Planner
 from fastast.train.session import open_data
 from fastast.train.setup import complete_config, open_machine
 from fastast.train.trainer import Trainer
 from tests.conftest import ROOT, run_fastast
+from tests.sync_guard import no_sync
 
 SUMMARY_KEYS = {
     "": "schema version commit seed argv stopped resumes hardware data model gate samples accuracy time_s throughput "
@@ -184,8 +188,21 @@ def test_the_same_command_gives_the_same_losses(gated, pictures, tmp_path):
     assert losses(tmp_path / "other") != losses(gated)
 
 
-@pytest.mark.parametrize(("gate", "target"), [("forward", 0.2), ("dense", 0.1), ("random", 0.25)])
-def test_backward_is_what_a_hook_on_the_model_counts(pictures, tmp_path, gate, target):
+@pytest.mark.parametrize(
+    ("gate", "changes"),
+    [
+        ("forward", {"target": 0.2}),
+        ("forward", {"target": 0.2, "unbiased": True, "explore": 0.05}),
+        ("forward", {"target": 0.2, "target_schedule": "linear"}),
+        ("dense", {}),
+        ("random", {"target": 0.25}),
+        ("proxy", {"target": 0.2, "proxy_size": 16, "proxy_bn_every": 8}),
+        ("memory", {"target": 0.25}),
+        ("memory", {"target": 0.25, "unbiased": True, "selection": "soft"}),
+        ("infobatch", {}),
+    ],
+)
+def test_the_counted_work_is_what_hooks_on_the_network_count(pictures, tmp_path, gate, changes):
     config = TrainConfig(
         data=str(pictures),
         arch="tests.nets:tiny",
@@ -194,8 +211,8 @@ def test_backward_is_what_a_hook_on_the_model_counts(pictures, tmp_path, gate, t
         epochs=2.5,
         warmup_epochs=0.5,
         gate=gate,
-        target=target,
         device="cpu",
+        **changes,
     )
     reporter = Reporter()
     dataset, machine = open_data(config, reporter), open_machine("cpu")
@@ -213,15 +230,21 @@ def test_backward_is_what_a_hook_on_the_model_counts(pictures, tmp_path, gate, t
         trainer.engine.model.register_forward_hook(see)
         trainer.fit(lambda line: None)
         trainer.close()
-    whole = trainer.account.whole
+    whole, gated = trainer.account.whole, trainer.account.gated
     assert passed == {"forward": whole.backward, "backward": whole.backward}
     assert whole.offered == 600
     assert whole.selected == whole.backward + trainer.num_leftover
-    if gate == "random":
-        assert whole.decoded == whole.selected
-        assert whole.scored == 0
-    else:
-        assert whole.decoded == 600
+    assert whole.scored == (480 if trainer.policy.scores else 0)
+    assert whole.decoded == (whole.selected if trainer.policy.plans else 600)
+    if gate in ("random", "memory"):
+        assert abs(gated.selected / gated.offered - config.target) < 0.01
+    elif gate == "infobatch":
+        assert 0.5 < gated.selected / gated.offered < 1
+    elif changes.get("target_schedule") == "linear":
+        assert 0.4 < gated.selected / gated.offered < 0.8
+    elif gate != "dense":
+        assert abs(gated.selected / gated.offered - config.target) < 0.05 * config.target + 2 / 480
+    assert (gated.extra_units > 0) == (gate == "proxy")
 
 
 def test_dense_calibration_lengthens_the_warm_up(pictures, tmp_path):
@@ -344,3 +367,19 @@ def test_progress_without_a_terminal_is_plain_lines(gated, pictures, tmp_path):
     assert "\x1b" not in done.stdout
     assert re.search(r"epoch 1/1 warmup: val top-1 \d+\.\d+%", done.stdout)
     assert "run folder:" in done.stdout
+
+
+@pytest.mark.parametrize("gate", ["dense", "forward", "proxy", "memory"])
+def test_nothing_in_the_loop_waits_for_the_device(pictures, tmp_path, monkeypatch, gate):
+    """Every operator between two epochs' ends; plans and evaluation may wait, as they stand outside the loop."""
+    run_stretch, plan = Trainer._run_stretch, Planner.plan
+
+    def guarded(self, stretch):
+        plans = {stretch: plan(self.planner, stretch, self.loader.bad_ids, self.engine.memory)}
+        monkeypatch.setattr(Planner, "plan", lambda planner, stretch, *rest: plans[stretch])
+        with no_sync(LaggedReader._read, Feed._collect):
+            run_stretch(self, stretch)
+
+    monkeypatch.setattr(Trainer, "_run_stretch", guarded)
+    arguments = options(pictures, tmp_path / "run", gate=gate, epochs=2)
+    assert main(["train", *arguments, "--unbiased"]) == 0

@@ -14,12 +14,14 @@ def tenth(epoch):
 @pytest.mark.parametrize("gated", [True, False])
 def test_stretches_cover_the_planned_samples_in_order(epochs, warmup, anneal, gated):
     num = 1000
-    schedule = Schedule(num, epochs=epochs, warmup_epochs=warmup, anneal_epochs=anneal, target_at=tenth, gated=gated)
+    schedule = Schedule(
+        num, epochs=epochs, warmup_epochs=warmup, anneal_epochs=anneal, planned_share=tenth, gated=gated
+    )
     position = 0
     for stretch in schedule.stretches:
         assert stretch.offered_before == position == stretch.epoch * num + stretch.start
         assert 0 <= stretch.start < stretch.stop <= num
-        assert stretch.target == (0.1 if stretch.phase == GATED else 1.0)
+        assert stretch.share == (0.1 if stretch.phase == GATED else 1.0)
         position += stretch.stop - stretch.start
         at_end = stretch.stop == num or position == schedule.num_offered
         assert stretch.ends_epoch == at_end
@@ -34,7 +36,7 @@ def test_stretches_cover_the_planned_samples_in_order(epochs, warmup, anneal, ga
 
 
 def test_progress_follows_planned_backward_work():
-    schedule = Schedule(1000, epochs=4, warmup_epochs=1, anneal_epochs=1, target_at=lambda e: 0.3 * e, gated=True)
+    schedule = Schedule(1000, epochs=4, warmup_epochs=1, anneal_epochs=1, planned_share=lambda e: 0.3 * e, gated=True)
     work = 1000 + 300 + 600 + 1000
     assert schedule.progress(0) == 0
     assert schedule.progress(1000) == pytest.approx(1000 / work)
@@ -45,12 +47,12 @@ def test_progress_follows_planned_backward_work():
 
 
 def test_the_share_of_cost_counts_scoring_too():
-    schedule = Schedule(1000, epochs=2, warmup_epochs=1, target_at=tenth, gated=True)
+    schedule = Schedule(1000, epochs=2, warmup_epochs=1, planned_share=tenth, gated=True)
     assert schedule.cost_share(1000, lambda a: 1 + 3 * a) == pytest.approx(3 / 4.3)
     assert schedule.cost_share(2000, lambda a: 1 + 3 * a) == 1
 
 
 def test_dense_progress_is_linear():
-    schedule = Schedule(1000, epochs=2.5, target_at=tenth, gated=False)
+    schedule = Schedule(1000, epochs=2.5, planned_share=tenth, gated=False)
     assert schedule.progress(1250) == pytest.approx(0.5)
     assert schedule.num_epochs == 3

@@ -1,0 +1,109 @@
+"""What each stretch of a run offers, which of it is read, and with which weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fastast.config import TrainConfig
+from fastast.data import epoch_ids
+from fastast.gate import Policy, ScoreMemory, Window, make_policy, target_at
+from fastast.train.schedule import GATED, Schedule, Stretch
+
+
+@dataclass(frozen=True, slots=True)
+class StretchPlan:
+    """A stretch's plan.
+
+    Attributes:
+        order: int64[n], the ids that the stretch offers, in order.
+        places: int64[m], positions in `order` of the ids that are read.
+        weights: float32[N] on the device, the weight of each sample's loss; None for 1.
+        keep: bool[N] on the device, the ids that the policy chose; None where it did not choose.
+    """
+
+    order: np.ndarray
+    places: np.ndarray
+    weights: torch.Tensor | None = None
+    keep: torch.Tensor | None = None
+
+
+class Planner:
+    """Turns the options of a run into its schedule, and asks the gate's policy for the plan of each stretch.
+
+    Args:
+        config: completed options.
+        num_train: size of the training set.
+
+    Attributes:
+        policy: the gate.
+        schedule: the stretches of the run.
+    """
+
+    def __init__(self, config: TrainConfig, num_train: int) -> None:
+        assert config.batch_size is not None, "complete_config was not called"
+        self._config = config
+        self._num_train = num_train
+        options = {"proxy": {"scale": proxy_size(config) / config.image_size}, "infobatch": {"prune": config.prune}}
+        self.policy: Policy = make_policy(config.gate, **options.get(config.gate, {}))
+        self._warmup = max(config.warmup_epochs, config.dense_calibration * config.batch_size / num_train)
+        self.schedule = Schedule(
+            num_train,
+            epochs=config.epochs,
+            warmup_epochs=self._warmup,
+            anneal_epochs=config.anneal,
+            planned_share=lambda epoch: self.policy.planned_share(self.target(epoch)),
+            gated=self.policy.name != "dense",
+        )
+
+    def target(self, epoch: int) -> float:
+        """Target share of a gated epoch."""
+        config = self._config
+        gated_epochs = config.epochs - self._warmup - config.anneal
+        middle = (epoch + 0.5 - self._warmup) / gated_epochs if gated_epochs > 0 else 1.0
+        return target_at(min(1.0, max(0.0, middle)), config.target, config.target_schedule)
+
+    def plan(self, stretch: Stretch, bad_ids: np.ndarray, memory: ScoreMemory) -> StretchPlan:
+        """Plans a stretch; where the policy chooses by remembered losses, this waits for the device.
+
+        Args:
+            stretch: one of the schedule's.
+            bad_ids: bool[N], quarantined ids, which are not offered.
+            memory: last training losses and ages.
+        """
+        config, num_train = self._config, self._num_train
+        order = epoch_ids(num_train, config.seed, stretch.epoch)[stretch.start : stretch.stop]
+        order = order[~bad_ids[order]]
+        everything = np.arange(len(order))
+        if stretch.phase != GATED or not self.policy.plans:
+            return StretchPlan(order, everything)
+        offered = np.zeros(num_train, bool)
+        offered[order] = True
+        plan = self.policy.plan(
+            Window(
+                num_samples=num_train,
+                epoch=stretch.epoch,
+                seed=config.seed,
+                target=self.target(stretch.epoch),
+                progress=stretch.offered_before / self.schedule.num_offered,
+                scores=memory.score.cpu().numpy(),
+                ages=memory.age.cpu().numpy(),
+                offered=offered,
+                explore=config.explore,
+                selection=config.selection,
+                unbiased=config.unbiased,
+                clip=config.clip_weights,
+            )
+        )
+        if plan is None:
+            return StretchPlan(order, everything)
+        device = memory.score.device
+        weights = None if plan.weights is None else torch.from_numpy(plan.weights).to(device)
+        return StretchPlan(order, np.flatnonzero(plan.keep[order]), weights, torch.from_numpy(plan.keep).to(device))
+
+
+def proxy_size(config: TrainConfig) -> int:
+    """Side of the pictures that `proxy` scores, pixels: half the image size unless it was chosen."""
+    return config.proxy_size if config.proxy_size is not None else config.image_size // 2
