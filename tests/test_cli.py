@@ -120,7 +120,7 @@ def test_a_bad_option_is_one_line_and_exit_code_2(pictures, tmp_path, capsys, ar
     assert error.count("\n") == 1, error
     for word in words:
         assert word in error
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastast.config import TrainConfig
 from fastast.data import Batch
 from fastast.gate import Gate, SampleQueue, ScoreMemory
-from fastast.train.model import build_model, scoring_twin
+from fastast.train.model import build_model, check_fits, scoring_twin
 from fastast.train.optimizer import GuardedStep, build_sgd
 from fastast.train.proxy import ProxyScorer
 from fastast.train.setup import Machine
@@ -59,6 +59,7 @@ class Engine:
         self.model, self.notes = build_model(config.arch, num_classes, config.weights)
         self.model.to(device).train()
         twin = scoring_twin(self.model)
+        check_fits(twin, config.arch, config.image_size, num_classes)
         optimizer = build_sgd(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
         self.guard = GuardedStep(self.model, optimizer, scale_loss=dtype == torch.float16, compiled=compiled)
         self.gate = Gate(

@@ -150,6 +150,29 @@ def _head_name(model: nn.Module) -> str:
     return names[-1].rpartition(".")[0]
 
 
+def check_fits(twin: nn.Module, arch: str, image_size: int, num_classes: int) -> None:
+    """Runs one blank picture through a network in eval mode.
+
+    Raises:
+        InputError: it cannot take pictures of that size, or gives something other than one score for each class.
+    """
+    device = next(twin.parameters()).device
+    try:
+        with torch.no_grad():
+            output = twin(torch.zeros(1, 3, image_size, image_size, device=device))
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        raise InputError(
+            f"--arch {arch} takes no pictures of --image-size {image_size} ({reason}); try the size it was made for, "
+            "such as 224 or 299"
+        ) from error
+    shape = tuple(getattr(getattr(output, "logits", output), "shape", ()))
+    if shape != (1, num_classes):
+        raise InputError(
+            f"--arch {arch}: gives an output of shape {shape} for one picture, expected (1, {num_classes})"
+        )
+
+
 def scoring_twin(model: nn.Module) -> nn.Module:
     """A copy of `model` in eval mode that shares every parameter and buffer with it.
 

@@ -17,7 +17,7 @@ from fastast.errors import InputError
 from fastast.files import write_whole
 from fastast.run import RunFolder, read_json
 from fastast.train.evaluate import evaluate
-from fastast.train.model import build_model, scoring_twin
+from fastast.train.model import build_model, check_fits, scoring_twin
 from fastast.train.setup import open_machine
 from fastast.train.steps import EvalStep
 
@@ -68,7 +68,9 @@ def evaluate_model(
     model, notes = build_model(arch, len(classes), str(weights))
     if notes:
         raise InputError(f"{weights}: {notes[0]}; evaluate on data with the classes it was trained on")
-    step = EvalStep(scoring_twin(model.to(machine.device)), dtype=machine.dtype)
+    twin = scoring_twin(model.to(machine.device))
+    check_fits(twin, arch, size, len(classes))
+    step = EvalStep(twin, dtype=machine.dtype)
     loader = EvalLoader(
         catalog,
         batch_size=batch_size,

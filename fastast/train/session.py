@@ -125,7 +125,6 @@ def _run(
     machine = open_machine(config.device, config.precision, config.compile)
     complete_config(config, machine, dataset.train.num_samples)
     _introduce(config, dataset, machine.precision_note, machine.compile_note, reporter)
-    folder.create()
     with contextlib.ExitStack() as stack:
         nvml = open_nvml()
         meter = EnergyMeter(metered_devices(machine.device), machine=nvml)
@@ -134,6 +133,7 @@ def _run(
         energy = EnergyBook(stack.enter_context(meter))
         trainer = Trainer(config, machine, dataset, folder, energy, reporter)
         stack.callback(trainer.close)
+        folder.create()  # not before everything that can be refused has been accepted
         if resuming and (checkpoint or folder.last.exists()):
             _resume(trainer, folder, checkpoint or folder.last, reporter)
         else:

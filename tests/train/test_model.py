@@ -6,9 +6,10 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision.models
+from torch import nn
 
 from fastast.errors import InputError
-from fastast.train.model import build_model, choose_compile, scoring_twin
+from fastast.train.model import build_model, check_fits, choose_compile, scoring_twin
 from tests.nets import tiny
 
 
@@ -122,6 +123,20 @@ def test_the_twin_shares_every_tensor_and_keeps_its_mode():
     assert all(a is b for a, b in pairs)
     assert model.training
     assert not any(module.training for module in twin.modules())
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "message"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 9), nn.Flatten(), nn.LazyLinear(2)), 8, "--image-size 8"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5)), 8, r"shape \(1, 5\).*expected \(1, 2\)"),
+        (nn.Conv2d(3, 2, 3), 8, "shape"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_pictures_or_the_classes_is_refused(model, size, message):
+    with pytest.raises(InputError, match=message) as caught:
+        check_fits(model.eval(), "m:f", size, 2)
+    assert "\n" not in str(caught.value)
 
 
 def test_compile_is_off_on_cpu_and_says_why():
