@@ -24,6 +24,12 @@ GROUPS = {
     "seed": "the machine",
 }
 
+# Faults of a path that the user named.
+PATH_ERRORS = {
+    *(errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+}
+
 TRAIN_EXAMPLES = """\
 examples:
   fastast train                                   draw a demo set and train a small network on it
@@ -202,9 +208,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f" writing {error.filename}" if error.filename else ""
             return _fail(args.command, f"no space left on the device{where}; free some, then continue with --resume")
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            return _fail(args.command, f"{error.filename}: {os.strerror(error.errno)}")
+        if error.errno in PATH_ERRORS:
+            return _fail(args.command, f"{error.filename}: {os.strerror(error.errno or 0)}; name another path")
         raise
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        return _fail(args.command, "the GPU is out of memory; use a smaller --batch-size or --image-size")
+    except ImportError as error:
+        if (error.name or "").split(".")[0] not in ("nvidia", "torch", "torchvision"):
+            raise
+        return _fail(args.command, f"{error}; `fastast doctor` says what is missing")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

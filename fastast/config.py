@@ -20,6 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+GATES = ("dense", "random", "forward", "proxy", "memory", "infobatch")
 SIGNIFICANCE = ("loss", "loss+std", "loss+entropy", "margin", "el2n")
 
 
@@ -102,14 +103,19 @@ class TrainConfig:
     )
 
     # The gate
-    gate: str = option("forward", "which samples reach backward", kind=str)
+    gate: str = option("forward", "which samples reach backward", kind=str, choices=GATES)
     selection: str = option(
         "soft",
         "hard: score > threshold (the published rule); soft: score > threshold * uniform",
         kind=str,
         choices=("soft", "hard"),
     )
-    target: float = option(0.1, "share of offered samples that reach backward, in (0, 1]; dense and infobatch have none", kind=float, metavar="SHARE")
+    target: float = option(
+        0.1,
+        "share of offered samples that reach backward, in (0, 1]; dense and infobatch have none",
+        kind=float,
+        metavar="SHARE",
+    )
     target_schedule: str = option(
         "constant",
         "constant, or linear: from 1 at the start of the gated part down to --target at its end",
@@ -188,9 +194,12 @@ class TrainConfig:
             _check_type(field, self)
         _require(0 < self.target <= 1, f"--target {self.target:g}: must be in (0, 1], for example 0.1")
         _require(self.epochs > 0, f"--epochs {self.epochs:g}: must be above 0, for example 10")
+        _require(self.warmup_epochs >= 0, f"--warmup-epochs {self.warmup_epochs:g}: must be 0 or more")
+        _require(self.anneal >= 0, f"--anneal {self.anneal:g}: must be 0 or more")
         _require(
-            0 <= self.warmup_epochs <= self.epochs,
-            f"--warmup-epochs {self.warmup_epochs:g}: must be between 0 and --epochs {self.epochs:g}",
+            self.gate == "dense" or self.warmup_epochs + self.anneal <= self.epochs + 1e-9,
+            f"--warmup-epochs {self.warmup_epochs:g} and --anneal {self.anneal:g}: take more than "
+            f"--epochs {self.epochs:g} has; shorten them, for example --warmup-epochs 0",
         )
         _require(
             0 <= self.explore < self.target,
@@ -210,10 +219,6 @@ class TrainConfig:
         )
         _require(self.proxy_bn_every >= 1, f"--proxy-bn-every {self.proxy_bn_every}: must be at least 1")
         _require(0 <= self.prune < 1, f"--prune {self.prune:g}: must be in [0, 1), for example 0.5")
-        _require(
-            0 <= self.anneal <= self.epochs - self.warmup_epochs,
-            f"--anneal {self.anneal:g}: must be between 0 and what --warmup-epochs leaves of --epochs",
-        )
         _require(self.image_size >= 16, f"--image-size {self.image_size}: must be at least 16 pixels")
         _require(
             self.batch_size is None or self.batch_size >= 2,
@@ -233,7 +238,7 @@ class TrainConfig:
         for name in ("price_per_kwh", "gco2_per_kwh"):
             value = getattr(self, name)
             _require(value is None or value >= 0, f"--{name.replace('_', '-')} {value}: must be 0 or more")
-        _require(self.seed >= 0, f"--seed {self.seed}: must be 0 or more")
+        _require(0 <= self.seed < 2**63, f"--seed {self.seed}: must be 0 or more, and below 2^63")
         _require(self.threads is None or self.threads >= 1, f"--threads {self.threads}: must be at least 1")
         _require(self.log_every >= 1, f"--log-every {self.log_every}: must be at least 1")
         _require(

@@ -96,7 +96,7 @@ def epoch_detail(line: dict[str, Any], num_epochs: int) -> str:
     loss = "-" if line["train_loss"] is None else f"{line['train_loss']:.3f}"
     return (
         f"epoch {line['epoch']}/{num_epochs} {line['phase']}: val top-1 {line['val_top1']:.2%}, "
-        f"top-5 {line['val_top5']:.2%}, train loss {loss}, active {line['activation']:.1%} "
+        f"top-5 {line['val_top5']:.2%}, train loss {loss}, active {percent(line['activation'])} "
         f"({line['backward']:,} of {line['offered']:,} trained), {duration(line['seconds'])}"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -69,14 +70,24 @@ class RunFolder:
         """Adds one line (id or null, path, reason) to `quarantine.jsonl`."""
         _append_line(self.quarantine, line)
 
-    def metrics_size(self) -> int:
-        """Bytes of `metrics.jsonl`."""
-        return self.metrics.stat().st_size if self.metrics.exists() else 0
+    def log_sizes(self) -> dict[str, int]:
+        """Bytes of the files that grow line by line."""
+        return {path.name: path.stat().st_size if path.exists() else 0 for path in (self.metrics, self.quarantine)}
 
-    def truncate_metrics(self, size: int) -> None:
-        """Cuts `metrics.jsonl` back to `size` bytes: what a resumed run writes again must not stand twice."""
-        if self.metrics.exists():
-            os.truncate(self.metrics, size)
+    def continue_from(self, home: RunFolder, sizes: dict[str, int]) -> None:
+        """Makes the folder what it was at a checkpoint: what the run writes again must not stand twice.
+
+        Args:
+            home: the folder of the checkpoint; if it is another one, what it has is copied here first.
+            sizes: `log_sizes` of that moment.
+        """
+        if home.path.resolve() != self.path.resolve():
+            for path in (home.config, home.metrics, home.quarantine, home.weights, home.classes, home.best):
+                if path.exists():
+                    shutil.copyfile(path, self.path / path.relative_to(home.path))
+        for name, size in sizes.items():
+            _cut_lines(self.path / name, size)
+        self.summary.unlink(missing_ok=True)
 
     def write_json(self, path: Path, value: Any) -> None:
         """Writes `value` as indented JSON, whole. NaN and infinity become null."""
@@ -138,6 +149,13 @@ def device_name(device: torch.device) -> str:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return "unknown CPU"
+
+
+def _cut_lines(path: Path, size: int) -> None:
+    """Cuts a file to at most `size` bytes, and to whole lines."""
+    if path.exists():
+        kept = path.read_bytes()[:size]
+        write_whole(path, kept[: kept.rfind(b"\n") + 1])
 
 
 def _append_line(path: Path, line: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -26,6 +27,15 @@ def write_pictures(root: Path, *, num_classes: int, per_class: int, seed: int, s
             noise = rng.normal(0, 80, (side, side, 3))
             pixels = 128 + ramp * (1 - label % 2 * 2) * rng.uniform(0.3, 1.3) + tint + noise
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i:04d}.jpg", quality=90)
+
+
+def damaged_png() -> bytes:
+    """A picture whose header passes the scan and whose pixels do not decode."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(buffer, "PNG")
+    whole = bytearray(buffer.getvalue())
+    whole[100:1000] = bytes(900)
+    return bytes(whole)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from fastast.config import DEMO_DEFAULTS, SIGNIFICANCE, TrainConfig, read_toml, resolve
+from fastast import gate
+from fastast.config import DEMO_DEFAULTS, GATES, SIGNIFICANCE, TrainConfig, read_toml, resolve
 from fastast.errors import InputError
 from fastast.gate import KINDS
 
@@ -29,8 +30,14 @@ def test_the_contract_defaults():
     )
 
 
-def test_the_scores_on_offer_are_those_the_gate_has():
+def test_the_scores_and_gates_on_offer_are_those_that_exist():
     assert set(SIGNIFICANCE) == set(KINDS)
+    assert set(GATES) == set(gate.GATES)
+
+
+def test_a_dense_run_needs_no_room_for_a_warm_up():
+    assert TrainConfig(gate="dense", epochs=0.5).epochs == 0.5
+    TrainConfig(epochs=0.3, warmup_epochs=0.1, anneal=0.2)  # whose sum is above 0.3 in floating point
 
 
 @pytest.mark.parametrize(
@@ -43,7 +50,7 @@ def test_the_scores_on_offer_are_those_the_gate_has():
         ("target", "much", "expected float, got str"),
         ("epochs", 0, "--epochs 0"),
         ("epochs", math.inf, "finite"),
-        ("warmup_epochs", 41, "between 0 and --epochs 40"),
+        ("warmup_epochs", 41, "--warmup-epochs 41 .* --epochs 40"),
         ("warmup_epochs", -1, "--warmup-epochs -1"),
         ("dense_calibration", -1, "--dense-calibration -1"),
         ("price_per_kwh", -0.1, "--price-per-kwh -0.1"),
@@ -61,6 +68,8 @@ def test_the_scores_on_offer_are_those_the_gate_has():
         ("min_crop", 0, "--min-crop 0"),
         ("val_split", 1, "--val-split 1"),
         ("seed", -1, "--seed -1"),
+        ("seed", 2**63, "--seed"),
+        ("gate", "magic", "--gate magic: choose from dense"),
         ("threads", 0, "--threads 0"),
         ("log_every", 0, "--log-every 0"),
         ("selection", "firm", "choose from soft, hard"),

@@ -40,6 +40,7 @@ class Engine:
     Args:
         config: completed options.
         machine: device, number format and compiler.
+        weights: what the network starts from, as `build_model` takes it.
         num_classes: outputs of the network.
         num_train: size of the training set.
 
@@ -51,12 +52,14 @@ class Engine:
         evaluate: the evaluation step, compiled if the run is.
     """
 
-    def __init__(self, config: TrainConfig, machine: Machine, *, num_classes: int, num_train: int) -> None:
+    def __init__(
+        self, config: TrainConfig, machine: Machine, *, weights: str, num_classes: int, num_train: int
+    ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
         device, dtype, compiled = machine.device, machine.dtype, machine.compiled
         torch.manual_seed(config.seed)
         self.device = device
-        self.model, self.notes = build_model(config.arch, num_classes, config.weights)
+        self.model, self.notes = build_model(config.arch, num_classes, weights)
         self.model.to(device).train()
         twin = scoring_twin(self.model)
         check_fits(twin, config.arch, config.image_size, num_classes)

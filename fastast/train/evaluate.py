@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from fastast.data import Batch
+from fastast.errors import InputError
 from fastast.train.steps import EvalStep
 
 
@@ -43,7 +44,7 @@ def evaluate(
         on_logits: called with each batch and its logits [B, C] float32.
 
     Raises:
-        ValueError: no picture was delivered.
+        InputError: no picture was delivered.
     """
     forward = step if run is None else run
     step.sums.zero_()
@@ -53,5 +54,5 @@ def evaluate(
             on_logits(batch, logits)
     loss, top1, top5, count = step.sums.tolist()
     if not count:
-        raise ValueError("no picture of the evaluation split could be decoded")
+        raise InputError("no picture of the evaluation split could be decoded; `file` or an image viewer may say why")
     return Accuracy(loss / count, top1 / count, top5 / count, int(count))

@@ -34,12 +34,15 @@ class MetricsWriter:
     Args:
         log_every: offered batches between two step lines.
         batch_size: rows of an optimizer step.
+
+    Attributes:
+        num_batches: offered batches so far.
     """
 
     def __init__(self, *, log_every: int, batch_size: int) -> None:
         self._log_every = log_every
         self._batch_size = batch_size
-        self._batches = 0
+        self.num_batches = 0
         self.restart(PhaseCounts(), Status())
 
     def restart(self, whole: PhaseCounts, status: Status) -> None:
@@ -48,11 +51,11 @@ class MetricsWriter:
         self._epoch_began = time.monotonic()
 
     def step_line(
-        self, moment: Moment, status: Status, *, stretch: Stretch, lr: float, gpu_w: float | None
+        self, moment: Moment, status: Status, *, stretch: Stretch, scoring: bool, lr: float, gpu_w: float | None
     ) -> dict[str, Any] | None:
         """A step line if one is due, else None."""
-        self._batches += 1
-        if self._batches % self._log_every:
+        self.num_batches += 1
+        if self.num_batches % self._log_every:
             return None
         since_moment, since = self._line_from
         self._line_from = (moment, status)
@@ -68,7 +71,7 @@ class MetricsWriter:
             "loss": _mean_loss(since, status),
             "lr": lr,
             "activation": (status.pushed - since.pushed) / offered if offered else None,
-            "threshold": status.threshold if stretch.phase == GATED else None,
+            "threshold": status.threshold if scoring and stretch.phase == GATED else None,
             "offered_per_s": offered / seconds if seconds > 0 else None,
             "data_wait_s": moment.data_wait - since_moment.data_wait,
             "gpu_w": gpu_w,
@@ -80,6 +83,7 @@ class MetricsWriter:
         status: Status,
         *,
         stretch: Stretch,
+        scoring: bool,
         accuracy: Accuracy,
         hist: dict[str, Any] | None,
         gpu_j: float | None,
@@ -98,7 +102,7 @@ class MetricsWriter:
             "offered": offered,
             "backward": int(status.steps - since.steps) * self._batch_size,
             "activation": (status.pushed - since.pushed) / offered if offered else None,
-            "threshold": status.threshold if stretch.phase == GATED else None,
+            "threshold": status.threshold if scoring and stretch.phase == GATED else None,
             "seconds": time.monotonic() - self._epoch_began,
             "gpu_j": gpu_j,
             "hist": hist,

@@ -7,6 +7,7 @@ import difflib
 import importlib
 import itertools
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -37,6 +38,7 @@ def build_model(arch: str, num_classes: int, weights: str = "none") -> tuple[nn.
     Raises:
         InputError: unknown arch, unreadable weights, or weights of another network.
     """
+    check_names(arch, weights)
     model = _construct(arch, num_classes)
     notes = []
     if weights != "none":
@@ -45,23 +47,42 @@ def build_model(arch: str, num_classes: int, weights: str = "none") -> tuple[nn.
     return model.to(memory_format=torch.channels_last), notes
 
 
+def check_names(arch: str, weights: str) -> None:
+    """Refuses an unknown network or a missing file of weights, before anything slow is done.
+
+    Raises:
+        InputError: with a name that would work.
+    """
+    if ":" not in arch:
+        known = torchvision.models.list_models(module=torchvision.models)
+        if arch not in known:
+            close = difflib.get_close_matches(arch, known, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else "for example resnet18, resnet50, convnext_tiny"
+            raise InputError(f"--arch {arch}: torchvision has no such classifier; {hint}")
+    if weights in ("none", "imagenet"):
+        return
+    if Path(weights).suffix not in WEIGHT_SUFFIXES:
+        kinds = ", ".join(WEIGHT_SUFFIXES)
+        raise InputError(f"--weights {weights}: expected none, imagenet, or a file ending in {kinds}")
+    if not Path(weights).is_file():
+        raise InputError(f"--weights {weights}: no such file")
+
+
 def _construct(arch: str, num_classes: int) -> nn.Module:
-    if ":" in arch:
-        module_name, _, function_name = arch.partition(":")
-        try:
-            function = getattr(importlib.import_module(module_name), function_name)
-        except (ImportError, AttributeError) as error:
-            raise InputError(f"--arch {arch}: {error}; expected module:function on the Python path") from error
-        model = function(num_classes=num_classes)
-        if not isinstance(model, nn.Module):
-            raise InputError(f"--arch {arch}: returned {type(model).__name__}, expected a torch.nn.Module")
-        return model
-    known = torchvision.models.list_models(module=torchvision.models)
-    if arch not in known:
-        close = difflib.get_close_matches(arch, known, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "for example resnet18, resnet50, convnext_tiny"
-        raise InputError(f"--arch {arch}: torchvision has no such classifier; {hint}")
-    return torchvision.models.get_model(arch, weights=None, num_classes=num_classes)
+    if ":" not in arch:
+        # Auxiliary heads would have to be trained on losses of their own.
+        options = {"aux_logits": False, "init_weights": False} if arch in ("googlenet", "inception_v3") else {}
+        return torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **options)
+    module_name, _, function_name = arch.partition(":")
+    try:
+        model = getattr(importlib.import_module(module_name), function_name)(num_classes=num_classes)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"--arch {arch}: {error}; expected module:function on the Python path, called with num_classes="
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"--arch {arch}: returned {type(model).__name__}, expected a torch.nn.Module")
+    return model
 
 
 def _imagenet_state(arch: str) -> dict[str, Tensor]:
@@ -86,10 +107,6 @@ def read_weights(path: str) -> dict[str, Tensor]:
         InputError: the file is missing, damaged, of another kind, or holds more than tensors.
     """
     file = Path(path)
-    if file.suffix not in WEIGHT_SUFFIXES:
-        raise InputError(f"--weights {path}: expected none, imagenet, or a file ending in {', '.join(WEIGHT_SUFFIXES)}")
-    if not file.is_file():
-        raise InputError(f"--weights {path}: no such file")
     try:
         if file.suffix == ".safetensors":
             state: Any = safetensors.torch.load_file(file)
@@ -121,6 +138,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> lis
         InputError: names or sizes differ beyond the head.
     """
     own = model.state_dict()
+    state = {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items() if _is_kept(name, own)}
     head = {name for name in own if name.rpartition(".")[0] == _head_name(model)}
     replaced = sorted(name for name in head if name in state and state[name].shape != own[name].shape)
     usable = {name: value for name, value in state.items() if name not in replaced}
@@ -141,6 +159,16 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> lis
         return []
     found = f"the file's has {state[replaced[0]].shape[0]} outputs" if replaced else "the file has none"
     return [f"head replaced: {_head_name(model)} ({found}, this data has {own[min(head)].shape[0]} classes)"]
+
+
+# DenseNet files of torchvision name layers "norm.1" that the network calls "norm1".
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+# Heads that only serve training, which are left out of our networks.
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+
+
+def _is_kept(name: str, own: dict[str, Tensor]) -> bool:
+    return name in own or not name.startswith(_AUXILIARY)
 
 
 def _head_name(model: nn.Module) -> str:

@@ -7,13 +7,20 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fastast.errors import InputError
+
 
 def build_sgd(model: nn.Module, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """Fused SGD with Nesterov momentum; norms and biases (parameters of one dimension) take no weight decay.
 
     The learning rate is a tensor on the model's device: it changes without a recompile or a new CUDA graph.
+
+    Raises:
+        InputError: the network has no parameter that trains.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise InputError("the network has no parameter that trains: every requires_grad is off")
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -40,7 +47,8 @@ class GuardedStep(nn.Module):
 
     Attributes:
         counts: int64[4]: steps taken, non-finite steps, non-finite steps in a row, loss-scaler skips. A step whose
-            loss is finite while scaled fp16 gradients overflow is the scaler's own skip and counts apart.
+            loss is finite while scaled fp16 gradients overflow is the scaler's own skip: it counts apart, and neither
+            lengthens nor ends a row. The scale stays at 1 or above, where an overflow is no longer its own.
     """
 
     STEPS, NONFINITE, NONFINITE_RUN, SCALER_SKIPS = range(4)
@@ -92,10 +100,13 @@ class GuardedStep(nn.Module):
         self.optimizer.zero_grad(set_to_none=True)
         if self._saved:
             self._restore(self._buffers_list, self._saved, skipped)
+        nonfinite = skipped
         if self.scale_loss:
+            # A gradient that overflows although the loss is hardly scaled is not the scaler's doing.
+            nonfinite = bad_loss | (skipped & (self.scale <= 1.0))
             torch._amp_update_scale_(self.scale, self.growth_tracker, found_inf, 2.0, 0.5, 2000)
-        nonfinite = bad_loss if self.scale_loss else skipped
-        run = torch.where(nonfinite, self.counts[self.NONFINITE_RUN] + 1, 0)
+            self.scale.clamp_(min=1.0)
+        run = torch.where(nonfinite, self.counts[self.NONFINITE_RUN] + 1, self.counts[self.NONFINITE_RUN] * skipped)
         ones = torch.ones_like(run)
         self.counts.copy_(
             torch.stack(

@@ -51,8 +51,18 @@ def evaluate_model(
     Raises:
         InputError: something that the user can fix.
     """
+    for flag, value in (("--image-size", image_size), ("--batch-size", batch_size)):
+        if value is not None and value < 1:
+            raise InputError(f"{flag} {value}: must be at least 1")
+    if out is not None and not Path(out).absolute().parent.is_dir():
+        raise InputError(f"--out {out}: no such folder {Path(out).absolute().parent}")
+    if out is not None and Path(out).is_dir():
+        raise InputError(f"--out {out}: is a folder; name a file, for example preds.csv")
     path = Path(model_path)
-    folder = RunFolder(path if path.is_dir() else path.parent)
+    if not path.exists():
+        raise InputError(f"{path}: no such run folder or file of weights")
+    home = path if path.is_dir() else path.absolute().parent
+    folder = RunFolder(home.parent if home.name == "checkpoints" else home)
     weights = folder.weights if path.is_dir() else path
     if path.is_dir() and not weights.exists():
         raise InputError(f"{path}: holds no model.safetensors; name a run folder with a finished epoch, or a file")

@@ -34,7 +34,8 @@ def write_best(folder: RunFolder, model: nn.Module, line: dict[str, Any]) -> Non
 def write_samples(folder: RunFolder, trainer: Trainer) -> None:
     """Writes `samples.npz`: for each training picture how often it was offered and selected, and its last loss.
 
-    `last_loss` is the cross entropy in the last step that trained the picture, NaN if none did. Paths are bytes.
+    `selected` counts the steps that trained it; `last_loss` is its cross entropy in the last of them, NaN if there
+    was none. Paths are bytes.
     """
     catalog = trainer.dataset.train
     num = catalog.num_samples
@@ -96,7 +97,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             "selection": config.selection,
             "target": config.target if trainer.policy.name not in ("dense", "infobatch") else None,
             "activation_rate": gated.selected / gated.offered if gated.offered else None,
-            "threshold": last["threshold"] if last else None,
+            "threshold": next((e["threshold"] for e in reversed(trainer.epochs) if e["threshold"] is not None), None),
             "warmup_epochs": config.warmup_epochs,
         },
         "samples": {

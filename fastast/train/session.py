@@ -5,30 +5,29 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastast.config import TrainConfig, read_toml, resolve
+from fastast.config import TrainConfig, read_toml
 from fastast.console import Reporter, verdict
 from fastast.data import Dataset, draw_dataset, open_dataset
 from fastast.energy.meter import EnergyMeter
 from fastast.energy.nvml import open_machine as open_nvml
 from fastast.errors import InputError
 from fastast.files import cache_root
-from fastast.run import RunFolder, read_json
-from fastast.train.checkpoint import load_checkpoint, save_checkpoint
+from fastast.run import RunFolder
+from fastast.train.checkpoint import save_checkpoint
 from fastast.train.distributed import require_single_process
 from fastast.train.energy_book import EnergyBook
+from fastast.train.model import check_names
+from fastast.train.opening import Opening, open_run
 from fastast.train.results import build_summary, write_best, write_classes, write_samples
-from fastast.train.setup import complete_config, open_machine
+from fastast.train.setup import Machine, complete_config, open_machine
 from fastast.train.trainer import Stopped, Trainer
 
-# What a resumed run may change: where it stands and how it is shown, nothing that its figures depend on.
-FREE_OPTIONS = ("out", "threads", "log_every")
 DEMO_SET = {"num_classes": 12, "train_per_class": 150, "val_per_class": 30}
 
 
@@ -51,43 +50,15 @@ def train(
         InputError: something that the user can fix.
     """
     require_single_process()
-    given = {**(read_toml(toml_path) if toml_path else {}), **given}
-    checkpoint = Path(resume) if resume not in (None, "auto") else None
-    if checkpoint is not None and "out" not in given:
-        given["out"] = str(checkpoint.resolve().parent.parent)
-    out = given.get("out")
-    folder = RunFolder(out) if out else None
-    stored = None
-    if folder is not None and folder.holds_run():
-        if resume is None:
-            raise InputError(
-                f"--out {out}: holds a run already; continue it with --resume, or name another folder with --out"
-            )
-        finished = folder.finished_summary()
-        if finished is not None and checkpoint is None:
-            reporter.console.print(verdict(finished))
-            reporter.note(f"finished already: {folder.path}")
-            return 0
-        stored = read_json(folder.config)
-    config = _continue_config(stored, given) if stored else resolve(given)
-    if folder is None:
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.arch.replace(':', '.')}-{config.gate}"
-        folder = RunFolder(Path("runs") / name)
-    return _run(config, folder, checkpoint=checkpoint, resuming=stored is not None, argv=argv, reporter=reporter)
-
-
-def _continue_config(stored: dict[str, Any], given: dict[str, Any]) -> TrainConfig:
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
-    if stored.keys() - known:
-        raise InputError(f"config.json: unknown option {min(stored.keys() - known)}; written by another version")
-    changed = [name for name in given if name not in FREE_OPTIONS and given[name] != stored.get(name)]
-    if changed:
-        name = changed[0]
-        raise InputError(
-            f"--{name.replace('_', '-')} {given[name]}: the run was started with {stored.get(name)}; "
-            "leave the option out to continue, or start anew with another --out"
-        )
-    return TrainConfig(**{**stored, **given})
+    opening = open_run({**(read_toml(toml_path) if toml_path else {}), **given}, resume)
+    if opening.finished is not None:
+        try:
+            reporter.console.print(verdict(opening.finished))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{opening.folder.summary}: written by another version, or damaged") from error
+        reporter.note(f"finished already: {opening.folder.path}")
+        return 0
+    return _run(opening, argv, reporter)
 
 
 def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
@@ -112,30 +83,30 @@ def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
     )
 
 
-def _run(
-    config: TrainConfig,
-    folder: RunFolder,
-    *,
-    checkpoint: Path | None,
-    resuming: bool,
-    argv: list[str],
-    reporter: Reporter,
-) -> int:
+def _run(opening: Opening, argv: list[str], reporter: Reporter) -> int:
+    config, folder, state = opening.config, opening.folder, opening.state
+    check_names(config.arch, config.weights if state is None else "none")
+    _refuse_data_folder(config, folder)
     dataset = open_data(config, reporter)
+    if state is not None and state["fingerprint"] != dataset.fingerprint:
+        raise InputError(
+            f"{opening.checkpoint}: the data has changed since (pictures added, removed or rewritten); "
+            "restore it to continue, or start anew with another --out"
+        )
     machine = open_machine(config.device, config.precision, config.compile)
     complete_config(config, machine, dataset.train.num_samples)
-    _introduce(config, dataset, machine.precision_note, machine.compile_note, reporter)
+    _introduce(config, dataset, machine, reporter)
     with contextlib.ExitStack() as stack:
         nvml = open_nvml()
         meter = EnergyMeter(metered_devices(machine.device), machine=nvml)
-        if resuming:
-            meter.continue_csv(folder.power)
+        if state is not None and opening.checkpoint is not None:
+            meter.continue_csv(opening.checkpoint.resolve().parent.parent / folder.power.name)
         energy = EnergyBook(stack.enter_context(meter))
-        trainer = Trainer(config, machine, dataset, folder, energy, reporter)
+        trainer = Trainer(config, machine, dataset, folder, energy, reporter, continued=state is not None)
         stack.callback(trainer.close)
         folder.create()  # not before everything that can be refused has been accepted
-        if resuming and (checkpoint or folder.last.exists()):
-            _resume(trainer, folder, checkpoint or folder.last, reporter)
+        if state is not None:
+            _resume(trainer, opening, reporter)
         else:
             _start(trainer, folder, dataset)
         if meter.devices:
@@ -161,6 +132,13 @@ def _run(
     return 0
 
 
+def _refuse_data_folder(config: TrainConfig, folder: RunFolder) -> None:
+    """Nothing is ever written beside the data."""
+    places = [path for path in (config.data, config.val_dir, *(config.train_dir or "").split(",")) if path]
+    if any(folder.path.resolve() == Path(place).resolve() for place in places):
+        raise InputError(f"--out {folder.path}: is the data folder; name another, for example runs/first")
+
+
 def metered_devices(device: torch.device) -> list[int | str]:
     """The GPU that this process trains on, by UUID; none when it trains on the CPU."""
     return [f"GPU-{torch.cuda.get_device_properties(device).uuid}"] if device.type == "cuda" else []
@@ -171,9 +149,7 @@ def _write_power(meter: EnergyMeter, folder: RunFolder) -> None:
         meter.write_csv(folder.power)
 
 
-def _introduce(
-    config: TrainConfig, dataset: Dataset, precision_note: str, compile_note: str, reporter: Reporter
-) -> None:
+def _introduce(config: TrainConfig, dataset: Dataset, machine: Machine, reporter: Reporter) -> None:
     reporter.note(
         f"{dataset.train.num_samples:,} training and {dataset.val.num_samples:,} validation pictures, "
         f"{len(dataset.classes)} classes; {config.arch} at {config.image_size} px, batch {config.batch_size}"
@@ -184,7 +160,7 @@ def _introduce(
             f"quarantined {len(dataset.quarantined):,} unreadable pictures (quarantine.jsonl), "
             f"such as {first.path}: {first.reason}"
         )
-    reporter.note(f"precision {precision_note}; compile {compile_note}")
+    reporter.note(f"precision {machine.precision_note}; compile {machine.compile_note}")
 
 
 def _start(trainer: Trainer, folder: RunFolder, dataset: Dataset) -> None:
@@ -198,18 +174,15 @@ def _start(trainer: Trainer, folder: RunFolder, dataset: Dataset) -> None:
     trainer.account.quarantined = len(dataset.quarantined)
 
 
-def _resume(trainer: Trainer, folder: RunFolder, checkpoint: Path, reporter: Reporter) -> None:
-    state = load_checkpoint(checkpoint)
-    if state["fingerprint"] != trainer.dataset.fingerprint:
-        raise InputError(
-            f"{checkpoint}: the data has changed since (pictures added, removed or rewritten); "
-            "restore it to continue, or start anew with another --out"
-        )
+def _resume(trainer: Trainer, opening: Opening, reporter: Reporter) -> None:
+    state, checkpoint = opening.state, opening.checkpoint
+    assert state is not None
+    assert checkpoint is not None
     try:
         trainer.load_state_dict(state["trainer"])
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{checkpoint}: does not fit this run ({str(error).splitlines()[0]})") from error
-    folder.truncate_metrics(state["metrics_size"])
+    opening.folder.continue_from(RunFolder(checkpoint.resolve().parent.parent), state["sizes"])
     whole = trainer.account.whole
     trainer.account.resumes.append({"epoch": len(trainer.epochs) + 1, "offered": whole.offered})
     reporter.note(f"continuing after epoch {len(trainer.epochs)} ({whole.offered:,} samples offered so far)")
@@ -224,8 +197,9 @@ def _keep(trainer: Trainer, folder: RunFolder, line: dict[str, Any]) -> None:
         folder.last,
         {
             "trainer": trainer.state_dict(),
+            "config": dataclasses.asdict(trainer.config),
             "fingerprint": trainer.dataset.fingerprint,
-            "metrics_size": folder.metrics_size(),
+            "sizes": folder.log_sizes(),
         },
     )
 

@@ -34,8 +34,8 @@ class Machine:
 
     @property
     def image_dtype(self) -> torch.dtype:
-        """Type of the pictures that the feed delivers and the queue holds."""
-        return torch.float16 if self.device.type == "cuda" else torch.float32
+        """Type of the pictures that the feed delivers and the queue holds: half, but on a CPU without bf16."""
+        return torch.float16 if self.device.type == "cuda" or self.dtype != torch.float32 else torch.float32
 
 
 def open_machine(device: str = "auto", precision: str = "auto", compile: str = "off") -> Machine:

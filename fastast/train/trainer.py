@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,13 @@ class Trainer:
         folder: where the run is written.
         energy: meters the run.
         reporter: shows progress.
+        continued: a state will be loaded, so initial weights are not.
+
+    Raises:
+        InputError: the network does not fit the data, or does not compile though that was asked for.
 
     Attributes:
+        machine: as given, or without the compiler if the network turned out not to compile.
         account: counts and seconds by phase.
         epochs: epoch lines of `metrics.jsonl` so far.
         offered: int32[N], how often each training sample was offered.
@@ -67,6 +73,8 @@ class Trainer:
         folder: RunFolder,
         energy: EnergyBook,
         reporter: Reporter,
+        *,
+        continued: bool = False,
     ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
         assert config.lr is not None, "complete_config was not called"
@@ -80,12 +88,10 @@ class Trainer:
         self.planner = Planner(config, num_train)
         self.policy, self.schedule = self.planner.policy, self.planner.schedule
         self.offered = np.zeros(num_train, np.int32)
-        self.engine = Engine(config, machine, num_classes=len(dataset.classes), num_train=num_train)
+        weights = "none" if continued else config.weights
+        self.engine = self._build_engine(weights, num_train)
         for note in self.engine.notes:
             reporter.note(note)
-        if machine.compiled:
-            reporter.note("compiling (once; not counted in the run's times)")
-            self.engine.warm_up()
         common: dict[str, Any] = {
             "batch_size": self.batch_size,
             "image_size": config.image_size,
@@ -101,6 +107,23 @@ class Trainer:
         self._moments: list[Moment] = []
         self._status = self._epoch_status = Status()
         self._next_stretch = 0
+
+    def _build_engine(self, weights: str, num_train: int) -> Engine:
+        num_classes = len(self.dataset.classes)
+        engine = Engine(self.config, self.machine, weights=weights, num_classes=num_classes, num_train=num_train)
+        if not self.machine.compiled:
+            return engine
+        self.reporter.note("compiling (once; not counted in the run's times)")
+        try:
+            engine.warm_up()
+        except Exception as error:  # the compiler stack raises its own kinds, none of them a common base
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            if self.config.compile == "on":
+                raise InputError(f"--compile on: {self.config.arch} does not compile ({reason}); use off") from error
+            self.machine = replace(self.machine, compiled=False, compile_note=f"off: failed to compile ({reason})")
+            self.reporter.note(f"compile {self.machine.compile_note}")
+            return self._build_engine(weights, num_train)
+        return engine
 
     def _quarantine(self, sample_id: int, path: str, reason: str) -> None:
         self.account.quarantined += 1
@@ -128,9 +151,10 @@ class Trainer:
             for stretch in self.schedule.stretches[self._next_stretch :]:
                 self._run_stretch(stretch)
                 self._next_stretch += 1
-                self.account.total_s = before + time.monotonic() - began
                 if stretch.ends_epoch:
-                    on_epoch(self._finish_epoch(stretch))
+                    line = self._finish_epoch(stretch)
+                    self.account.total_s = before + time.monotonic() - began
+                    on_epoch(line)
         finally:
             self.account.total_s = before + time.monotonic() - began
             self.reporter.end()
@@ -184,6 +208,8 @@ class Trainer:
         counts.data_wait += self.loader.wait_s - waited
         if self.stop_signal is not None:
             raise Stopped(self.stop_signal)
+        if not len(done):
+            raise InputError("no training picture could be decoded; quarantine.jsonl says why")
         if stretch.ends_epoch:
             self.engine.memory.tick(plan.keep)
 
@@ -201,7 +227,12 @@ class Trainer:
                 f"lower --lr (now {self.peak_lr:g}) or use --precision fp32"
             )
         line = self._metrics.step_line(
-            moment, status, stretch=stretch, lr=self.engine.guard.lr, gpu_w=self.energy.meter.watts
+            moment,
+            status,
+            stretch=stretch,
+            scoring=self.policy.scores,
+            lr=self.engine.guard.lr,
+            gpu_w=self.energy.meter.watts,
         )
         if line is not None:
             self.folder.append_metrics(line)
@@ -226,6 +257,7 @@ class Trainer:
             self.account.whole,
             self._status,
             stretch=stretch,
+            scoring=self.policy.scores,
             accuracy=accuracy,
             hist=read_hist(self.engine.score_step) if stretch.phase == GATED and self.policy.scores else None,
             gpu_j=self.energy.epoch_j(),
@@ -274,6 +306,8 @@ class Trainer:
             "next_stretch": self._next_stretch,
             "offered": torch.from_numpy(self.offered),
             "bad_ids": torch.from_numpy(self.loader.bad_ids),
+            "bad_val_ids": torch.from_numpy(self.eval_loader.bad_ids),
+            "num_batches": self._metrics.num_batches,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -289,5 +323,7 @@ class Trainer:
         self._next_stretch = state["next_stretch"]
         self.offered[:] = state["offered"].numpy()
         self.loader.bad_ids[:] = state["bad_ids"].numpy()
+        self.eval_loader.bad_ids[:] = state["bad_val_ids"].numpy()
+        self._metrics.num_batches = state["num_batches"]
         self._status = self._epoch_status = self.engine.read_status()
         self._metrics.restart(self.account.whole, self._status)

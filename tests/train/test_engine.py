@@ -21,7 +21,7 @@ def engine(**changes):
     config = TrainConfig(
         arch="tests.nets:tiny", image_size=SIDE, batch_size=B, lr=0.1, target=0.5, epochs=2, device="cpu", **changes
     )
-    return Engine(config, open_machine("cpu"), num_classes=3, num_train=64)
+    return Engine(config, open_machine("cpu"), weights="none", num_classes=3, num_train=64)
 
 
 def batch(seed):

@@ -1,6 +1,7 @@
 """Networks by name, weights from files, and the scoring twin."""
 
 import os
+import re
 
 import pytest
 import safetensors.torch
@@ -143,3 +144,28 @@ def test_compile_is_off_on_cpu_and_says_why():
     assert choose_compile(torch.device("cpu"), "auto")[0] is False
     assert "CPU" in choose_compile(torch.device("cpu"), "auto")[1]
     assert choose_compile(torch.device("cpu"), "on")[0] is True
+
+
+def test_densenet_files_with_torchvisions_old_layer_names_load(tmp_path):
+    source = torchvision.models.densenet121(num_classes=3)
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", k): v for k, v in source.state_dict().items()}
+    assert any(".norm.1." in name for name in old)
+    torch.save(old, tmp_path / "w.pth")
+    model, notes = build_model("densenet121", 3, str(tmp_path / "w.pth"))
+    assert notes == []
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_auxiliary_heads_of_a_file_are_left_out(tmp_path):
+    source = torchvision.models.googlenet(num_classes=7, aux_logits=True, init_weights=False)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    model, notes = build_model("googlenet", 3, str(tmp_path / "w.pth"))
+    assert len(notes) == 1
+    assert torch.equal(model.conv1.conv.weight, source.conv1.conv.weight)
+    assert model.aux1 is None
+
+
+@pytest.mark.parametrize("arch", ["os:getcwd", ":f", "json:"])
+def test_a_function_that_makes_no_network_is_one_clear_error(arch):
+    with pytest.raises(InputError, match="module:function"):
+        build_model(arch, 2)

@@ -113,6 +113,33 @@ def test_the_loss_scale_backs_off_on_overflow_and_counts_it_apart():
         torch.testing.assert_close(a, b)
 
 
+def test_a_gradient_that_never_is_finite_counts_as_such_under_the_loss_scale_too():
+    model = nn.Linear(2, 1, bias=False)
+    guard = guarded(model, scale_loss=True)
+    before = model.weight.clone()
+    for _ in range(30):
+        guard.save_buffers()
+        guard.backward_and_step((model.weight * 0).sum().sqrt())  # value 0, gradient nan
+    steps, nonfinite, run, skips = guard.counts.tolist()
+    assert (steps, skips) == (30, 16)  # from 2^16 down to 1
+    assert nonfinite == run == 14
+    assert guard.scale.item() == 1.0
+    assert torch.equal(model.weight, before)
+
+
+def test_a_scaler_skip_neither_lengthens_nor_ends_a_row():
+    model = network()
+    guard = guarded(model, scale_loss=True)
+    inputs, labels = torch.randn(16, 6), torch.randint(0, 3, (16,))
+    step(guard, model, inputs * float("nan"), labels)
+    guard.scale.fill_(1e38)
+    step(guard, model, inputs * 1e3, labels)
+    assert guard.counts.tolist() == [2, 1, 1, 1]
+    guard.scale.fill_(1.0)
+    step(guard, model, inputs, labels)
+    assert guard.counts.tolist() == [3, 1, 0, 1]
+
+
 def test_state_round_trips():
     model = network()
     guard = guarded(model, scale_loss=True)

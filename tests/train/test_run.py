@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -17,13 +16,12 @@ from fastast.data.feed import Feed
 from fastast.energy.meter import EnergyMeter
 from fastast.gate import LaggedReader
 from fastast.run import RunFolder
-from fastast.train import session
 from fastast.train.energy_book import EnergyBook
 from fastast.train.planner import Planner
 from fastast.train.session import open_data
 from fastast.train.setup import complete_config, open_machine
 from fastast.train.trainer import Trainer
-from tests.conftest import ROOT, run_fastast
+from tests.conftest import ROOT, damaged_png, run_fastast
 from tests.sync_guard import no_sync
 
 SUMMARY_KEYS = {
@@ -267,73 +265,6 @@ def test_the_demo_draws_its_data_trains_gated_and_ends_with_a_verdict(tmp_path):
     assert summary["data"]["quarantined"] == 0
 
 
-def test_a_run_stopped_by_a_signal_resumes_to_the_same_losses(gated, pictures, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "run"
-    append, sent = RunFolder.append_metrics, []
-
-    def append_and_signal(self, line):
-        append(self, line)
-        if line["kind"] == "step" and line["epoch"] == 2 and not sent:
-            sent.append(signal.SIGTERM)
-            signal.raise_signal(signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "append_metrics", append_and_signal)
-        assert main(["train", *options(pictures, out)]) == 143
-    assert "--resume" in capsys.readouterr().out
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["stopped"] == "signal"
-    assert 240 < summary["samples"]["offered"] < 480
-    assert summary["samples"]["backward"] + summary["samples"]["leftover"] == summary["samples"]["selected"]
-    assert not [line for line in lines_of(out) if line["epoch"] > 2]
-
-    assert main(["train", "--out", str(out), "--resume"]) == 0
-    assert losses(out) == losses(gated)
-    assert (out / "model.safetensors").read_bytes() == (gated / "model.safetensors").read_bytes()
-    summary, undisturbed = (json.loads((path / "summary.json").read_text()) for path in (out, gated))
-    assert summary["samples"] == undisturbed["samples"]
-    assert summary["resumes"] == [{"epoch": 2, "offered": 240}]
-
-
-def test_a_resumed_run_must_be_the_same_run(pictures, tmp_path, monkeypatch, capsys):
-    data, out = tmp_path / "data", tmp_path / "run"
-    shutil.copytree(pictures, data)
-    keep = session._keep
-
-    def keep_and_signal(*arguments):
-        keep(*arguments)
-        signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(session, "_keep", keep_and_signal)
-        assert main(["train", *options(data, out)]) == 130
-    assert main(["train", *options(data, out, target=0.5), "--resume"]) == 2
-    assert "started with 0.3" in capsys.readouterr().err
-    shutil.copy(data / "train" / "class_0" / "0000.jpg", data / "train" / "class_0" / "more.jpg")
-    assert main(["train", *options(data, out), "--resume"]) == 2
-    assert "the data has changed" in capsys.readouterr().err
-    (data / "train" / "class_0" / "more.jpg").unlink()
-    whole = (out / "checkpoints" / "last.pt").read_bytes()
-    (out / "checkpoints" / "last.pt").write_bytes(whole[: len(whole) // 2])
-    assert main(["train", *options(data, out), "--resume"]) == 2
-    assert "last.pt: damaged" in capsys.readouterr().err
-    (out / "checkpoints" / "last.pt").write_bytes(whole)
-    assert main(["train", "--resume", str(out / "checkpoints" / "last.pt")]) == 0
-
-
-def test_an_out_that_holds_a_run_needs_a_decision(gated, pictures, capsys):
-    arguments = options(pictures, gated)
-    assert main(["train", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert "--resume" in error
-    assert "--out" in error
-    before = (gated / "metrics.jsonl").read_bytes()
-    assert main(["train", *arguments, "--resume", "auto"]) == 0
-    assert "finished already" in capsys.readouterr().out
-    assert (gated / "metrics.jsonl").read_bytes() == before
-    assert main(["train", *options(pictures, gated, target=0.5), "--resume"]) == 0  # finished: only shown
-
-
 def test_a_damaged_picture_is_quarantined_and_the_run_goes_on(pictures, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(pictures, data)
@@ -383,3 +314,40 @@ def test_nothing_in_the_loop_waits_for_the_device(pictures, tmp_path, monkeypatc
     monkeypatch.setattr(Trainer, "_run_stretch", guarded)
     arguments = options(pictures, tmp_path / "run", gate=gate, epochs=2)
     assert main(["train", *arguments, "--unbiased"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--image-size", "-5"], "--image-size -5"),
+        (["--batch-size", "0"], "--batch-size 0"),
+        (["--out", "nodir/x.csv"], "no such folder"),
+        (["--out", "."], "is a folder"),
+        (["--arch", "resnet17"], "resnet18"),
+        (["--device", "cuda"], "--device cuda"),
+        (["--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_evaluate_refuses_what_it_cannot_do_in_one_line(gated, pictures, capsys, arguments, words):
+    assert main(["evaluate", str(gated), "--data", str(pictures), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert main(["evaluate", "nowhere", "--data", str(pictures)]) == 2
+
+
+def test_evaluate_finds_the_run_around_a_checkpoint(gated, pictures, capsys):
+    assert main(["evaluate", str(gated / "checkpoints" / "best.pt"), "--data", str(pictures)]) == 0
+    assert "top-1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_of_which_nothing_decodes_ends_with_one_line(pictures, tmp_path, capsys, split):
+    data = tmp_path / "data"
+    shutil.copytree(pictures, data)
+    for picture in list((data / split).rglob("*.jpg")):
+        picture.with_suffix(".png").write_bytes(damaged_png())
+        picture.unlink()
+    assert main(["train", *options(data, tmp_path / "run")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "could be decoded" in error

@@ -1,0 +1,159 @@
+"""Stopping and continuing: the same losses, the same run, and no wrong turn."""
+
+import json
+import shutil
+import signal
+
+import pytest
+
+from fastast.cli import main
+from fastast.run import RunFolder
+from fastast.train import session
+from tests.conftest import damaged_png
+from tests.train.test_run import gated, lines_of, losses, options
+
+__all__ = ["gated"]
+
+
+def test_a_run_stopped_by_a_signal_resumes_to_the_same_losses(gated, pictures, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    append, sent = RunFolder.append_metrics, []
+
+    def append_and_signal(self, line):
+        append(self, line)
+        if line["kind"] == "step" and line["epoch"] == 2 and not sent:
+            sent.append(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append_metrics", append_and_signal)
+        assert main(["train", *options(pictures, out)]) == 143
+    assert "--resume" in capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["stopped"] == "signal"
+    assert 240 < summary["samples"]["offered"] < 480
+    assert summary["samples"]["backward"] + summary["samples"]["leftover"] == summary["samples"]["selected"]
+    assert not [line for line in lines_of(out) if line["epoch"] > 2]
+
+    assert main(["train", "--out", str(out), "--resume"]) == 0
+    assert losses(out) == losses(gated)
+    assert (out / "model.safetensors").read_bytes() == (gated / "model.safetensors").read_bytes()
+    summary, undisturbed = (json.loads((path / "summary.json").read_text()) for path in (out, gated))
+    assert summary["samples"] == undisturbed["samples"]
+    assert summary["resumes"] == [{"epoch": 2, "offered": 240}]
+
+
+def test_a_resumed_run_must_be_the_same_run(pictures, tmp_path, monkeypatch, capsys):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(pictures, data)
+    keep = session._keep
+
+    def keep_and_signal(*arguments):
+        keep(*arguments)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_keep", keep_and_signal)
+        assert main(["train", *options(data, out)]) == 130
+    assert main(["train", *options(data, out, target=0.5), "--resume"]) == 2
+    assert "started with 0.3" in capsys.readouterr().err
+    shutil.copy(data / "train" / "class_0" / "0000.jpg", data / "train" / "class_0" / "more.jpg")
+    assert main(["train", *options(data, out), "--resume"]) == 2
+    assert "the data has changed" in capsys.readouterr().err
+    (data / "train" / "class_0" / "more.jpg").unlink()
+    whole = (out / "checkpoints" / "last.pt").read_bytes()
+    (out / "checkpoints" / "last.pt").write_bytes(whole[: len(whole) // 2])
+    assert main(["train", *options(data, out), "--resume"]) == 2
+    assert "last.pt: damaged" in capsys.readouterr().err
+    (out / "checkpoints" / "last.pt").write_bytes(whole)
+    assert main(["train", "--resume", str(out / "checkpoints" / "last.pt")]) == 0
+
+
+def test_an_out_that_holds_a_run_needs_a_decision(gated, pictures, capsys):
+    arguments = options(pictures, gated)
+    assert main(["train", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "--resume" in error
+    assert "--out" in error
+    before = (gated / "metrics.jsonl").read_bytes()
+    assert main(["train", *arguments, "--resume", "auto"]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert (gated / "metrics.jsonl").read_bytes() == before
+    assert main(["train", *options(pictures, gated, target=0.5), "--resume"]) == 0  # finished: only shown
+
+
+def stopped_run(monkeypatch, data, out, **changes):
+    """A run that was interrupted right after its first checkpoint."""
+    keep = session._keep
+
+    def keep_and_signal(*arguments):
+        keep(*arguments)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_keep", keep_and_signal)
+        assert main(["train", *options(data, out, **changes)]) == 130
+
+
+def test_a_run_continues_from_another_directory_and_in_another_folder(gated, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(pictures.parent)
+    stopped_run(monkeypatch, pictures.name, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    assert main(["train", "--resume", str(last), "--out", "elsewhere"]) == 0
+    assert losses(tmp_path / "elsewhere") == losses(gated)
+    assert not (tmp_path / "run" / "samples.npz").exists() or (tmp_path / "run" / "summary.json").exists()
+    assert main(["train", "--resume", str(last), "--out", str(gated)]) == 2
+    assert main(["train", "--out", "run", "--data", str(pictures), "--resume"]) == 0
+    assert losses(tmp_path / "run") == losses(gated)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [("nosuch.pt", "no such checkpoint"), ("best.pt", "holds weights only"), ("text.pt", "damaged")],
+)
+def test_what_is_no_checkpoint_of_a_run_is_refused(gated, tmp_path, monkeypatch, capsys, checkpoint, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.pt").write_text("text")
+    shutil.copy(gated / "checkpoints" / "best.pt", tmp_path / "best.pt")
+    assert main(["train", "--resume", checkpoint]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "text.pt"]
+
+
+def test_step_lines_and_quarantine_stand_as_in_an_undisturbed_run(pictures, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    shutil.copytree(pictures, data)
+    for split in ("train", "val"):  # damage that the header scan cannot see
+        picture = data / split / "class_1" / "0003.jpg"
+        picture.with_suffix(".png").write_bytes(damaged_png())
+        picture.unlink()
+    assert main(["train", *options(data, tmp_path / "whole", log_every=4)]) == 0
+    stopped_run(monkeypatch, data, tmp_path / "parts", log_every=4)
+    assert main(["train", "--out", str(tmp_path / "parts"), "--resume"]) == 0
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    listed = [(tmp_path / run / "quarantine.jsonl").read_text() for run in ("whole", "parts")]
+    assert listed[0] == listed[1]
+    assert json.loads((tmp_path / "parts" / "summary.json").read_text())["data"]["quarantined"] == 2
+
+
+def test_logs_that_were_lost_are_not_filled_with_nothing(gated, pictures, tmp_path, monkeypatch):
+    stopped_run(monkeypatch, pictures, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").write_text("")
+    assert main(["train", "--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert [line["epoch"] for line in lines_of(tmp_path / "run") if line["kind"] == "epoch"] == [2, 3]
+
+
+def test_a_summary_of_another_version_is_one_clear_line(gated, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(gated, out)
+    (out / "summary.json").write_text('{"stopped": null}')
+    assert main(["train", "--out", str(out), "--resume"]) == 2
+    assert "another version" in capsys.readouterr().err
+
+
+def test_the_data_folder_is_no_run_folder(pictures, capsys):
+    assert main(["train", *options(pictures, pictures)]) == 2
+    assert "is the data folder" in capsys.readouterr().err
