@@ -9,6 +9,8 @@ import numpy as np
 from fastast.philox import STREAM_CROP, STREAM_FLIP, random_words, to_uniform
 
 _TRIES = 10
+# Drawn together: for a batch the generator's cost is that of the call.
+_STREAMS = np.append(STREAM_CROP + np.arange(_TRIES, dtype=np.int64), STREAM_FLIP)
 
 
 def crop_windows(
@@ -38,9 +40,8 @@ def crop_windows(
         anchors int32[B, 2] (top, left), shapes int32[B, 2] (height, width), flips int32[B] (1: mirrored).
     """
     height, width = sizes[:, :1].astype(np.float64), sizes[:, 1:].astype(np.float64)  # [B, 1]
-    tries = STREAM_CROP + np.arange(_TRIES, dtype=np.int64)
-    words = random_words(seed, epoch, ids.astype(np.int64)[:, None], tries)  # four of [B, 10]
-    area_draw, aspect_draw, top_draw, left_draw = (to_uniform(word) for word in words)
+    words = random_words(seed, epoch, ids.astype(np.int64)[:, None], _STREAMS)  # four of [B, 10 + 1]
+    area_draw, aspect_draw, top_draw, left_draw = (to_uniform(word[:, :_TRIES]) for word in words)
     area = height * width * (min_area + (1 - min_area) * area_draw)
     low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = np.exp(low + (high - low) * aspect_draw)
@@ -53,7 +54,7 @@ def crop_windows(
     first = fits.argmax(axis=1)
     drawn = tried[np.arange(len(ids)), first]
     window = np.where(fits.any(axis=1)[:, None], drawn, _centred_window(sizes, ratio)).astype(np.int32)
-    flips = (random_words(seed, epoch, ids.astype(np.int64), STREAM_FLIP)[0] & 1).astype(np.int32)
+    flips = (words[0][:, _TRIES] & 1).astype(np.int32)
     return window[:, :2].copy(), window[:, 2:].copy(), flips
 
 

@@ -105,10 +105,40 @@ class Catalog:
         digest = hashlib.sha256("\0".join(self.classes).encode("utf-8", "surrogateescape"))
         for begin in range(0, self.num_samples, 4096):
             rows = range(begin, min(begin + 4096, self.num_samples))
-            digest.update(b"\0".join(self._index.name(row) for row in rows))
+            digest.update(b"\0".join(self._name(row) for row in rows))
         digest.update(self.labels.tobytes())
-        digest.update(self._index.stamps[:, 0].tobytes())
+        digest.update(self._num_bytes().tobytes())
         return digest.hexdigest()
+
+    def _name(self, sample: int) -> bytes:
+        """Relative path of one picture."""
+        return self._index.name(sample)
+
+    def _num_bytes(self) -> np.ndarray:
+        """int64[N]: length of each encoded file."""
+        return self._index.stamps[:, 0]
+
+
+def read_whole(path: str | bytes) -> np.ndarray:
+    """Any regular file of sane length, uint8[bytes]. Blocks on no pipe, opens no device.
+
+    Raises:
+        UnreadableError: there is none.
+    """
+    try:
+        reason = refuse_kind(os.stat(path))  # before it is opened: opening a device can have effects
+        if reason is None:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                status = os.fstat(descriptor)
+                reason = refuse_kind(status)
+                if reason is None:
+                    return _read_up_to(descriptor, status.st_size)
+            finally:
+                os.close(descriptor)
+    except OSError as error:
+        raise UnreadableError(describe_error(error)) from error
+    raise UnreadableError(reason)
 
 
 def _read_up_to(descriptor: int, num_bytes: int) -> np.ndarray:

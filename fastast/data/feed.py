@@ -21,7 +21,8 @@ from nvidia.dali import Pipeline
 from PIL import Image
 
 from fastast.data.catalog import Catalog, UnreadableError
-from fastast.data.graph import build_pipeline
+from fastast.data.graph import MEAN, STD, build_pipeline
+from fastast.data.resize import MIN_SIDE, CropResizer
 
 _READERS = 4  # threads; reading waits more than it works
 _READ_CHUNK = 32  # files a thread takes at a time, so that the first batch of an epoch is read in parallel
@@ -65,6 +66,8 @@ class Feed:
         dtype: of the images, torch.float32 or torch.float16.
         prefetch: batches in DALI at once.
         num_threads: decoder threads; None: the cores that this process may use, at most 8.
+        decode: on a GPU, where pictures are decoded: gpu, cpu or auto (gpu).
+        deterministic: on a GPU, use no decoder whose bits depend on the rest of the batch.
         on_quarantine: called as `on_quarantine(id, path, reason)` in the caller's thread.
 
     Attributes:
@@ -84,6 +87,8 @@ class Feed:
         dtype: torch.dtype,
         prefetch: int,
         num_threads: int | None,
+        decode: str,
+        deterministic: bool,
         on_quarantine: OnQuarantine | None,
     ) -> None:
         self.catalog = catalog
@@ -97,7 +102,11 @@ class Feed:
         self._dtype = dtype
         self._prefetch = prefetch
         self._num_threads = num_threads or min(8, len(os.sched_getaffinity(0)))
+        self._decode, self._deterministic = decode, deterministic
         self._on_quarantine = on_quarantine
+        self._resizer: CropResizer | None = None
+        if train and device.type == "cpu" and image_size >= MIN_SIDE:
+            self._resizer = CropResizer(image_size, dtype, MEAN, STD, self._num_threads)
         self._reference = _reference_inputs(train)
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="fastast-read")
         self._reading: collections.deque[_Flight] = collections.deque()
@@ -115,6 +124,8 @@ class Feed:
         self._drain()
         self._closed, self._pass = True, None
         self._pool.shutdown(cancel_futures=True)
+        if self._resizer is not None:
+            self._resizer.close()
         del self._pipeline, self._single
 
     def _iterate(self, ids: np.ndarray, geometry: Geometry) -> Generator[Batch, None, None]:
@@ -185,7 +196,7 @@ class Feed:
         if not len(ids):
             return self._finish(self._blank(), ids)
         try:
-            pixels = self._outputs(self._pipeline)  # [n, S, S, 3]
+            pixels = self._outputs(self._pipeline, flight.inputs)  # [n, S, S, 3]
         except RuntimeError:
             return self._salvage(flight)
         if len(ids) < self._batch_size:
@@ -217,7 +228,7 @@ class Feed:
         pipeline, queue = self._single
         queue.append(inputs)
         pipeline.schedule_run()
-        return self._outputs(pipeline)
+        return self._outputs(pipeline, inputs)
 
     def _finish(self, pixels: torch.Tensor, ids: np.ndarray) -> Batch:
         """[B, S, S, 3] pixels and the ids of their first rows as a batch."""
@@ -241,15 +252,18 @@ class Feed:
         if self._on_quarantine is not None and not known:
             self._on_quarantine(sample, self.catalog.path(sample), reason)
 
-    def _outputs(self, pipeline: Pipeline) -> torch.Tensor:
-        """The next scheduled batch, as a view of DALI's memory, which lives as long as the tensor does."""
+    def _outputs(self, pipeline: Pipeline, inputs: tuple) -> torch.Tensor:
+        """The next scheduled batch, made from `inputs`; a view of DALI's memory, which lives as long as the tensor."""
         on_gpu = self._device.type == "cuda"
         # Bound to the consumer's stream, the hand-over is ordered on the GPU and the host does not wait.
         (pixels,) = pipeline.outputs(torch.cuda.current_stream(self._device) if on_gpu else None)
+        if self._resizer is not None:
+            return self._resizer(pixels, inputs[-1])
         return torch.from_dlpack(pixels.as_tensor())
 
     def _build(self, queue: collections.deque[tuple], batch_size: int, prefetch: int) -> Pipeline:
         """Builds a pipeline and runs it dry: its first `schedule_run` alone starts `prefetch` batches at once."""
+        largest = self.catalog.sizes.max(axis=0, initial=0)
         pipeline = build_pipeline(
             queue,
             train=self._train,
@@ -259,6 +273,10 @@ class Feed:
             dtype=self._dtype,
             num_threads=self._num_threads,
             prefetch=prefetch,
+            resize=self._resizer is None,
+            decode=self._decode,
+            deterministic=self._deterministic,
+            largest=(int(largest[0]), int(largest[1])),
         )
         queue.extend([self._reference] * prefetch)
         pipeline.schedule_run()

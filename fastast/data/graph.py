@@ -1,7 +1,7 @@
 """The DALI graphs: encoded bytes and a window in, normalised channels-last pixels out, on CPU or GPU.
 
-Both graphs run the same operators on either device; only the decoder's backend differs (`mixed` takes host
-bytes and leaves pixels on the GPU).
+Both graphs run the same operators on either device; only the decoder's backend differs (`mixed` takes host bytes and
+leaves pixels on the GPU). For large crops on the CPU the train graph ends at the decoded crop: see `resize.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,17 @@ from nvidia.dali import Pipeline, fn, types
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
+DECODE_MODES = ("auto", "gpu", "cpu")
+
+# Share of a batch that the JPEG engine of an A100, H100 or later decodes (DALI's default; GPUs without one ignore it).
+# What the engine makes of a picture differs in the last bits from the CUDA decoder's, and which picture goes to which
+# depends on the rest of the batch: a deterministic run does without.
+_HW_DECODER_LOAD = 0.65
+# nvJPEG's buffers for each decoder thread, bytes a pixel of the largest picture, so that none grows during a run: the
+# sizes of NVIDIA's ResNet-50 recipe (211,025,920 on the device, 140,544,512 on the host) over ImageNet's 5980 x 6430.
+_DEVICE_BYTES, _HOST_BYTES = 5.49, 3.66
+_MAX_HINT = 4096  # pixels a side that room is made for; larger pictures cost an allocation when they come
+
 _DTYPES = {torch.float32: types.DALIDataType.FLOAT, torch.float16: types.DALIDataType.FLOAT16}
 
 
@@ -29,8 +40,12 @@ def build_pipeline(
     dtype: torch.dtype,
     num_threads: int,
     prefetch: int,
+    resize: bool = True,
+    decode: str = "auto",
+    deterministic: bool = False,
+    largest: tuple[int, int] = (0, 0),
 ) -> Pipeline:
-    """Builds the train or the eval graph. The output is [B, S, S, 3] on `device`.
+    """Builds the train or the eval graph. The output is [B, S, S, 3] on `device`, or decoded crops without `resize`.
 
     Args:
         inputs: one entry is taken from its left for each scheduled batch of n <= batch_size pictures. Train:
@@ -40,12 +55,19 @@ def build_pipeline(
         dtype: torch.float32 or torch.float16.
         num_threads: decoder threads.
         prefetch: batches under way at once.
+        resize: False ends the train graph after the decoder, with uint8 crops of their own sizes; CPU only.
+        decode: on a GPU, gpu or auto: decode there; cpu: decode on the CPU and copy pixels over, which frees the GPU
+            where it, not the CPU, is the bottleneck.
+        deterministic: on a GPU, keep to decoders whose bits do not depend on the rest of the batch.
+        largest: height and width, pixels, that decoder memory on a GPU is laid out for.
 
     Raises:
-        ValueError: another dtype.
+        ValueError: another dtype or decode mode.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"dtype {dtype}: the feed makes torch.float32 or torch.float16")
+    if decode not in DECODE_MODES:
+        raise ValueError(f"decode {decode}: choose one of {', '.join(DECODE_MODES)}")
     on_gpu = device.type == "cuda"
     index = torch.cuda.current_device() if on_gpu and device.index is None else device.index
     pipeline = Pipeline(
@@ -54,28 +76,49 @@ def build_pipeline(
         device_id=index if on_gpu else None,
         prefetch_queue_depth=prefetch,
     )
-    decoder = "mixed" if on_gpu else "cpu"
+    decoder = decoder_options(decode, deterministic, largest) if on_gpu else {"device": "cpu"}
     with pipeline:
         # On the GPU a batch is handed over before its copies have run, so DALI must own the bytes.
-        flips: Any = 0
+        num_inputs = 4 if train and resize else 3
         encoded, *window = fn.external_source(
-            source=lambda: inputs.popleft(), num_outputs=4 if train else 3, batch=True, no_copy=not on_gpu
+            source=lambda: inputs.popleft()[:num_inputs], num_outputs=num_inputs, batch=True, no_copy=not on_gpu
         )
+        flips: Any = 0
+        region: dict[str, Any] = {}
         # Stored EXIF rotations are not applied: torchvision's loaders do not either.
         if train:
-            anchors, shapes, flips = window
+            anchors, shapes, *mirror = window
             pixels: Any = fn.decoders.image_slice(
-                encoded, anchors, shapes, axis_names="HW", device=decoder, adjust_orientation=False
+                encoded, anchors, shapes, axis_names="HW", adjust_orientation=False, **decoder
             )
-            pixels = fn.resize(pixels, size=[image_size, image_size], antialias=True)
+            flips = mirror[0] if mirror else 0
         else:
             begin, end = window
-            pixels = fn.decoders.image(encoded, device=decoder, adjust_orientation=False, jpeg_fancy_upsampling=True)
+            pixels = fn.decoders.image(encoded, adjust_orientation=False, jpeg_fancy_upsampling=True, **decoder)
             # Resizing just the window samples the same points as resizing all and cropping, for less work.
-            pixels = fn.resize(pixels, size=[image_size, image_size], roi_start=begin, roi_end=end, antialias=True)
-        pixels = fn.crop_mirror_normalize(
-            pixels, mirror=flips, output_layout="HWC", dtype=_DTYPES[dtype], mean=list(MEAN), std=list(STD)
-        )
+            region = {"roi_start": begin, "roi_end": end}
+        if resize:
+            if on_gpu and decode == "cpu":
+                pixels = pixels.gpu()
+            pixels = fn.resize(pixels, size=[image_size, image_size], antialias=True, **region)
+            pixels = fn.crop_mirror_normalize(
+                pixels, mirror=flips, output_layout="HWC", dtype=_DTYPES[dtype], mean=list(MEAN), std=list(STD)
+            )
         pipeline.set_outputs(pixels)
     pipeline.build()
     return pipeline
+
+
+def decoder_options(decode: str, deterministic: bool, largest: tuple[int, int]) -> dict[str, Any]:
+    """Arguments of DALI's image decoder for a run on a GPU; see `build_pipeline`."""
+    if decode == "cpu":
+        return {"device": "cpu"}
+    height, width = (min(side, _MAX_HINT) for side in largest)
+    return {
+        "device": "mixed",
+        "hw_decoder_load": 0.0 if deterministic else _HW_DECODER_LOAD,
+        "preallocate_height_hint": height,
+        "preallocate_width_hint": width,
+        "device_memory_padding": int(_DEVICE_BYTES * height * width),
+        "host_memory_padding": int(_HOST_BYTES * height * width),
+    }

@@ -114,6 +114,18 @@ def list_files(roots: Sequence[str | os.PathLike[str]]) -> FileIndex:
     )
 
 
+def stamp_files(index: FileIndex) -> None:
+    """Fills in the stamps; reads no file."""
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
+
+        def stamp_chunk(first: int) -> None:
+            rows = range(first, min(first + _CHUNK, len(index)))
+            index.stamps[rows.start : rows.stop] = [_stamp(index.path(row)) for row in rows]
+
+        for _ in pool.map(stamp_chunk, range(0, len(index), _CHUNK)):
+            pass
+
+
 def scan_files(index: FileIndex, progress: Progress | None = None) -> None:
     """Fills in stamps, sizes and reasons, from the cache where a file's size and mtime are unchanged.
 

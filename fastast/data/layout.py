@@ -13,6 +13,8 @@ import numpy as np
 
 from fastast.data.catalog import Catalog, Quarantined
 from fastast.data.index import FileIndex, Progress, is_folder, list_files, scan_files, show_path, take
+from fastast.data.pack_catalog import PackCatalog
+from fastast.data.pack_index import is_pack, read_index
 from fastast.errors import InputError
 from fastast.philox import random_words
 
@@ -47,28 +49,32 @@ def open_dataset(
     val_dir: str | os.PathLike[str] | None = None,
     val_split: float | None = None,
     seed: int = 0,
+    read: str = "auto",
     progress: Progress | None = None,
 ) -> Dataset:
-    """Finds, lists and scans a data set of class folders.
+    """Finds, lists and scans a data set: class folders, or a pack made from them.
+
+    Wherever a folder of class folders may be named, a pack may be.
 
     Args:
-        data: a folder with `train/` and `val/` (or validation, valid, test; or train.X1.. and val.X), or with
-            the class folders themselves.
+        data: a pack; or a folder with `train/` and `val/` (or validation, valid, test; or train.X1.. and val.X), or
+            with the class folders themselves.
         train_dirs: folders of class folders, merged; instead of `data`.
         val_dir: the folder of the validation class folders.
         val_split: share of each class's training pictures held out for validation, in (0, 1).
         seed: decides which pictures `val_split` takes.
+        read: how packs are read: auto, mmap or pread; see `fastast.data.pack_catalog`.
         progress: called now and then as `progress(done, total)`, in files.
 
     Raises:
         InputError: there is no such data set; the message names the thing and the remedy.
     """
     train_roots, val_roots = _find_roots(data, train_dirs, val_dir, val_split)
-    train_index = _list_split(train_roots)
-    val_index = _list_split(val_roots) if val_roots else None
-    total = len(train_index) + (len(val_index) if val_index else 0)
-    train, refused = _scan_split(train_index, progress and (lambda done, _: progress(done, total)))
-    if val_index is None:
+    train_list = _open_or_list(train_roots, "train", read)
+    val_list = _open_or_list(val_roots, "val", read) if val_roots else None
+    first, total = _num_files(train_list), _num_files(train_list) + (_num_files(val_list) if val_list else 0)
+    train, refused = _scan_split(train_list, progress and (lambda done, _: progress(done, total)))
+    if val_list is None:
         assert val_split is not None
         in_val = _pick_validation(train.labels, val_split, seed)
         train, val = train.take(np.flatnonzero(~in_val)), train.take(np.flatnonzero(in_val))
@@ -76,21 +82,23 @@ def open_dataset(
             where = show_path(train_roots[0])
             raise InputError(f"{where}: no class has two pictures, so --val-split can hold none out; add pictures")
     else:
-        first = len(train_index)
-        val, val_refused = _scan_split(val_index, progress and (lambda done, _: progress(first + done, total)))
-        _require_same_classes(train, val, train_roots, val_roots)
+        val, val_refused = _scan_split(val_list, progress and (lambda done, _: progress(first + done, total)))
+        require_same_classes(train.classes, val.classes, train_roots[0], val_roots[0])
         refused = refused + val_refused
     fingerprint = hashlib.sha256((train.digest() + val.digest()).encode()).hexdigest()[:16]
     return Dataset(train, val, train.classes, fingerprint, refused)
 
 
-def open_folder(directory: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Catalog:
+def open_folder(
+    directory: str | os.PathLike[str], classes: Sequence[str] | None = None, *, read: str = "auto"
+) -> Catalog:
     """One split for evaluation.
 
     Args:
-        directory: a folder with `val/` (or validation, valid, test), or with class folders.
+        directory: a pack; or a folder with `val/` (or validation, valid, test), or with class folders.
         classes: the label order to map to; None: the folder's own classes, sorted. Classes without pictures are
             allowed, so that a part of the classes can be evaluated.
+        read: as in `open_dataset`.
 
     Raises:
         InputError: no readable picture, or a class folder that `classes` does not name.
@@ -101,7 +109,7 @@ def open_folder(directory: str | os.PathLike[str], classes: Sequence[str] | None
     if not roots and _matching(root, names, ("train",)):
         raise InputError(f"{show_path(root)}: has train/ but no val/; name the folder that holds the class folders")
     roots = roots or [root]
-    catalog, _ = _scan_split(_list_split(roots))
+    catalog, _ = _scan_split(_open_or_list(roots, "val", read))
     if classes is None:
         return catalog
     order = {name: label for label, name in enumerate(classes)}
@@ -134,6 +142,10 @@ def _find_roots(
     if data is None:
         assert train_dirs is not None
         train_roots = [_require_folder(folder) for folder in train_dirs]
+    elif is_pack(data):
+        train_roots = [Path(data)]
+        if val_split is None and not val_roots and (Path(data) / "val.index").exists():
+            val_roots = train_roots
     else:
         root = _require_folder(data)
         names = _folder_names(root)
@@ -161,14 +173,19 @@ def _matching(root: Path, names: list[str], wanted: Sequence[str]) -> list[Path]
 def _refuse_without_train(root: Path, names: list[str]) -> None:
     """Explains a folder without train/: too high, too low, or not split yet."""
     where = show_path(root)
-    for name in sorted(names):
-        if _matching(root / name, _folder_names(root / name), ("train",)):
-            raise InputError(f"{where}: no train/ folder here; try --data {show_path(root / name)}")
-    if not names:
-        _refuse_without_classes(root)
+    _refuse_below(root, names)
     if _matching(root, names, _VAL_NAMES):
         raise InputError(f"{where}: has no train/ folder; add one, or name it with --train-dir")
     raise InputError(f"{where}: class folders but no train/ and val/; add --val-split 0.05 or --val-dir DIR")
+
+
+def _refuse_below(root: Path, names: list[str]) -> None:
+    """Refuses a folder whose data set lies one level deeper, and one without folders."""
+    for name in sorted(names):
+        if _matching(root / name, _folder_names(root / name), ("train",)):
+            raise InputError(f"{show_path(root)}: no train/ folder here; try --data {show_path(root / name)}")
+    if not names:
+        _refuse_without_classes(root)
 
 
 def _refuse_without_classes(root: Path) -> None:
@@ -205,7 +222,47 @@ def _folder_names(root: Path) -> list[str]:
 # ------------------------------------------------------------------------------------------------ what is in it
 
 
-def _list_split(roots: list[Path]) -> FileIndex:
+def find_splits(source: str | os.PathLike[str]) -> dict[str, list[Path]]:
+    """The folders that hold the class folders of each split of `source`: train and val, or train alone.
+
+    Raises:
+        InputError: there is nothing to be found.
+    """
+    root = _require_folder(source)
+    names = _folder_names(root)
+    train, val = _matching(root, names, ("train",)), _matching(root, names, _VAL_NAMES)
+    if not train:
+        _refuse_below(root, names)
+        if val:
+            raise InputError(f"{show_path(root)}: has no train/ folder; add one, or name {show_path(val[0])} itself")
+        train = [root]
+    return {"train": train, "val": val} if val else {"train": train}
+
+
+def _open_or_list(roots: list[Path], split: str, read: str) -> FileIndex | Catalog:
+    """A pack's split opened, or the files of class folders listed."""
+    packs = [root for root in roots if is_pack(root)]
+    if not packs:
+        return list_split(roots)
+    if len(roots) > 1:
+        raise InputError(f"{show_path(packs[0])}: a pack cannot be merged with other folders; pack them together")
+    index = read_index(packs[0])
+    # A pack of bare class folders holds a single split, which serves wherever it is named.
+    if split not in index.splits and len(index.splits) > 1:
+        raise InputError(f"{show_path(packs[0])}: the pack holds no {split} pictures")
+    return PackCatalog(index, split if split in index.splits else next(iter(index.splits)), read)
+
+
+def _num_files(listed: FileIndex | Catalog) -> int:
+    return listed.num_samples if isinstance(listed, Catalog) else len(listed)
+
+
+def list_split(roots: list[Path]) -> FileIndex:
+    """Lists the class folders of one split.
+
+    Raises:
+        InputError: there are none, or they lie one level deeper.
+    """
     index = list_files(roots)
     if not index.classes:
         _refuse_without_classes(roots[0])
@@ -224,8 +281,10 @@ def _refuse_wrapped_classes(roots: list[Path], index: FileIndex) -> None:
         )
 
 
-def _scan_split(index: FileIndex, progress: Progress | None = None) -> tuple[Catalog, list[Quarantined]]:
-    """Scans the files and keeps the good ones; classes without any are dropped."""
+def _scan_split(index: FileIndex | Catalog, progress: Progress | None = None) -> tuple[Catalog, list[Quarantined]]:
+    """Scans the files and keeps the good ones; classes without any are dropped. What is open already is passed on."""
+    if isinstance(index, Catalog):
+        return index, index.quarantined
     scan_files(index, progress)
     refused = [Quarantined(None, os.fsdecode(index.path(row)), index.reasons[row]) for row in sorted(index.reasons)]
     good = np.ones(len(index), bool)
@@ -251,12 +310,19 @@ def _describe_nothing(index: FileIndex, refused: list[Quarantined]) -> str:
     )
 
 
-def _require_same_classes(train: Catalog, val: Catalog, train_roots: list[Path], val_roots: list[Path]) -> None:
-    for ours, theirs, roots in ((train, val, train_roots), (val, train, val_roots)):
-        missing = sorted(set(theirs.classes) - set(ours.classes))
+def require_same_classes(
+    train: Sequence[str], val: Sequence[str], train_root: str | bytes | Path, val_root: str | bytes | Path
+) -> None:
+    """Checks that two splits have the same classes.
+
+    Raises:
+        InputError: one has a class that the other lacks.
+    """
+    for ours, theirs, root in ((train, val, train_root), (val, train, val_root)):
+        missing = sorted(set(theirs) - set(ours))
         if missing:
             raise InputError(
-                f"{show_path(roots[0])}: no readable picture of {len(missing)} classes that the other split has: "
+                f"{show_path(root)}: no readable picture of {len(missing)} classes that the other split has: "
                 f"{_some(missing)}; add pictures or remove those folders"
             )
 

@@ -27,6 +27,8 @@ class TrainLoader(Feed):
         seed: of crops and flips.
         prefetch: batches in DALI at once.
         num_threads: decoder threads; None: the cores that this process may use, at most 8.
+        decode: on a GPU, where pictures are decoded: gpu, cpu or auto (gpu).
+        deterministic: on a GPU, use no decoder whose bits depend on the rest of the batch (the JPEG engine's do).
         min_area: smallest share of a picture's area in a crop.
         on_quarantine: called as `on_quarantine(id, path, reason)`.
     """
@@ -42,6 +44,8 @@ class TrainLoader(Feed):
         seed: int,
         prefetch: int = 2,
         num_threads: int | None = None,
+        decode: str = "auto",
+        deterministic: bool = False,
         min_area: float = 0.25,
         on_quarantine: OnQuarantine | None = None,
     ) -> None:
@@ -54,6 +58,8 @@ class TrainLoader(Feed):
             dtype=dtype,
             prefetch=prefetch,
             num_threads=num_threads,
+            decode=decode,
+            deterministic=deterministic,
             on_quarantine=on_quarantine,
         )
         self._seed = seed
@@ -94,6 +100,8 @@ class EvalLoader(Feed):
         dtype: torch.dtype = torch.float32,
         prefetch: int = 2,
         num_threads: int | None = None,
+        decode: str = "auto",
+        deterministic: bool = False,
         on_quarantine: OnQuarantine | None = None,
     ) -> None:
         super().__init__(
@@ -105,6 +113,8 @@ class EvalLoader(Feed):
             dtype=dtype,
             prefetch=prefetch,
             num_threads=num_threads,
+            decode=decode,
+            deterministic=deterministic,
             on_quarantine=on_quarantine,
         )
 

@@ -1,8 +1,8 @@
-"""Whatever passes the scan may fail to decode, but never ends the process."""
+"""Whatever passes the scan may fail to decode, but never ends the process; nor does what the packer is given."""
 
 from __future__ import annotations
 
-import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +13,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    ("seed", "count"), [(1, 3000), pytest.param(2, 400_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+    "seconds", [6, pytest.param(600, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])], ids=["short", "long"]
 )
-def test_the_decoder_survives_what_the_scan_accepts(seed: int, count: int, tmp_path: Path) -> None:
+def test_nothing_ends_the_process(seconds: int, tmp_path: Path) -> None:
     current = tmp_path / "current.bin"
-    command = [sys.executable, "-m", "tests.data.fuzz", str(seed), str(count), str(current)]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.data.fuzz", str(seconds), str(current), str(seconds)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
     assert result.returncode == 0, (result.returncode, current.read_bytes().hex(), result.stderr[-2000:])
-    outcomes = ast.literal_eval(result.stdout.strip().splitlines()[-1])
-    assert outcomes["tried"] == count
-    # The mutations reach all three ends, or the test says nothing.
-    assert min(outcomes["refused"], outcomes["decoded"], outcomes["error raised"]) > count / 50, outcomes
+    outcomes = json.loads(result.stdout.splitlines()[-1])
+    print(outcomes)
+    # Each kind reaches all its ends, or the test says nothing.
+    for kind, ends in outcomes.items():
+        assert ends["tried"] >= 60, outcomes
+        reached = {"packed", "left out of a pack", "refused by the scan"}
+        if kind != "other formats":
+            reached |= {"decoded", "error raised"}
+        assert reached <= ends.keys(), outcomes

@@ -13,6 +13,7 @@ from fastast.data.catalog import UnreadableError
 from fastast.data.layout import open_folder
 from fastast.data.loader import EvalLoader, TrainLoader
 from fastast.data.order import epoch_ids
+from fastast.data.pack import run_pack
 from tests.data.pictures import cut_entropy, cut_png, encode, jpeg, picture, segments, write_tree
 
 CPU = torch.device("cpu")
@@ -27,6 +28,15 @@ def flip_bits(data: bytes, seed: int) -> bytes:
     for at in rng.integers(begin, len(data) - 2, 20):
         changed[at] ^= 1 << int(rng.integers(8))
     return bytes(changed)
+
+
+def second_frame(data: bytes, number: int) -> bytes:
+    """A progressive JPEG with its frame header once more before the scan of this number: no decoder goes on."""
+    at = -1
+    for _ in range(number + 1):
+        at = data.index(b"\xff\xda", at + 1)
+    begin, end = next((begin, end) for begin, end, marker in segments(data) if marker == 0xC2)
+    return data[:at] + data[begin:end] + data[at:]
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +89,35 @@ def test_only_the_damaged_are_lost(
         assert path == loader.catalog.path(sample)
         assert "cannot be decoded" in reason
     assert loader.num_decoded == 2 * len(alone)
+    loader.close()
+
+
+@pytest.mark.parametrize(("batch_size", "prefetch"), [(1, 1), (5, 3), (16, 1), (48, 2)])
+def test_only_the_damaged_of_a_pack_are_lost(batch_size: int, prefetch: int, tmp_path: Path) -> None:
+    """JPEGs that go wrong after their first scan, so that packing keeps them and decoding fails."""
+    tree = {f"{'ab'[i // 24]}/{i:02d}.jpg": jpeg(60 + i, 90 - i, i, progressive=True) for i in range(COUNT)}
+    run_pack(write_tree(tmp_path / "clean", tree), tmp_path / "p", say=lambda line: None)
+    loader = make(tmp_path / "p", [], batch_size=1)
+    clean = {int(batch.ids[0]): batch.images[0].clone() for batch in loader.epoch(0, np.arange(COUNT))}
+    assert len(clean) == COUNT
+    loader.close()
+    for place, sample in enumerate(DAMAGED):
+        name = f"{'ab'[sample // 24]}/{sample:02d}.jpg"
+        tree[name] = second_frame(tree[name], 1 + place)
+    run_pack(write_tree(tmp_path / "damaged", tree), tmp_path / "q", shard_size_mb=0.03, say=lambda line: None)
+    log: list[tuple[int, str, str]] = []
+    loader = make(tmp_path / "q", log, batch_size=batch_size, prefetch=prefetch)
+    assert loader.catalog.quarantined == []
+    for order in range(2):
+        ids = epoch_ids(COUNT, order, 0)
+        seen = []
+        for batch in loader.epoch(0, ids):
+            for row in range(batch.num_valid):
+                seen.append(int(batch.ids[row]))
+                assert torch.equal(batch.images[row], clean[seen[-1]])
+        assert seen == [sample for sample in ids.tolist() if sample not in DAMAGED]
+    assert sorted(sample for sample, _, _ in log) == sorted(DAMAGED)
+    assert all(".tar:" in path and "cannot be decoded" in reason for _, path, reason in log)
     loader.close()
 
 
