@@ -1,22 +1,21 @@
 """CPU time of the energy meter's thread, as a share of one core.
 
-    python benchmarks/meter_overhead.py [--seconds 20] [--hz 20]
+    python -m benchmarks.meter_overhead [--seconds 20] [--hz 20] [--out benchmarks/results/meter_overhead.json]
 
-Prints one JSON object. With an NVIDIA driver the thread reads every visible GPU; without one it reads a stand-in whose
+With an NVIDIA driver the thread reads every visible GPU; without one it reads a stand-in whose
 calls cost nothing, so the figure is then of the meter's own arithmetic and Python's call overhead only, and says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import sys
 import time
 from pathlib import Path
 
-from fastast._version import __version__
+import torch
+
+from benchmarks.common import provenance, publish
 from fastast.energy.meter import EnergyMeter
 from fastast.energy.nvml import Device, DeviceState, Machine, open_machine
 
@@ -46,9 +45,10 @@ def thread_cpu_s() -> dict[int, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--hz", type=float, default=20.0)
+    parser.add_argument("--hz", type=float, default=20.0, help="samples per second")
+    parser.add_argument("--out", help="JSON file to write")
     options = parser.parse_args()
     machine = open_machine()
     real = any(device.refusal is None for device in machine.devices)
@@ -70,28 +70,21 @@ def main() -> None:
             meter.reading()
         window_us = (time.perf_counter() - began_s) / count * 1e6
     used_s = sum(after[thread] - before[thread] for thread in after.keys() - others if thread in before)
-    result = {
-        "percent_of_one_core": 100 * used_s / elapsed_s,
-        "hz_wanted": options.hz,
-        "hz_real": reading.num_samples / reading.seconds,
-        "window_boundary_us": window_us,
-        "gpus": [device.name for device in machine.devices],
-        "driver": machine.driver,
-        "includes_driver_calls": real,
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "fastast": __version__,
-    }
-    json.dump(result, sys.stdout, indent=1)
-    print()
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+    publish(
+        {
+            **provenance(torch.device("cuda" if real and torch.cuda.is_available() else "cpu")),
+            "percent_of_one_core": 100 * used_s / elapsed_s,
+            "seconds": elapsed_s,
+            "hz_wanted": options.hz,
+            "hz_real": reading.num_samples / reading.seconds,
+            "window_boundary_us": window_us,
+            "gpus": [device.name for device in machine.devices],
+            "driver": machine.driver,
+            "includes_driver_calls": real,
+            "cores": os.cpu_count(),
+        },
+        options.out,
+    )
 
 
 if __name__ == "__main__":

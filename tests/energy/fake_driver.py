@@ -35,6 +35,17 @@ class FakeDriver:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @classmethod
+    def build(cls, folder: Path) -> FakeDriver:
+        """Compiles the fake library into a folder.
+
+        Raises:
+            FileNotFoundError: there is no C compiler.
+        """
+        library, source = folder / "libnvidia-ml.so.1", Path(__file__).with_name("fake_nvml.c")
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-o", str(library), str(source), "-lm"], check=True)
+        return cls(folder)
+
     def environment(self, *models: str, curve: str = "0:100", init: int | None = None, **extra: str) -> dict[str, str]:
         """Environment of a child with one GPU per model; second 0 of the curve is now."""
         devices = [

@@ -1,0 +1,84 @@
+"""Several runs side by side: what accuracy cost each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from fastast.report.plots import Figure, first_to_last
+from fastast.report.record import RunRecord
+from fastast.report.svg import SERIES, draw, few_ticks, label_ends, line, percent_axis, short
+
+# Longer names of runs leave no room for the figure.
+MAX_NAME = 18
+HEIGHT_PX = 260
+
+
+def final_accuracy(records: Sequence[tuple[str, RunRecord]]) -> Figure | str:
+    """Final accuracy of several runs, by name, against their counted work."""
+    points = []
+    for name, record in records:
+        units, top1 = record.number("compute", "forward_units"), record.number("accuracy", "val_top1")
+        if units is not None and top1 is not None:
+            points.append((name[:MAX_NAME], units, top1))
+    if not points:
+        return "Final top-1 against work: no finished run among these."
+
+    def paint(axes: Axes) -> None:
+        for index, (name, units, top1) in enumerate(points):
+            colour = SERIES[index % len(SERIES)]
+            axes.plot([units], [top1], "o", color=colour, markersize=7)
+            axes.annotate(name, (units, top1), xytext=(8, 0), textcoords="offset points", color=colour, va="center")
+        axes.margins(0.15)
+        _cost_axes(axes, "forward units")
+
+    told = "; ".join(f"{name} {top1:.1%} at {short(units)} forward units" for name, units, top1 in points)
+    svg = draw(paint, f"Final top-1: {told}.", height=HEIGHT_PX, names=[name for name, *_ in points])
+    caption = "Forwards of the full-size network, counted: forward 1, backward 2."
+    return Figure("Final top-1 against work", svg, caption=caption)
+
+
+def accuracy_curves(records: Sequence[tuple[str, RunRecord]], key: str, unit: str) -> Figure | str:
+    """Accuracy of several runs, by name, against the running sum of a figure of their epochs.
+
+    Args:
+        records: name and record of each run.
+        key: "seconds" or "gpu_j".
+        unit: its name on the axis.
+    """
+    curves = []
+    for name, record in records:
+        costs, top1 = (np.array([line[k] for line in record.epochs], dtype=np.float64) for k in (key, "val_top1"))
+        if len(costs) and np.isfinite(costs).all():
+            curves.append((np.cumsum(costs), top1, name[:MAX_NAME]))
+    title = f"Top-1 against {unit}"
+    if len(curves) < len(records):
+        return f"{title}: not recorded for every run."
+
+    def paint(axes: Axes) -> None:
+        ends = []
+        for index, (x, y, name) in enumerate(curves):
+            colour = SERIES[index % len(SERIES)]
+            line(axes, x, y, colour)
+            ends.append((x, y, name, colour))
+        axes.margins(y=0.12)
+        _cost_axes(axes, unit)
+        label_ends(axes, ends)
+
+    told = "; ".join(
+        f"{name} {first_to_last(y, lambda value: f'{value:.1%}')} in {short(x[-1])} {unit}" for x, y, name in curves
+    )
+    svg = draw(paint, f"{title}: {told}.", height=HEIGHT_PX, names=[name for *_, name in curves])
+    return Figure(title, svg, caption="Evaluation included.")
+
+
+def _cost_axes(axes: Axes, unit: str) -> None:
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(short))
+    axes.set_xlabel(unit)
+    few_ticks(axes)
+    percent_axis(axes)

@@ -1,0 +1,197 @@
+"""What the figures are made from, against plain twins."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastast.energy.trace import TraceRow
+from fastast.report import plots, power
+from fastast.report.page import write_report
+from fastast.report.pictures import choose
+from fastast.report.record import Samples, read_record
+from fastast.report.svg import label_ends, short, thin
+from tests.report.runs import NUM_TRAIN, write_run
+
+
+def test_trailing_mean_equals_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    x = np.cumsum(rng.integers(1, 50, 200)).astype(float)
+    y, weight = rng.uniform(0, 1, 200), rng.uniform(1, 9, 200)
+    y[rng.random(200) < 0.1] = np.nan
+    y[:3] = np.nan
+    got = plots._trailing_mean(x, y, weight, 300)
+    for i in range(200):
+        near = [j for j in range(i + 1) if x[j] > x[i] - 300 and np.isfinite(y[j])]
+        expected = np.average(y[near], weights=weight[near]) if near else np.nan
+        assert got[i] == pytest.approx(expected, nan_ok=True)
+
+
+def test_thin_keeps_means_ends_and_gaps() -> None:
+    x = np.arange(8193) / 64
+    y = np.where((x > 40) & (x < 60), np.nan, np.sin(x))
+    few_x, few_y = thin(x, y, max_points=64)
+    assert len(few_x) == 64
+    for index in range(64):
+        inside = ((x >= 2 * index) & (x < 2 * index + 2)) | ((x == 128) & (index == 63))
+        known = y[inside & np.isfinite(y)]
+        assert few_x[index] == pytest.approx(x[inside].mean())
+        assert few_y[index] == pytest.approx(known.mean() if len(known) else np.nan, nan_ok=True)
+    assert thin(x[:50], y[:50], max_points=50)[1] is not None
+    same = np.full(700, 3.0)
+    assert [len(column) for column in thin(same, same)] == [1, 1]
+
+
+def test_samples_of_a_step_line_start_anew_with_each_epoch(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", gpus=0, epochs=3)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    # A log interval that does not divide the epoch: its last line is missing.
+    kept = [line for line in lines if line["kind"] == "epoch" or line["offered"] % NUM_TRAIN]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    assert set(plots._line_samples(read_record(run))) == {320.0}
+
+
+def test_activation_tells_the_mean_and_its_target(tmp_path: Path) -> None:
+    record = read_record(write_run(tmp_path / "run", gpus=0))
+    figure = plots.activation(record)
+    assert isinstance(figure, plots.Figure)
+    gated = record.steps["activation"][record.steps.phase == "gated"][-20:]  # 6,400 samples
+    assert f"last mean {gated.mean():.2%}, target 20.00%" in figure.svg
+
+
+def test_a_target_that_moved_or_is_none_is_not_drawn(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", gpus=0, epochs=2)
+    config, summary = (json.loads((run / name).read_text()) for name in ("config.json", "summary.json"))
+    (run / "config.json").write_text(json.dumps(config | {"target_schedule": "linear"}))
+    moved = plots.activation(read_record(run))
+    assert isinstance(moved, plots.Figure)
+    assert "The target moved (linear schedule)" in moved.caption
+    (run / "config.json").write_text(json.dumps(config))
+    summary["gate"]["target"] = None
+    (run / "summary.json").write_text(json.dumps(summary))
+    none = plots.activation(read_record(run))
+    assert isinstance(none, plots.Figure)
+    for figure in (moved, none):
+        assert "Band" not in figure.caption
+        assert "target 20" not in figure.svg
+        assert "series-2" not in figure.svg
+
+
+def test_a_dense_run_has_no_gated_part(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", gpus=0, name="dense", epochs=1)
+    summary = json.loads((run / "summary.json").read_text())
+    summary["gate"] |= {"target": None, "activation_rate": None}
+    (run / "summary.json").write_text(json.dumps(summary))
+    page = write_report(run).read_text()
+    assert "A dense run has no gated part" in page
+    assert "active in the gated part" not in page
+
+
+def test_a_run_of_one_gate_says_what_it_has_not(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", gpus=0, name="random", epochs=1)
+    page = write_report(run).read_text()
+    for reason in (
+        "Activation: no step of a gated part is recorded.",
+        "Threshold: this run's gate records none.",
+        "this run scored no samples",
+        "no GPU power was recorded",
+        "savings not measured: the dense part trained for 24 s",
+    ):
+        assert reason in page.replace("&#39;", "'")
+    assert page.count('class="bar missing') + page.count('class="bar whole missing') == 2
+    assert page.count("not measured</b>") == 2
+    assert page.count('class="fill"') == 4
+
+
+def test_a_loss_is_drawn_as_a_loss(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", gpus=1, epochs=1)
+    summary = json.loads((run / "summary.json").read_text())
+    summary["energy"] |= {"savings_measured": -0.08, "savings_estimated": 0.0}
+    (run / "summary.json").write_text(json.dumps(summary))
+    page = write_report(run).read_text()
+    assert (
+        '<div class="bar loss"><span>gated part</span><span class="track"><span class="fill" style="width:8.00%">'
+        in page
+    )
+    assert "-8.00 %" in page
+    assert 'style="width:0.00%"></span></span><b>0.00 %</b>' in page  # a measured nothing is no "not measured"
+
+
+def test_stretches_are_phases_with_their_bounds() -> None:
+    phases = [(1.0, ""), (2.0, "warmup"), (3.0, "warmup"), (4.0, "eval"), (5.0, "gated")]
+    rows = [TraceRow(t_s, "GPU", 1.0, None, phase) for t_s, phase in phases]
+    assert power._stretches(rows) == [("", 0.0, 1.0), ("warmup", 1.0, 3.0), ("eval", 3.0, 4.0), ("gated", 4.0, 5.0)]
+
+
+def test_a_gap_is_not_bridged() -> None:
+    x = np.array([0, 0.1, 0.2, 5.0, 5.1])
+    broken_x, broken_y = power._broken(x, np.ones(5))
+    assert broken_x.tolist() == [0, 0.1, 0.2, 5.0, 5.0, 5.1]
+    assert np.isnan(broken_y).tolist() == [False, False, False, True, False, False]
+
+
+def test_short_numbers() -> None:
+    assert [short(value) for value in (0, 0.5, 950, 1200, 3e6, 4.25e9)] == ["0", "0.5", "950", "1.2k", "3M", "4.25G"]
+
+
+@pytest.mark.parametrize("heights", [(0.5, 0.5, 0.51, 0.99, 1.0), (0.0, 0.0, 0.01)])
+def test_labels_at_the_ends_stand_apart(heights: tuple[float, ...]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3))
+    axes = figure.subplots()
+    axes.set_ylim(0, 1)
+    x = np.arange(3.0)
+    label_ends(axes, [(x, np.full(3, height), str(i), "black") for i, height in enumerate(heights)])
+    label_ends(axes, [(x, np.full(3, np.nan), "nothing", "black")])
+    figure.draw_without_rendering()
+    boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
+    assert len(boxes) == len(heights)
+    for below, above in itertools.pairwise(boxes):
+        assert above.y0 >= below.y1 - 1
+    frame = axes.get_window_extent()
+    assert frame.y0 - 12 < boxes[0].y0 < boxes[-1].y1 < frame.y1 + 12
+
+
+def samples(selected: list[int], labels: list[int], losses: list[float]) -> Samples:
+    num = len(selected)
+    return Samples(
+        id=np.arange(num),
+        label=np.array(labels),
+        path=np.full(num, b"x"),
+        offered=np.where(np.array(selected) < 0, 0, 10),
+        selected=np.maximum(selected, 0),
+        last_loss=np.array(losses),
+    )
+
+
+def test_the_extremes_are_chosen_and_ties_go_by_loss() -> None:
+    chosen = choose(samples([5, 9, 5, 1, 5, -1], [0] * 6, [0.1, 1.0, 3.0, 1.0, np.nan, 9.0]))
+    most, least = chosen[0]
+    assert most.tolist() == [1, 2]  # 9 of 10, then 5 of 10 with the highest loss
+    assert least.tolist() == [3, 0]  # and with the lowest
+
+
+def test_each_picture_is_chosen_once_and_few_in_all() -> None:
+    rng = np.random.default_rng(0)
+    for num_classes in (1, 3, 12, 100, 1000):
+        labels = np.repeat(np.arange(num_classes), 7).tolist()
+        many = samples(rng.integers(0, 11, len(labels)).tolist(), labels, rng.uniform(size=len(labels)).tolist())
+        chosen = choose(many)
+        rows = np.concatenate([np.concatenate(sides) for sides in chosen.values()])
+        assert len(set(rows.tolist())) == len(rows) <= 96
+        assert all((many.label[np.concatenate(sides)] == label).all() for label, sides in chosen.items())
+        assert len(chosen) == min(num_classes, 24 if num_classes > 12 else 12)
+    # Of many classes those that were selected most and least are shown.
+    rate = np.array([many.selected[many.label == label].mean() for label in range(1000)])
+    assert rate.argmax() in chosen
+    assert rate.argmin() in chosen
+
+
+def test_a_class_of_one_picture_has_no_least() -> None:
+    ((most, least),) = choose(samples([3], [7], [np.nan])).values()
+    assert (most.tolist(), least.tolist()) == ([0], [])
