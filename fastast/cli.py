@@ -58,6 +58,8 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_evaluate(commands)
+    _add_report(commands)
+    _add_pack(commands)
     _add_doctor(commands)
     _add_meter(commands)
     return parser
@@ -141,6 +143,62 @@ def _evaluate(args: argparse.Namespace, argv: list[str]) -> int:
         batch_size=args.batch_size,
         device=args.device,
         reporter=Reporter(),
+    )
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="one page about a run, or about several side by side",
+        description="Writes a self-contained HTML page: accuracy, activation, the three savings, power, pictures.",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument("--out", metavar="FILE", help="the page; default report.html in the run, or comparison.html")
+    parser.set_defaults(run=_report)
+
+
+def _report(args: argparse.Namespace, argv: list[str]) -> int:
+    from fastast.report.page import run_report
+
+    return run_report(args.runs, args.out)
+
+
+def _add_pack(commands: Any) -> None:
+    parser = commands.add_parser(
+        "pack",
+        help="pack folders of pictures into tar shards that are read faster",
+        description="Packs class folders into WebDataset-style tar shards with an index; `--data` takes the result. "
+        "A pack that was interrupted is completed by the same command.",
+        epilog="examples:\n  fastast pack imagenette packed\n  fastast pack --verify packed",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SRC", help="folders as --data takes them; with --verify alone, a pack")
+    parser.add_argument("out", metavar="OUT", nargs="?", help="the folder of the pack")
+    parser.add_argument("--max-side", type=int, metavar="PX", help="re-encode larger pictures down to this longer side")
+    parser.add_argument("--thumbnails", type=int, metavar="PX", help="store a thumbnail of this side with each picture")
+    parser.add_argument("--shard-size", type=float, default=1024, metavar="MB", help="megabytes a shard (default 1024)")
+    parser.add_argument("--quality", type=int, default=95, metavar="Q", help="quality of re-encoded JPEGs (default 95)")
+    parser.add_argument("--verify", action="store_true", help="read the pack back and check all of it")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads; default the cores this process may use")
+    parser.set_defaults(run=_pack)
+
+
+def _pack(args: argparse.Namespace, argv: list[str]) -> int:
+    from fastast.console import Reporter
+    from fastast.data.pack import run_pack
+
+    reporter = Reporter()
+    return run_pack(
+        args.source,
+        args.out,
+        max_side=args.max_side,
+        thumbnails=args.thumbnails,
+        shard_size_mb=args.shard_size,
+        quality=args.quality,
+        verify=args.verify,
+        workers=args.workers,
+        progress=reporter.counter("packing"),
+        say=reporter.note,
     )
 
 

@@ -41,9 +41,9 @@ class TrainConfig:
     # What to train on
     data: str | None = option(
         None,
-        "folder with train/ and val/ class folders, or Kaggle's train.X1.. and val.X; none: the drawn demo set",
+        "folder with train/ and val/ class folders, Kaggle's train.X1.. and val.X, or a pack; none: a drawn demo set",
         kind=str,
-        metavar="DIR",
+        metavar="DIR|PACK",
     )
     train_dir: str | None = option(
         None, "training class folders, comma-separated when spread over several", kind=str, metavar="A[,B...]"
@@ -183,6 +183,21 @@ class TrainConfig:
         "torch.compile; auto: on CUDA where a probe compiles",
         kind=str,
         choices=("auto", "on", "off"),
+    )
+    decode: str = option(
+        "auto",
+        "where pictures are decoded when training on a GPU; auto: on the GPU",
+        kind=str,
+        choices=("auto", "gpu", "cpu"),
+    )
+    read: str = option(
+        "auto",
+        "how a pack is read: mmap maps it into memory, pread copies; auto: mmap on local storage only",
+        kind=str,
+        choices=("auto", "mmap", "pread"),
+    )
+    deterministic: bool = option(
+        False, "on a GPU, only use decoders and kernels that give the same bits every time", kind=bool
     )
     threads: int | None = option(
         None, "decoder threads; default the cores this process may use, at most 8", kind=int, metavar="N"

@@ -17,13 +17,23 @@ TRAIN_OPTIONS = {
     *("--target-schedule", "--explore", "--unbiased", "--clip-weights", "--proxy-size", "--proxy-bn-every", "--prune"),
     *("--gate", "--selection", "--target", "--warmup-epochs", "--anneal", "--significance"),
     *("--dense-calibration", "--price-per-kwh", "--gco2-per-kwh"),
-    *("--seed", "--device", "--precision", "--compile", "--threads", "--log-every"),
+    *(
+        "--seed",
+        "--device",
+        "--precision",
+        "--compile",
+        "--decode",
+        "--read",
+        "--deterministic",
+        "--threads",
+        "--log-every",
+    ),
 }
 
 
 def test_the_commands_and_options_are_those_that_others_script_against():
     commands = build_parser()._subparsers._group_actions[0].choices
-    assert set(commands) == {"train", "evaluate", "meter", "doctor"}
+    assert set(commands) == {"train", "evaluate", "report", "pack", "meter", "doctor"}
     options = {name for action in commands["train"]._actions for name in action.option_strings if name != "-h"}
     assert options == TRAIN_OPTIONS
 

@@ -18,6 +18,7 @@ from fastast.energy.meter import EnergyMeter
 from fastast.energy.nvml import open_machine as open_nvml
 from fastast.errors import InputError
 from fastast.files import cache_root
+from fastast.report.page import write_report
 from fastast.run import RunFolder
 from fastast.train.checkpoint import save_checkpoint
 from fastast.train.distributed import require_single_process
@@ -79,6 +80,7 @@ def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
         val_dir=config.val_dir,
         val_split=config.val_split,
         seed=config.seed,
+        read=config.read,
         progress=reporter.counter("scanning"),
     )
 
@@ -93,7 +95,7 @@ def _run(opening: Opening, argv: list[str], reporter: Reporter) -> int:
             f"{opening.checkpoint}: the data has changed since (pictures added, removed or rewritten); "
             "restore it to continue, or start anew with another --out"
         )
-    machine = open_machine(config.device, config.precision, config.compile)
+    machine = open_machine(config.device, config.precision, config.compile, deterministic=config.deterministic)
     complete_config(config, machine, dataset.train.num_samples)
     _introduce(config, dataset, machine, reporter)
     with contextlib.ExitStack() as stack:
@@ -122,13 +124,17 @@ def _run(opening: Opening, argv: list[str], reporter: Reporter) -> int:
         summary = build_summary(trainer, nvml.driver, argv, stopped="signal" if stopped else None)
         folder.write_json(folder.summary, summary)
         write_samples(folder, trainer)
+    try:
+        write_report(folder.path)
+    except (InputError, OSError) as error:  # the run itself is done and safe
+        reporter.note(f"report.html was not written: {error}")
     if stopped is not None:
         reporter.note(
             f"{stopped}; continue from the last finished epoch with: fastast train --out {folder.path} --resume"
         )
         return 128 + stopped.signum
     reporter.console.print(verdict(summary))
-    reporter.note(f"run folder: {folder.path}")
+    reporter.note(f"run folder: {folder.path} (report.html shows it)")
     return 0
 
 

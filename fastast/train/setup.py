@@ -38,8 +38,16 @@ class Machine:
         return torch.float16 if self.device.type == "cuda" or self.dtype != torch.float32 else torch.float32
 
 
-def open_machine(device: str = "auto", precision: str = "auto", compile: str = "off") -> Machine:
+def open_machine(
+    device: str = "auto", precision: str = "auto", compile: str = "off", *, deterministic: bool = False
+) -> Machine:
     """Chooses device, number format and compiler.
+
+    Args:
+        device: "auto", "cuda" or "cpu".
+        precision: "auto", "fp32", "fp16" or "bf16".
+        compile: "auto", "on" or "off".
+        deterministic: keep to CUDA kernels that give the same bits every time.
 
     Raises:
         InputError: CUDA was asked for and torch finds no usable GPU, or the format is not to be had there.
@@ -51,7 +59,8 @@ def open_machine(device: str = "auto", precision: str = "auto", compile: str = "
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     place = torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu")
     if use_cuda:
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not deterministic
+        torch.backends.cudnn.deterministic = deterministic
         torch.set_float32_matmul_precision("high")
     dtype, precision_note = choose_precision(place, precision)
     compiled, compile_note = choose_compile(place, compile)

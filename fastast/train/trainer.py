@@ -98,6 +98,8 @@ class Trainer:
             "device": machine.device,
             "dtype": machine.image_dtype,
             "num_threads": config.threads,
+            "decode": config.decode,
+            "deterministic": config.deterministic,
             "on_quarantine": self._quarantine,
         }
         self.loader = TrainLoader(dataset.train, seed=config.seed, min_area=config.min_crop, **common)

@@ -91,6 +91,8 @@ def test_the_run_folder_follows_its_contract(gated):
         "model.safetensors",
         "classes.json",
         "samples.npz",
+        "report.html",
+        "thumbs",
     }
     assert {path.name for path in (gated / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
     summary = json.loads((gated / "summary.json").read_text())
@@ -258,6 +260,7 @@ def test_the_demo_draws_its_data_trains_gated_and_ends_with_a_verdict(tmp_path):
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert f"run folder: runs/{folder.name}" in done.stdout
+    assert (folder / "report.html").stat().st_size > 10_000
     assert "savings, measured" in done.stdout
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["accuracy"]["best_val_top1"] > 0.25  # one class in twelve by chance
