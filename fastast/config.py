@@ -192,7 +192,7 @@ class TrainConfig:
     )
     read: str = option(
         "auto",
-        "how a pack is read: mmap maps it into memory, pread copies; auto: mmap on local storage only",
+        "how a pack is read: mmap maps it, pread copies; auto: mmap only on a local file system mounted read-only",
         kind=str,
         choices=("auto", "mmap", "pread"),
     )
