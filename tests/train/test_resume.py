@@ -15,6 +15,19 @@ from tests.train.test_run import gated, lines_of, losses, options
 __all__ = ["gated"]
 
 
+def stopped_run(monkeypatch, data, out, **changes):
+    """A run that was interrupted right after its first checkpoint."""
+    keep = session._keep
+
+    def keep_and_signal(*arguments):
+        keep(*arguments)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_keep", keep_and_signal)
+        assert main(["train", *options(data, out, **changes)]) == 130
+
+
 def test_a_run_stopped_by_a_signal_resumes_to_the_same_losses(gated, pictures, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     append, sent = RunFolder.append_metrics, []
@@ -46,15 +59,7 @@ def test_a_run_stopped_by_a_signal_resumes_to_the_same_losses(gated, pictures, t
 def test_a_resumed_run_must_be_the_same_run(pictures, tmp_path, monkeypatch, capsys):
     data, out = tmp_path / "data", tmp_path / "run"
     shutil.copytree(pictures, data)
-    keep = session._keep
-
-    def keep_and_signal(*arguments):
-        keep(*arguments)
-        signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(session, "_keep", keep_and_signal)
-        assert main(["train", *options(data, out)]) == 130
+    stopped_run(monkeypatch, data, out)
     assert main(["train", *options(data, out, target=0.5), "--resume"]) == 2
     assert "started with 0.3" in capsys.readouterr().err
     shutil.copy(data / "train" / "class_0" / "0000.jpg", data / "train" / "class_0" / "more.jpg")
@@ -80,19 +85,6 @@ def test_an_out_that_holds_a_run_needs_a_decision(gated, pictures, capsys):
     assert "finished already" in capsys.readouterr().out
     assert (gated / "metrics.jsonl").read_bytes() == before
     assert main(["train", *options(pictures, gated, target=0.5), "--resume"]) == 0  # finished: only shown
-
-
-def stopped_run(monkeypatch, data, out, **changes):
-    """A run that was interrupted right after its first checkpoint."""
-    keep = session._keep
-
-    def keep_and_signal(*arguments):
-        keep(*arguments)
-        signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(session, "_keep", keep_and_signal)
-        assert main(["train", *options(data, out, **changes)]) == 130
 
 
 def test_a_run_continues_from_another_directory_and_in_another_folder(gated, pictures, tmp_path, monkeypatch):
