@@ -4,7 +4,7 @@ from fastast.data.catalog import Catalog, Quarantined
 from fastast.data.drawn import draw_dataset
 from fastast.data.feed import Batch
 from fastast.data.layout import Dataset, open_dataset, open_folder
-from fastast.data.loader import EvalLoader, TrainLoader
+from fastast.data.loader import EvalLoader, ThumbnailLoader, TrainLoader
 from fastast.data.order import epoch_ids, rank_batches
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Dataset",
     "EvalLoader",
     "Quarantined",
+    "ThumbnailLoader",
     "TrainLoader",
     "draw_dataset",
     "epoch_ids",

@@ -10,8 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastast.data.folder import Folder
 from fastast.data.index import FileIndex, take
 from fastast.data.scan import describe_error, refuse_kind, scan_bytes
+from fastast.errors import InputError
+
+_NUM_WITNESSES = 8  # pictures that show whether a folder is there; the first that can be read settles it
 
 
 class Quarantined(NamedTuple):
@@ -24,6 +28,10 @@ class Quarantined(NamedTuple):
 
 class UnreadableError(Exception):
     """A picture can no longer be read or decoded; the text is the one-phrase reason."""
+
+
+class UnreachableError(UnreadableError):
+    """The system gave no bytes at all: the fault may be the picture's, or its folder's."""
 
 
 class Catalog:
@@ -44,6 +52,17 @@ class Catalog:
         self.labels = index.labels
         self.sizes = index.sizes
         self.num_samples = len(index)
+        self._folders = [Folder(root, self._witnesses(number)) for number, root in enumerate(index.roots)]
+
+    def _witnesses(self, root: int) -> list[tuple[bytes, int]]:
+        """Path and length of some pictures of a root, from all over its classes."""
+        rows = np.flatnonzero(self._index.root_of == root)
+        picked = rows[:: len(rows) // _NUM_WITNESSES + 1].tolist()
+        return [(self._index.path(row), int(self._index.stamps[row, 0])) for row in picked]
+
+    def folder(self, sample: int) -> Folder:
+        """The folder below which a picture lies."""
+        return self._folders[self._index.root_of[sample]]
 
     def path(self, sample: int) -> str:
         """Path of one picture. Bytes that are not UTF-8 become surrogates, as everywhere in Python."""
@@ -63,6 +82,7 @@ class Catalog:
         A file that changed since the scan is scanned again, and its new size in pixels is kept.
 
         Raises:
+            UnreachableError: the system refused to give it.
             UnreadableError: as `read`.
         """
         num_bytes, mtime_ns = self._index.stamps[sample].tolist()
@@ -84,12 +104,25 @@ class Catalog:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise UnreadableError(f"changed since the scan: {describe_error(error)}") from error
+            raise UnreachableError(f"changed since the scan: {describe_error(error)}") from error
         if reason is not None:
             raise UnreadableError(f"changed since the scan: {reason}")
         self.sizes[sample] = header.height, header.width
         self._index.stamps[sample] = status.st_size, status.st_mtime_ns
         return data
+
+    @property
+    def thumbnail_side(self) -> int | None:
+        """Short side of the largest stored thumbnail, pixels; None unless every picture has one (packs only)."""
+        return None
+
+    def thumbnails(self) -> Catalog:
+        """The same samples with their stored thumbnails in the place of the pictures.
+
+        Raises:
+            InputError: `thumbnail_side` is None.
+        """
+        raise InputError("scoring from thumbnails needs a thumbnail of every picture; pack with --thumbnails 64")
 
     def take(self, ids: np.ndarray) -> Catalog:
         """A catalog of some of these pictures (int64[M]), renumbered in the order given."""

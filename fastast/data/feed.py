@@ -7,29 +7,26 @@ comes padded, the picture is quarantined and never offered again.
 from __future__ import annotations
 
 import collections
-import io
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from nvidia.dali import Pipeline
-from PIL import Image
 
 from fastast.data.catalog import Catalog, UnreadableError
-from fastast.data.graph import MEAN, STD, build_pipeline
+from fastast.data.decode_share import DecodeShare
+from fastast.data.graph import MEAN, STD
+from fastast.data.lane import Lane, reference_inputs
+from fastast.data.reader import OnNote, OnWait, Read, Reader
 from fastast.data.resize import MIN_SIDE, CropResizer
 
-_READERS = 4  # threads; reading waits more than it works
-_READ_CHUNK = 32  # files a thread takes at a time, so that the first batch of an epoch is read in parallel
-_READ_AHEAD = 2  # batches read beyond those in DALI; bounds the memory held in encoded bytes
+_READ_AHEAD = 3  # batches under way beyond those in DALI; bounds the memory held in encoded bytes
 
 OnQuarantine = Callable[[int, str, str], None]
-Geometry = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
+Geometry = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 
 class Batch(NamedTuple):
@@ -47,15 +44,18 @@ class _Flight:
     """A batch on its way. Holds the encoded bytes until its pixels are out: DALI reads them in place."""
 
     ids: np.ndarray
-    reads: list[Future[list[np.ndarray | UnreadableError]]]
-    inputs: tuple = ()  # encoded, then the geometry
+    reads: list[Read]
+    lane: Lane
+    inputs: tuple = ()  # encoded, then the geometry; empty until all is read
 
 
 class Feed:
-    """Turns slices of ids into batches; the base of `TrainLoader` and `EvalLoader`.
+    """Turns slices of ids into batches; the base of the loaders.
 
-    A yielded batch stays valid for as long as it is referenced. DALI runs `prefetch` batches ahead of the caller
-    and never beyond the ids of the current pass.
+    A yielded batch stays valid for as long as it is referenced. Slices are pulled by count alone: `depth` before the
+    first batch and one before each further batch, however long reads and decodes take, so that a slice that depends
+    on what the caller has done by then is the same in every run. Reads go on in threads, and DALI runs up to
+    `prefetch` batches ahead of the caller.
 
     Args:
         catalog: the pictures.
@@ -66,12 +66,19 @@ class Feed:
         dtype: of the images, torch.float32 or torch.float16.
         prefetch: batches in DALI at once.
         num_threads: decoder threads; None: the cores that this process may use, at most 8.
-        decode: on a GPU, where pictures are decoded: gpu, cpu or auto (gpu).
-        deterministic: on a GPU, use no decoder whose bits depend on the rest of the batch.
+        decode: on a GPU, where pictures are decoded: gpu, cpu, or auto, which lets the CPU take as many of the train
+            graph's batches as it can without being waited for.
+        deterministic: on a GPU, use no decoder whose bits depend on the rest of the batch, and one kind only.
         on_quarantine: called as `on_quarantine(id, path, reason)` in the caller's thread.
+        on_wait: called about every second while reads are waited for, in the caller's thread; what it raises ends the
+            pass.
+        on_note: called as `on_note(line)` in the caller's thread when the pictures' folder is gone, and when it is
+            back; meanwhile the pass waits.
 
     Attributes:
-        wait_s: seconds the caller spent inside `next()`, in all.
+        depth: batches under way at most.
+        wait_s: seconds the caller waited inside `next()`, in all; time in the caller's own iterator of slices is not
+            counted.
         num_decoded: pictures delivered.
         bad_ids: bool[N], the quarantined ones.
     """
@@ -90,11 +97,14 @@ class Feed:
         decode: str,
         deterministic: bool,
         on_quarantine: OnQuarantine | None,
+        on_wait: OnWait | None,
+        on_note: OnNote | None,
     ) -> None:
         self.catalog = catalog
         self.wait_s = 0.0
         self.num_decoded = 0
         self.bad_ids = np.zeros(catalog.num_samples, bool)
+        self.depth = prefetch + _READ_AHEAD
         self._train = train
         self._batch_size = batch_size
         self._image_size = image_size
@@ -102,19 +112,21 @@ class Feed:
         self._dtype = dtype
         self._prefetch = prefetch
         self._num_threads = num_threads or min(8, len(os.sched_getaffinity(0)))
-        self._decode, self._deterministic = decode, deterministic
-        self._on_quarantine = on_quarantine
+        self._deterministic = deterministic
+        self._on_quarantine, self._on_wait, self._on_note = on_quarantine, on_wait, on_note
         self._resizer: CropResizer | None = None
         if train and device.type == "cpu" and image_size >= MIN_SIDE:
             self._resizer = CropResizer(image_size, dtype, MEAN, STD, self._num_threads)
-        self._reference = _reference_inputs(train)
-        self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="fastast-read")
-        self._reading: collections.deque[_Flight] = collections.deque()
-        self._flying: collections.deque[_Flight] = collections.deque()
-        self._inputs: collections.deque[tuple] = collections.deque()
-        self._pipeline = self._build(self._inputs, batch_size, prefetch)
-        self._single: tuple[Pipeline, collections.deque[tuple]] | None = None
-        self._pass: object = None  # identifies the pass that owns the queues
+        self._share = DecodeShare(
+            decode, adaptive=train and device.type == "cuda" and not deterministic, settle=self.depth
+        )
+        self._reader = Reader(catalog, on_wait, on_note)
+        self._flights: collections.deque[_Flight] = collections.deque()
+        self._lanes: dict[bool, Lane] = {}  # by whether pictures are decoded on the CPU
+        self._single: Lane | None = None
+        self._decode_on_cpu = decode == "cpu"
+        self._lane(self._decode_on_cpu)
+        self._pass: object = None  # identifies the pass that owns the flights
         self._closed = False
 
     def close(self) -> None:
@@ -123,60 +135,78 @@ class Feed:
             return
         self._drain()
         self._closed, self._pass = True, None
-        self._pool.shutdown(cancel_futures=True)
+        self._reader.close()
         if self._resizer is not None:
             self._resizer.close()
-        del self._pipeline, self._single
+        self._lanes.clear()
+        self._single = None
 
-    def _iterate(self, ids: np.ndarray, geometry: Geometry) -> Generator[Batch, None, None]:
-        """Yields one batch for each consecutive slice of `ids`."""
+    def _slices(self, ids: np.ndarray) -> Iterator[np.ndarray]:
+        return (ids[first : first + self._batch_size] for first in range(0, len(ids), self._batch_size))
+
+    def _iterate(self, slices: Iterable[np.ndarray], geometry: Geometry) -> Generator[Batch, None, None]:
+        """Yields one batch for each slice of ids."""
         if self._closed:
             raise RuntimeError("the loader was closed")
         self._drain()
+        self._share.begin_pass()
         current = self._pass = object()
-        slices = iter([ids[first : first + self._batch_size] for first in range(0, len(ids), self._batch_size)])
+        pulls = iter(slices)
         try:
             while True:
                 began = time.perf_counter()
-                if self._pass is not current:
-                    raise RuntimeError("this pass was abandoned: another began, or the loader was closed")
-                self._advance(slices, geometry)
-                if not self._flying:
+                outside_s = self._pull(pulls, current)
+                if not self._flights:
                     return
-                batch = self._collect(self._flying.popleft())
-                self._advance(slices, geometry)  # DALI works on while the caller does
-                self.wait_s += time.perf_counter() - began
+                self._launch(geometry)
+                batch = self._collect(self._flights.popleft())
+                self._launch(geometry)  # DALI works on while the caller does
+                now = time.perf_counter()
+                wait_s = now - began - outside_s
+                self.wait_s += wait_s
+                self._share.delivered(wait_s, now)
                 yield batch
         finally:
             if self._pass is current:
                 self._drain()
 
-    def _advance(self, slices: Iterator[np.ndarray], geometry: Geometry) -> None:
-        """Starts reads and decodes as far ahead as the limits allow; waits only when nothing else is under way."""
-        while True:
-            while len(self._reading) < _READ_AHEAD and (ids := next(slices, None)) is not None:
-                ids = ids[~self.bad_ids[ids]]
-                chunks = [ids[first : first + _READ_CHUNK] for first in range(0, len(ids), _READ_CHUNK)]
-                self._reading.append(_Flight(ids, [self._pool.submit(self._read, chunk) for chunk in chunks]))
-            if not self._reading or len(self._flying) == self._prefetch:
-                return
-            if self._flying and not all(read.done() for read in self._reading[0].reads):
-                return
-            self._submit(self._reading.popleft(), geometry)
+    def _pull(self, slices: Iterator[np.ndarray], current: object) -> float:
+        """Takes slices until `depth` batches are under way, and starts their reads; returns the seconds they took."""
+        outside_s = 0.0
+        self._require(current)
+        while len(self._flights) < self.depth:
+            began = time.perf_counter()
+            ids = next(slices, None)
+            outside_s += time.perf_counter() - began
+            self._require(current)  # the caller's iterator may do anything
+            if ids is None:
+                break
+            if not 0 < len(ids) <= self._batch_size:
+                raise ValueError(f"a slice of {len(ids)} ids: must be 1 to {self._batch_size}, the batch size")
+            ids = ids[~self.bad_ids[ids]]
+            self._flights.append(_Flight(ids, self._reader.start(ids), self._lane(self._share.next_on_cpu())))
+        return outside_s
 
-    def _read(self, ids: np.ndarray) -> list[np.ndarray | UnreadableError]:
-        files: list[np.ndarray | UnreadableError] = []
-        for sample in ids.tolist():
-            try:
-                files.append(self.catalog.read_one(sample))
-            except UnreadableError as error:
-                files.append(error)
-        return files
+    def _require(self, current: object) -> None:
+        if self._pass is not current:
+            raise RuntimeError("this pass was abandoned: another began, or the loader was closed")
+
+    def _launch(self, geometry: Geometry) -> None:
+        """Schedules what is read, in order within each lane; waits for reads only if nothing is ahead of them."""
+        held: list[Lane] = []
+        for place, flight in enumerate(self._flights):
+            if flight.inputs or flight.lane in held:
+                continue
+            is_read = place == 0 or all(read.done() for read in flight.reads)
+            if is_read and not flight.lane.is_full:
+                self._submit(flight, geometry)
+            else:
+                held.append(flight.lane)
 
     def _submit(self, flight: _Flight, geometry: Geometry) -> None:
         """Schedules a batch, less the pictures that could not be read."""
         encoded, good = [], np.ones(len(flight.ids), bool)
-        for row, file in enumerate(file for read in flight.reads for file in read.result()):
+        for row, file in enumerate(self._reader.take(flight.reads)):
             if isinstance(file, UnreadableError):
                 good[row] = False
                 self._quarantine(int(flight.ids[row]), str(file))
@@ -184,11 +214,9 @@ class Feed:
                 encoded.append(file)
         flight.ids = flight.ids[good]
         # Sizes only now: a file that changed since the scan was measured again when it was read.
-        flight.inputs = (encoded, *geometry(flight.ids, self.catalog.sizes[flight.ids]))
-        self._flying.append(flight)
+        flight.inputs = (encoded, *geometry(flight.ids))
         if encoded:  # DALI takes no empty batch
-            self._inputs.append(flight.inputs)
-            self._pipeline.schedule_run()
+            flight.lane.submit(flight.inputs)
 
     def _collect(self, flight: _Flight) -> Batch:
         """Waits for a scheduled batch and hands it over without a copy, unless it has to be padded."""
@@ -196,7 +224,7 @@ class Feed:
         if not len(ids):
             return self._finish(self._blank(), ids)
         try:
-            pixels = self._outputs(self._pipeline, flight.inputs)  # [n, S, S, 3]
+            pixels = self._outputs(flight.lane, flight.inputs)  # [n, S, S, 3]
         except RuntimeError:
             return self._salvage(flight)
         if len(ids) < self._batch_size:
@@ -214,7 +242,7 @@ class Feed:
             except RuntimeError:
                 # If the reference picture fails as well (out of memory, a lost GPU), the fault is not the
                 # sample's: that error goes up.
-                self._decode_one(self._reference)
+                self._decode_one(reference_inputs(self._train))
                 self._quarantine(sample, "damaged picture data: cannot be decoded; copy or download it again")
             else:
                 pixels[good.sum()].copy_(picture[0])
@@ -223,12 +251,9 @@ class Feed:
 
     def _decode_one(self, inputs: tuple) -> torch.Tensor:
         if self._single is None:
-            queue: collections.deque[tuple] = collections.deque()
-            self._single = self._build(queue, 1, 1), queue
-        pipeline, queue = self._single
-        queue.append(inputs)
-        pipeline.schedule_run()
-        return self._outputs(pipeline, inputs)
+            self._single = self._build(1, 1, on_cpu=self._decode_on_cpu)
+        self._single.submit(inputs)
+        return self._outputs(self._single, inputs)
 
     def _finish(self, pixels: torch.Tensor, ids: np.ndarray) -> Batch:
         """[B, S, S, 3] pixels and the ids of their first rows as a batch."""
@@ -252,20 +277,22 @@ class Feed:
         if self._on_quarantine is not None and not known:
             self._on_quarantine(sample, self.catalog.path(sample), reason)
 
-    def _outputs(self, pipeline: Pipeline, inputs: tuple) -> torch.Tensor:
-        """The next scheduled batch, made from `inputs`; a view of DALI's memory, which lives as long as the tensor."""
-        on_gpu = self._device.type == "cuda"
-        # Bound to the consumer's stream, the hand-over is ordered on the GPU and the host does not wait.
-        (pixels,) = pipeline.outputs(torch.cuda.current_stream(self._device) if on_gpu else None)
+    def _outputs(self, lane: Lane, inputs: tuple) -> torch.Tensor:
+        """The lane's next batch, made from `inputs`; a view of DALI's memory, which lives as long as the tensor."""
+        pixels = lane.collect(torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None)
         if self._resizer is not None:
             return self._resizer(pixels, inputs[-1])
         return torch.from_dlpack(pixels.as_tensor())
 
-    def _build(self, queue: collections.deque[tuple], batch_size: int, prefetch: int) -> Pipeline:
-        """Builds a pipeline and runs it dry: its first `schedule_run` alone starts `prefetch` batches at once."""
-        largest = self.catalog.sizes.max(axis=0, initial=0)
-        pipeline = build_pipeline(
-            queue,
+    def _lane(self, on_cpu: bool) -> Lane:
+        """The lane that decodes on the CPU, or the other; built when first needed."""
+        if on_cpu not in self._lanes:
+            self._lanes[on_cpu] = self._build(self._batch_size, self._prefetch, on_cpu=on_cpu)
+        return self._lanes[on_cpu]
+
+    def _build(self, batch_size: int, prefetch: int, *, on_cpu: bool) -> Lane:
+        height, width = self.catalog.sizes.max(axis=0, initial=0).tolist()
+        return Lane(
             train=self._train,
             batch_size=batch_size,
             image_size=self._image_size,
@@ -274,38 +301,14 @@ class Feed:
             num_threads=self._num_threads,
             prefetch=prefetch,
             resize=self._resizer is None,
-            decode=self._decode,
+            decode="cpu" if on_cpu else "gpu",
             deterministic=self._deterministic,
-            largest=(int(largest[0]), int(largest[1])),
+            largest=(height, width),
         )
-        queue.extend([self._reference] * prefetch)
-        pipeline.schedule_run()
-        while not pipeline.empty():
-            pipeline.outputs()
-        queue.clear()
-        return pipeline
 
     def _drain(self) -> None:
         """Throws away what is under way."""
-        for flight in self._reading:
-            for read in flight.reads:
-                read.cancel()
-        self._reading.clear()
-        while not self._pipeline.empty():
-            try:
-                self._pipeline.outputs()
-            except RuntimeError:
-                continue  # a damaged picture that nobody waits for any more
-        self._flying.clear()
-
-
-def _reference_inputs(train: bool) -> tuple:
-    """A picture that every sound decoder decodes, with its geometry."""
-    side = 16
-    buffer = io.BytesIO()
-    Image.new("RGB", (side, side), (90, 120, 150)).save(buffer, "JPEG")
-    encoded = [np.frombuffer(buffer.getvalue(), np.uint8)]
-    corners = np.zeros((1, 2)), np.full((1, 2), side)
-    if train:
-        return encoded, corners[0].astype(np.int32), corners[1].astype(np.int32), np.zeros(1, np.int32)
-    return encoded, corners[0].astype(np.float32), corners[1].astype(np.float32)
+        self._reader.drop()
+        for lane in self._lanes.values():
+            lane.drain()
+        self._flights.clear()  # only now: their bytes are read in place

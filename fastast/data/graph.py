@@ -16,8 +16,6 @@ from nvidia.dali import Pipeline, fn, types
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
-DECODE_MODES = ("auto", "gpu", "cpu")
-
 # Share of a batch that the JPEG engine of an A100, H100 or later decodes (DALI's default; GPUs without one ignore it).
 # What the engine makes of a picture differs in the last bits from the CUDA decoder's, and which picture goes to which
 # depends on the rest of the batch: a deterministic run does without.
@@ -41,7 +39,7 @@ def build_pipeline(
     num_threads: int,
     prefetch: int,
     resize: bool = True,
-    decode: str = "auto",
+    decode: str = "gpu",
     deterministic: bool = False,
     largest: tuple[int, int] = (0, 0),
 ) -> Pipeline:
@@ -56,18 +54,16 @@ def build_pipeline(
         num_threads: decoder threads.
         prefetch: batches under way at once.
         resize: False ends the train graph after the decoder, with uint8 crops of their own sizes; CPU only.
-        decode: on a GPU, gpu or auto: decode there; cpu: decode on the CPU and copy pixels over, which frees the GPU
-            where it, not the CPU, is the bottleneck.
+        decode: on a GPU, gpu: decode there; cpu: decode on the CPU and copy pixels over, which frees the GPU where it,
+            not the CPU, is the bottleneck.
         deterministic: on a GPU, keep to decoders whose bits do not depend on the rest of the batch.
         largest: height and width, pixels, that decoder memory on a GPU is laid out for.
 
     Raises:
-        ValueError: another dtype or decode mode.
+        ValueError: another dtype.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"dtype {dtype}: the feed makes torch.float32 or torch.float16")
-    if decode not in DECODE_MODES:
-        raise ValueError(f"decode {decode}: choose one of {', '.join(DECODE_MODES)}")
     on_gpu = device.type == "cuda"
     index = torch.cuda.current_device() if on_gpu and device.index is None else device.index
     pipeline = Pipeline(

@@ -10,19 +10,24 @@ whatever it is told to, for those who know that nobody writes there.
 
 from __future__ import annotations
 
+import copy
 import errno
 import mmap
 import os
 
 import numpy as np
 
-from fastast.data.catalog import Catalog, Quarantined, UnreadableError
+from fastast.data.catalog import Catalog, Quarantined, UnreachableError, UnreadableError
+from fastast.data.folder import Folder
 from fastast.data.index import show_path
 from fastast.data.pack_index import PackIndex, Shard
 from fastast.data.scan import scan_bytes
 from fastast.errors import InputError
 
 READ_MODES = ("auto", "mmap", "pread")
+
+_NUM_WITNESSES = 8  # shards that show whether the pack's folder is there
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 # File systems whose files are changed by this machine alone.
 _LOCAL = frozenset(["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "squashfs", "erofs", "iso9660"])
@@ -67,7 +72,7 @@ class _OpenShard:
     def __init__(self, path: str, shard: Shard, read: str) -> None:
         self.path = path
         try:
-            self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self.descriptor = os.open(path, _FLAGS)
         except OSError as error:
             remedy = (
                 "raise `ulimit -n` or pack with a larger --shard-size"
@@ -82,18 +87,31 @@ class _OpenShard:
         if read == "mmap":
             self.view = np.frombuffer(mmap.mmap(self.descriptor, shard.num_bytes, prot=mmap.PROT_READ), np.uint8)
 
+    def opened_anew(self) -> _OpenShard:
+        """The same shard, compared with the state that it was first opened in, read without a map.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        descriptor = os.open(self.path, _FLAGS)
+        other = copy.copy(self)
+        other.descriptor, other.view = descriptor, None
+        return other
+
     def state(self) -> tuple[int, int]:
         """Length in bytes and time of the last change, ns."""
         status = os.fstat(self.descriptor)
         return status.st_size, status.st_mtime_ns
 
-    def get(self, offset: int, length: int) -> np.ndarray:
-        """uint8[length], or less where the shard ends."""
-        if self.view is not None:
-            if os.fstat(self.descriptor).st_size < offset + length:
-                return self.view[:0]
-            return self.view[offset : offset + length]
-        return np.frombuffer(os.pread(self.descriptor, length, offset), np.uint8)
+    def get(self, offset: int, length: int) -> tuple[np.ndarray, bool]:
+        """uint8[length], or less where the shard ends, and whether the shard has changed since it was opened."""
+        if self.view is None:
+            data = np.frombuffer(os.pread(self.descriptor, length, offset), np.uint8)
+        elif os.fstat(self.descriptor).st_size < offset + length:
+            data = self.view[:0]
+        else:
+            data = self.view[offset : offset + length]
+        return data, self.state() != self.stamp  # after the bytes are read, so no change can slip in between
 
     def __del__(self) -> None:
         if hasattr(self, "stamp"):  # opened, though perhaps refused
@@ -118,8 +136,10 @@ class PackCatalog(Catalog):
     def __init__(self, index: PackIndex, split: str, read: str = "auto") -> None:
         part = index.splits[split]
         how = choose_read(index.root, read)
-        self._folder = os.path.abspath(index.root)
-        self._shards = [_OpenShard(os.path.join(self._folder, shard.name), shard, how) for shard in part.shards]
+        self._kind = ""  # of the fields of a record that are read: the picture's, or with thumb_ its thumbnail's
+        root = os.path.abspath(index.root)
+        self._shards = [_OpenShard(os.path.join(root, shard.name), shard, how) for shard in part.shards]
+        self._folder = Folder(root, [(shard.path, shard.stamp[0]) for shard in self._shards[:_NUM_WITNESSES]])
         self._names = part.names
         lengths = part.records["name_length"].astype(np.int64)
         self._select(part.records, np.cumsum(lengths) - lengths)
@@ -129,13 +149,18 @@ class PackCatalog(Catalog):
 
     def _select(self, records: np.ndarray, starts: np.ndarray) -> None:
         self._records, self._starts = records, starts
+        kind = self._kind
         self._scanned = np.zeros(len(records), bool)
         # Apart, since a field of a record costs microseconds to look up and a read takes few.
         self._shard_of, self._offsets, self._lengths = (
-            np.ascontiguousarray(records[field]) for field in ("shard", "offset", "length")
+            np.ascontiguousarray(records[field]) for field in ("shard", f"{kind}offset", f"{kind}length")
         )
-        self.sizes = np.stack([records["height"], records["width"]], axis=1)
+        self.sizes = np.stack([records[f"{kind}height"], records[f"{kind}width"]], axis=1)
         self.num_samples = len(records)
+
+    def folder(self, sample: int) -> Folder:
+        """The pack's folder."""
+        return self._folder
 
     def path(self, sample: int) -> str:
         """The shard, and the relative path of the file that the picture was packed from: `SHARD:class/name`."""
@@ -145,6 +170,7 @@ class PackCatalog(Catalog):
         """One encoded picture, uint8[bytes]; safe to call from several threads, not to be written to.
 
         Raises:
+            UnreachableError: the system refused to give it, and the shard when opened anew too.
             UnreadableError: the shard was cut off or overwritten, or holds no such picture.
         """
         data, changed = self._fetch(sample, int(self._offsets[sample]), int(self._lengths[sample]))
@@ -159,31 +185,35 @@ class PackCatalog(Catalog):
             self._scanned[sample] = not changed
         return data
 
-    def read_thumbnail(self, sample: int) -> np.ndarray:
-        """The encoded thumbnail of one picture, uint8[bytes].
+    @property
+    def thumbnail_side(self) -> int | None:
+        records = self._records
+        if not len(records) or not records["thumb_length"].all():
+            return None
+        return int(np.minimum(records["thumb_height"], records["thumb_width"]).max())
 
-        Raises:
-            UnreadableError: the pack has none, or as `read_one`.
-        """
-        record = self._records[sample]
-        length = int(record["thumb_length"])
-        if length == 0:
-            raise UnreadableError("the pack has no thumbnails; pack with --thumbnails")
-        data, _ = self._fetch(sample, int(record["thumb_offset"]), length)
-        data = data.copy()  # what is scanned must be what is decoded
-        header = scan_bytes(data.data)
-        if (header.height, header.width) != (record["thumb_height"], record["thumb_width"]):
-            raise UnreadableError(f"damaged in the shard: {header.reason or 'not the thumbnail of the index'}")
-        return data
+    def thumbnails(self) -> Catalog:
+        if self.thumbnail_side is None:
+            return super().thumbnails()  # refuses
+        shown = self._copy(self.labels, self.classes)
+        shown._kind = "thumb_"
+        shown._select(self._records, self._starts)
+        return shown
 
     def _fetch(self, sample: int, offset: int, length: int) -> tuple[np.ndarray, bool]:
         """Bytes of a picture's shard, and whether the shard has changed since it was opened."""
-        shard = self._shards[self._shard_of[sample]]
+        number = self._shard_of[sample]
+        shard = self._shards[number]
         try:
-            data = shard.get(offset, length)
-            changed = shard.state() != shard.stamp  # after the bytes are read, so no change can slip in between
+            try:
+                data, changed = shard.get(offset, length)
+            except OSError:
+                # A share or disk that was lost and is back leaves the old descriptor dead. It is closed when no
+                # thread holds it any more.
+                shard = self._shards[number] = shard.opened_anew()
+                data, changed = shard.get(offset, length)
         except OSError as error:
-            raise UnreadableError(f"the shard cannot be read: {error.strerror}") from error
+            raise UnreachableError(f"the shard cannot be read: {error.strerror}") from error
         if len(data) != length:
             raise UnreadableError("the shard was cut off; copy it again")
         return data, changed
@@ -208,4 +238,4 @@ class PackCatalog(Catalog):
         return self._names[start : start + int(self._records["name_length"][sample])]
 
     def _num_bytes(self) -> np.ndarray:
-        return self._records["length"].astype(np.int64)
+        return self._lengths.astype(np.int64)

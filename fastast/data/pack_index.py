@@ -203,6 +203,9 @@ def _check_records(file: Path, records: np.ndarray, shards: list[Shard], num_cla
     # Each side is below 2^31, so the product fits int64.
     _check(((height > 0) & (width > 0) & (height * width <= MAX_PIXELS)).all(), file, "a picture's size")
     has_thumb = records["thumb_length"] != 0
+    thumb_height, thumb_width = records["thumb_height"], records["thumb_width"]
+    fits = (thumb_height > 0) & (thumb_height <= height) & (thumb_width > 0) & (thumb_width <= width)
+    _check(fits[has_thumb].all(), file, "a thumbnail's size")
     begin = np.concatenate([records["offset"], records["thumb_offset"][has_thumb]])
     length = np.concatenate([records["length"], records["thumb_length"][has_thumb]]).astype(np.int64)
     of = np.concatenate([shard, shard[has_thumb]])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastast.data import feed as feed_module
+from fastast.data import lane
 from fastast.data.augment import crop_windows
 from fastast.data.catalog import Catalog
 from fastast.data.graph import MEAN, STD
@@ -126,14 +126,15 @@ def test_half_precision_is_the_rounded_float(catalog: Catalog) -> None:
 def test_full_batches_are_not_copied(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = make(catalog)
     addresses = []
-    real = loader._pipeline.outputs
+    pipeline = loader._lanes[False]._pipeline
+    real = pipeline.outputs
 
     def spy(*arguments):
         outputs = real(*arguments)
         addresses.append(outputs[0].as_tensor().data_ptr())
         return outputs
 
-    monkeypatch.setattr(loader._pipeline, "outputs", spy)
+    monkeypatch.setattr(pipeline, "outputs", spy)
     batches = list(loader.epoch(0, np.arange(COUNT)))
     assert [batch.images.data_ptr() for batch in batches[:5]] == addresses[:5]
     assert batches[5].images.data_ptr() != addresses[5]  # padded
@@ -152,13 +153,13 @@ def test_a_batch_outlives_the_ones_after_it(catalog: Catalog) -> None:
 
 def test_pipelines_are_built_once(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    real = feed_module.build_pipeline
+    real = lane.build_pipeline
 
     def spy(*arguments, **options):
         built.append(options["batch_size"])
         return real(*arguments, **options)
 
-    monkeypatch.setattr(feed_module, "build_pipeline", spy)
+    monkeypatch.setattr(lane, "build_pipeline", spy)
     loader = make(catalog)
     for epoch in range(4):
         by_id(loader, epoch, np.arange(COUNT))

@@ -218,12 +218,14 @@ def test_large_pictures_are_scaled_down_and_thumbnails_made(tmp_path: Path) -> N
     small = np.asarray(Image.open(io.BytesIO(catalog.read_one(0).tobytes())), np.float32)
     expected = np.asarray(picture(200, 300, 1).resize((100, 67), Image.Resampling.LANCZOS), np.float32)
     assert np.abs(small - expected).mean() < 4
-    thumbs = [Image.open(io.BytesIO(catalog.read_thumbnail(i).tobytes())) for i in range(3)]
+    assert catalog.thumbnail_side == 16
+    thumbs = [Image.open(io.BytesIO(data.tobytes())) for data in catalog.thumbnails().read(np.arange(3))]
     assert [thumb.size for thumb in thumbs] == [(24, 16), (27, 16), (16, 80)]
     plain = write_tree(tmp_path / "e", {"a/0.jpg": jpeg(9, 9)})
     pack(plain, tmp_path / "q")
-    with pytest.raises(Exception, match="pack with --thumbnails"):
-        open_folder(tmp_path / "q").read_thumbnail(0)  # type: ignore[attr-defined]
+    assert open_folder(tmp_path / "q").thumbnail_side is None
+    with pytest.raises(InputError, match="pack with --thumbnails"):
+        open_folder(tmp_path / "q").thumbnails()
 
 
 def test_damage_that_only_decoding_shows(tmp_path: Path) -> None:

@@ -1,0 +1,182 @@
+"""Slices that are made up while they are pulled: by count alone, whatever the reads take."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastast.data.catalog import Catalog
+from fastast.data.feed import Batch
+from fastast.data.layout import open_folder
+from fastast.data.loader import TrainLoader
+from tests.data.pictures import jpeg, write_tree
+
+CPU = torch.device("cpu")
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tree = {f"{'ab'[i % 2]}/{i:02d}.jpg": jpeg(30 + i, 90 - i, i) for i in range(COUNT)}
+    return write_tree(tmp_path_factory.mktemp("stream"), tree)
+
+
+def make(catalog: Catalog, **options: object) -> TrainLoader:
+    arguments = {"batch_size": 8, "image_size": 16, "device": CPU, "seed": 3, "num_threads": 1, **options}
+    return TrainLoader(catalog, **arguments)  # type: ignore[arg-type]
+
+
+def uneven() -> list[np.ndarray]:
+    """Every id once, in slices of 1 to 8."""
+    ids = np.random.default_rng(0).permutation(COUNT)
+    return np.split(ids, np.cumsum([3, 8, 1, 8, 5, 8, 8, 2, 7, 8]))
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return a.num_valid == b.num_valid and all(map(torch.equal, a[:4], b[:4]))
+
+
+@pytest.mark.parametrize(("prefetch", "eighths"), [(1, 0), (2, 0), (4, 0), (2, 3)])
+def test_neither_pulls_nor_pixels_depend_on_the_time_that_reads_take(
+    prefetch: int, eighths: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices = uneven()
+
+    def run(delay: float) -> tuple[list[str], list[Batch]]:
+        """What happened, in order, with reads of up to `delay` seconds."""
+        catalog = open_folder(folder)
+        real = catalog.read_one
+        rng = random.Random(delay)
+
+        def slow(sample: int) -> np.ndarray:
+            time.sleep(rng.random() * delay)
+            return real(sample)
+
+        monkeypatch.setattr(catalog, "read_one", slow)
+        loader = make(catalog, prefetch=prefetch)
+        loader._share.eighths = eighths
+        happened: list[str] = []
+        batches = []
+
+        def pulled() -> Iterator[np.ndarray]:
+            for number, part in enumerate(slices):
+                happened.append(f"slice {number}")
+                yield part
+            happened.append("end")
+
+        for number, batch in enumerate(loader.stream(0, pulled())):
+            happened.append(f"batch {number}")
+            batches.append(batch)
+        assert loader.depth == prefetch + 3
+        loader.close()
+        return happened, batches
+
+    depth = prefetch + 3
+    expected = [f"slice {number}" for number in range(depth)]
+    for number in range(len(slices)):
+        following = number + depth
+        expected += [f"batch {number}"]
+        expected += [f"slice {following}"] if following < len(slices) else ["end"] * (following == len(slices))
+    happened, clean = run(0.0)
+    assert happened == expected
+    for delay in (0.01, 0.05):
+        happened, batches = run(delay)
+        assert happened == expected
+        assert all(map(same, batches, clean))
+
+
+def test_batches_are_those_of_epoch(folder: Path) -> None:
+    catalog = open_folder(folder)
+    loader, other = make(catalog), make(catalog)
+    ids = np.concatenate(uneven())
+    parts = (ids[first : first + 8] for first in range(0, COUNT, 8))
+    assert all(same(a, b) for a, b in zip(loader.epoch(5, ids), other.stream(5, parts), strict=True))
+    assert loader.num_decoded == other.num_decoded == COUNT
+    whole = {int(batch.ids[row]): batch.images[row] for batch in loader.epoch(5, ids) for row in range(batch.num_valid)}
+    for part, batch in zip(uneven(), other.stream(5, uneven()), strict=True):
+        assert batch.ids[: batch.num_valid].tolist() == part.tolist()
+        assert not batch.images[batch.num_valid :].any()
+        assert all(torch.equal(batch.images[row], whole[sample]) for row, sample in enumerate(part.tolist()))
+    assert list(loader.stream(0, [])) == []
+    loader.close()
+    other.close()
+
+
+def test_a_slice_may_depend_on_what_the_caller_did(folder: Path) -> None:
+    """After batch k the caller still decides slice k + depth; a buffer used again does no harm."""
+    loader = make(open_folder(folder), prefetch=1)
+    decided = [[number] for number in range(loader.depth)]
+    buffer = np.zeros(1, np.int64)
+
+    def slices() -> Iterator[np.ndarray]:
+        for number in range(12):
+            buffer[:] = decided[number]
+            yield buffer
+
+    for number, batch in enumerate(loader.stream(0, slices())):
+        assert batch.ids[: batch.num_valid].tolist() == decided[number]
+        decided.append([int(batch.ids[0]) + 20])
+    assert decided[11] == [11 % loader.depth + 20 * (11 // loader.depth)]
+    loader.close()
+
+
+def test_time_in_the_slices_is_not_waiting(folder: Path) -> None:
+    loader = make(open_folder(folder))
+    list(loader.epoch(0, np.arange(COUNT)))
+    loader.wait_s = 0.0
+
+    def slices() -> Iterator[np.ndarray]:
+        for part in uneven():
+            time.sleep(0.2)
+            yield part
+
+    began = time.perf_counter()
+    list(loader.stream(0, slices()))
+    assert time.perf_counter() - began > 2
+    assert 0 < loader.wait_s < 1  # of 2 s slept, none
+    loader.close()
+
+
+@pytest.mark.parametrize("length", [0, 9])
+def test_slices_of_a_wrong_length_are_refused(length: int, folder: Path) -> None:
+    loader = make(open_folder(folder))
+    with pytest.raises(ValueError, match=f"a slice of {length} ids: must be 1 to 8"):
+        list(loader.stream(0, [np.arange(3), np.arange(length)]))
+    assert len(list(loader.epoch(0, np.arange(COUNT)))) == 8
+    loader.close()
+
+
+def test_what_the_slices_raise_goes_up_and_the_loader_goes_on(folder: Path) -> None:
+    loader = make(open_folder(folder))
+
+    def slices() -> Iterator[np.ndarray]:
+        yield from uneven()[:6]
+        raise KeyError("lost")
+
+    with pytest.raises(KeyError, match="lost"):
+        list(loader.stream(0, slices()))
+    assert sum(batch.num_valid for batch in loader.epoch(0, np.arange(COUNT))) == COUNT
+    loader.close()
+
+
+def test_a_pass_that_its_own_slices_abandon_ends(folder: Path) -> None:
+    """No slice of an old pass gets among those of the new one."""
+    loader = make(open_folder(folder))
+    inner: list[Generator[Batch, None, None]] = []
+
+    def slices() -> Iterator[np.ndarray]:
+        yield np.arange(3)
+        inner.append(loader.epoch(0, np.arange(10, 30)))
+        next(inner[0])
+        yield np.arange(5)
+
+    with pytest.raises(RuntimeError, match="abandoned"):
+        next(loader.stream(0, slices()))
+    assert [batch.ids[: batch.num_valid].tolist() for batch in inner[0]] == [list(range(18, 26)), list(range(26, 30))]
+    loader.close()
