@@ -20,6 +20,7 @@ GROUPS = {
     "arch": "the network",
     "epochs": "the schedule",
     "gate": "the gate",
+    "checkpoint_every": "stopping and continuing",
     "dense_calibration": "the ledger",
     "seed": "the machine",
 }
@@ -37,7 +38,8 @@ examples:
   fastast train --data D --arch resnet18 --image-size 64 --epochs 3 --gate forward --target 0.3
   fastast train --data D --gate dense             the baseline: every sample reaches backward
   fastast train --data D --weights imagenet --lr 0.002 --epochs 10
-  fastast train --out runs/a --resume             continue a run that was stopped
+  fastast train --out runs/a --resume             continue a run that was stopped, or killed
+  fastast train --data D --out runs/a --resume --max-time 8h50m    start or continue, and stop in time
 
 The gate decides which samples reach backward. At a target share a, `forward` (which scores every sample by a
 forward pass) costs 1 + 3a forwards per sample where dense training costs 3: at 10 % it cannot beat 2.3x.
@@ -100,6 +102,12 @@ def _add_train(commands: Any) -> None:
         metavar="auto|FILE",
         help="continue the run in --out (or start it, or show it if finished), or continue from a checkpoint file",
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        default=False,
+        help="with --resume: continue although options or pictures have changed; the summary says what",
+    )
     parser.set_defaults(run=_train)
 
 
@@ -109,7 +117,7 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
 
     options = vars(args)
     given = {f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options}
-    return train(given, toml_path=args.config, resume=args.resume, argv=argv, reporter=Reporter())
+    return train(given, toml_path=args.config, resume=args.resume, force=args.force, argv=argv, reporter=Reporter())
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -254,7 +262,11 @@ def _doctor(args: argparse.Namespace, argv: list[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0 done, 2 bad usage or input, 130/143 stopped by a signal."""
+    """Runs one command.
+
+    Returns:
+        The exit code: 0 done, 2 bad usage or input, 3 stopped at --max-time, 128 + n stopped by signal n.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     args = parser.parse_args(arguments)
@@ -283,7 +295,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(command: str, message: str) -> int:
-    print(f"fastast {command}: error: {message}", file=sys.stderr)
+    # Names and values from files may hold line breaks and terminal codes.
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    print(f"fastast {command}: error: {shown}", file=sys.stderr)
     return 2
 
 

@@ -6,28 +6,12 @@ The command line, its `--help`, TOML files and `config.json` are all made from t
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-import os
-import sys
 from dataclasses import dataclass
-from typing import Any
 
-from fastast.errors import InputError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from fastast.options import check_type, option, parse_duration, require
 
 GATES = ("dense", "random", "forward", "proxy", "memory", "infobatch")
 SIGNIFICANCE = ("loss", "loss+std", "loss+entropy", "margin", "el2n")
-
-
-def option(default: Any, doc: str, *, kind: type, metavar: str | None = None, choices: tuple = ()) -> Any:
-    """A config field: its default, its one line of doc, and what the command line needs to parse it."""
-    metadata = {"doc": doc, "kind": kind, "metavar": metavar, "choices": choices}
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -136,9 +120,15 @@ class TrainConfig:
     )
     proxy_size: int | None = option(
         None,
-        "side of the pictures that the proxy gate scores, pixels; default half of --image-size",
+        "side of the pictures that proxy scores, pixels; default half of --image-size, at most the thumbnails'",
         kind=int,
         metavar="PX",
+    )
+    proxy_arch: str | None = option(
+        None,
+        "network of its own that scores for the proxy gate: tiny, or as --arch; default the trained one",
+        kind=str,
+        metavar="NAME",
     )
     proxy_bn_every: int = option(
         50, "score steps between refreshes of the proxy's batch statistics", kind=int, metavar="N"
@@ -154,6 +144,23 @@ class TrainConfig:
     )
     anneal: float = option(0.0, "dense epochs at the end of the run (fractions allowed)", kind=float, metavar="N")
     significance: str = option("loss+std", "the per-sample score", kind=str, choices=SIGNIFICANCE)
+
+    # Stopping and continuing
+    checkpoint_every: float = option(
+        10.0,
+        "minutes between checkpoints within an epoch (fractions allowed); 0: at epoch ends only",
+        kind=float,
+        metavar="MINUTES",
+    )
+    max_time: str | None = option(
+        None, "stop with a checkpoint after this long, for example 8h50m, 45m or 90s", kind=str, metavar="TIME"
+    )
+    stall_timeout: float = option(
+        1800.0,
+        "seconds without a finished batch after which the run ends with a dump of its stacks; 0: never",
+        kind=float,
+        metavar="S",
+    )
 
     # The ledger
     dense_calibration: int = option(
@@ -180,9 +187,9 @@ class TrainConfig:
     )
     compile: str = option(
         "auto",
-        "torch.compile; auto: on CUDA where a probe compiles",
+        "torch.compile; auto: on CUDA where a probe compiles; reduce-overhead: on, and with CUDA graphs",
         kind=str,
-        choices=("auto", "on", "off"),
+        choices=("auto", "on", "off", "reduce-overhead"),
     )
     decode: str = option(
         "auto",
@@ -206,137 +213,66 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_type(field, self)
-        _require(0 < self.target <= 1, f"--target {self.target:g}: must be in (0, 1], for example 0.1")
-        _require(self.epochs > 0, f"--epochs {self.epochs:g}: must be above 0, for example 10")
-        _require(self.warmup_epochs >= 0, f"--warmup-epochs {self.warmup_epochs:g}: must be 0 or more")
-        _require(self.anneal >= 0, f"--anneal {self.anneal:g}: must be 0 or more")
-        _require(
+            check_type(field, self)
+        require(0 < self.target <= 1, f"--target {self.target:g}: must be in (0, 1], for example 0.1")
+        require(self.epochs > 0, f"--epochs {self.epochs:g}: must be above 0, for example 10")
+        require(self.warmup_epochs >= 0, f"--warmup-epochs {self.warmup_epochs:g}: must be 0 or more")
+        require(self.anneal >= 0, f"--anneal {self.anneal:g}: must be 0 or more")
+        require(
             self.gate == "dense" or self.warmup_epochs + self.anneal <= self.epochs + 1e-9,
             f"--warmup-epochs {self.warmup_epochs:g} and --anneal {self.anneal:g}: take more than "
             f"--epochs {self.epochs:g} has; shorten them, for example --warmup-epochs 0",
         )
-        _require(
+        require(
             0 <= self.explore < self.target,
             f"--explore {self.explore:g}: must be 0 or more and below --target {self.target:g}",
         )
-        _require(
+        require(
             self.clip_weights is None or self.clip_weights >= 1,
             f"--clip-weights {self.clip_weights}: must be 1 or more, for example 5",
         )
-        _require(
+        require(
             not (self.unbiased and self.selection == "hard"),
             "--unbiased needs --selection soft: under the hard rule a sample's probability is 0 or 1",
         )
-        _require(
+        require(
             self.proxy_size is None or 8 <= self.proxy_size <= self.image_size,
             f"--proxy-size {self.proxy_size}: must be between 8 and --image-size {self.image_size}",
         )
-        _require(self.proxy_bn_every >= 1, f"--proxy-bn-every {self.proxy_bn_every}: must be at least 1")
-        _require(0 <= self.prune < 1, f"--prune {self.prune:g}: must be in [0, 1), for example 0.5")
-        _require(self.image_size >= 16, f"--image-size {self.image_size}: must be at least 16 pixels")
-        _require(
+        require(self.proxy_bn_every >= 1, f"--proxy-bn-every {self.proxy_bn_every}: must be at least 1")
+        require(0 <= self.prune < 1, f"--prune {self.prune:g}: must be in [0, 1), for example 0.5")
+        require(self.image_size >= 16, f"--image-size {self.image_size}: must be at least 16 pixels")
+        require(
             self.batch_size is None or self.batch_size >= 2,
             f"--batch-size {self.batch_size}: must be at least 2 (batch normalisation needs two samples)",
         )
-        _require(self.lr is None or self.lr > 0, f"--lr {self.lr}: must be above 0, for example 0.1")
-        _require(0 <= self.lr_warmup < 1, f"--lr-warmup {self.lr_warmup:g}: must be in [0, 1)")
-        _require(0 < self.momentum < 1, f"--momentum {self.momentum:g}: must be in (0, 1), for example 0.9")
-        _require(self.weight_decay >= 0, f"--weight-decay {self.weight_decay:g}: must be 0 or more")
-        _require(0 <= self.label_smoothing < 1, f"--label-smoothing {self.label_smoothing:g}: must be in [0, 1)")
-        _require(0 < self.min_crop <= 1, f"--min-crop {self.min_crop:g}: must be in (0, 1], for example 0.25")
-        _require(
+        require(self.lr is None or self.lr > 0, f"--lr {self.lr}: must be above 0, for example 0.1")
+        require(0 <= self.lr_warmup < 1, f"--lr-warmup {self.lr_warmup:g}: must be in [0, 1)")
+        require(0 < self.momentum < 1, f"--momentum {self.momentum:g}: must be in (0, 1), for example 0.9")
+        require(self.weight_decay >= 0, f"--weight-decay {self.weight_decay:g}: must be 0 or more")
+        require(0 <= self.label_smoothing < 1, f"--label-smoothing {self.label_smoothing:g}: must be in [0, 1)")
+        require(0 < self.min_crop <= 1, f"--min-crop {self.min_crop:g}: must be in (0, 1], for example 0.25")
+        require(
             self.val_split is None or 0 < self.val_split < 1,
             f"--val-split {self.val_split}: must be in (0, 1), for example 0.05",
         )
-        _require(self.dense_calibration >= 0, f"--dense-calibration {self.dense_calibration}: must be 0 or more steps")
+        require(self.checkpoint_every >= 0, f"--checkpoint-every {self.checkpoint_every:g}: must be 0 or more minutes")
+        require(self.stall_timeout >= 0, f"--stall-timeout {self.stall_timeout:g}: must be 0 or more seconds")
+        if self.max_time is not None:
+            parse_duration(self.max_time, "--max-time")
+        require(self.dense_calibration >= 0, f"--dense-calibration {self.dense_calibration}: must be 0 or more steps")
         for name in ("price_per_kwh", "gco2_per_kwh"):
             value = getattr(self, name)
-            _require(value is None or value >= 0, f"--{name.replace('_', '-')} {value}: must be 0 or more")
-        _require(0 <= self.seed < 2**63, f"--seed {self.seed}: must be 0 or more, and below 2^63")
-        _require(self.threads is None or self.threads >= 1, f"--threads {self.threads}: must be at least 1")
-        _require(self.log_every >= 1, f"--log-every {self.log_every}: must be at least 1")
-        _require(
+            require(value is None or value >= 0, f"--{name.replace('_', '-')} {value}: must be 0 or more")
+        require(0 <= self.seed < 2**63, f"--seed {self.seed}: must be 0 or more, and below 2^63")
+        require(self.threads is None or self.threads >= 1, f"--threads {self.threads}: must be at least 1")
+        require(self.log_every >= 1, f"--log-every {self.log_every}: must be at least 1")
+        require(
             not (self.data and (self.train_dir or self.val_dir)),
             "--data and --train-dir/--val-dir both given: --data finds both splits by itself, so leave one out",
         )
-        _require(
-            not (self.val_dir and not self.train_dir), "--val-dir needs --train-dir: name the training folders too"
-        )
-        _require(
+        require(not (self.val_dir and not self.train_dir), "--val-dir needs --train-dir: name the training folders too")
+        require(
             not (self.val_dir and self.val_split),
             "--val-dir and --val-split both given: leave out --val-split to use the folder",
         )
-
-
-# A drawn data set needs a small network and few passes: under 3 minutes on 2 CPU cores.
-DEMO_DEFAULTS: dict[str, Any] = {
-    "arch": "resnet18",
-    "image_size": 64,
-    "epochs": 4.0,
-    "batch_size": 32,
-    "lr": 0.02,
-    "target": 0.3,
-}
-
-
-def resolve(given: dict[str, Any]) -> TrainConfig:
-    """Makes the config of a run: the defaults, then the demo's where no data is named, then `given`.
-
-    Args:
-        given: the options that the user chose, by field name.
-
-    Raises:
-        InputError: a wrong type or a value out of range.
-    """
-    names_data = any(given.get(name) for name in ("data", "train_dir", "val_dir"))
-    return TrainConfig(**{**({} if names_data else DEMO_DEFAULTS), **given})
-
-
-def read_toml(path: str) -> dict[str, Any]:
-    """Reads options from a TOML file; keys may use `-` or `_`.
-
-    Raises:
-        InputError: the file is missing or is not TOML, or a key is no option.
-    """
-    try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file)
-    except OSError as error:
-        raise InputError(f"--config {path}: {os.strerror(error.errno or 0)}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path}: not valid TOML: {error}") from error
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
-    options = {}
-    for key, value in table.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else "; `fastast train --help` lists them"
-            raise InputError(f"--config {path}: unknown option {key!r}{hint}")
-        options[name] = value
-    return options
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise InputError(message)
-
-
-def _check_type(field: dataclasses.Field, config: TrainConfig) -> None:
-    """Values from a file come with any type: each must be of its field's kind (an int serves as a float)."""
-    value, kind = getattr(config, field.name), field.metadata["kind"]
-    flag = "--" + field.name.replace("_", "-")
-    if value is None:
-        if field.default is not None:
-            raise InputError(f"{flag}: needs a value")
-        return
-    if kind is float and type(value) is int:
-        setattr(config, field.name, float(value))
-    elif type(value) is not kind:
-        raise InputError(f"{flag} {value!r}: expected {kind.__name__}, got {type(value).__name__}")
-    if kind is float and not math.isfinite(value):
-        raise InputError(f"{flag} {value}: must be a finite number")
-    choices = field.metadata["choices"]
-    if choices and value not in choices:
-        raise InputError(f"{flag} {value}: choose from {', '.join(choices)}")

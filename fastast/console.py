@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 from rich.console import Console
@@ -73,6 +74,38 @@ class Reporter:
         if self._live is not None:
             self._live.stop()
         self._live = self._task = None
+
+
+class FewNotes:
+    """Notes that may come by the thousand: the first are shown, the others counted until `flush`.
+
+    Args:
+        reporter: shows them.
+        limit: shown at once between two flushes.
+    """
+
+    def __init__(self, reporter: Reporter, limit: int = 5) -> None:
+        self._reporter, self._limit = reporter, limit
+        self._reasons: Counter[str] = Counter()
+        self._num_shown = 0
+
+    def note(self, what: str, reason: str) -> None:
+        """Shows or counts one: `what` happened to a thing, and why."""
+        if self._num_shown < self._limit:
+            self._num_shown += 1
+            self._reporter.note(f"{what}: {reason}")
+        else:
+            self._reasons[reason] += 1
+
+    def flush(self, what: str) -> None:
+        """Says how many were counted, by their most frequent reasons; `what` happened to them."""
+        for reason, count in self._reasons.most_common(3):
+            self._reporter.note(f"{what} {count:,} more: {reason}")
+        rest = self._reasons.total() - sum(count for _, count in self._reasons.most_common(3))
+        if rest:
+            self._reporter.note(f"{what} {rest:,} more for other reasons")
+        self._reasons.clear()
+        self._num_shown = 0
 
 
 def step_detail(line: dict[str, Any], left_s: float) -> str:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +19,7 @@ import torch
 
 from fastast._version import __version__
 from fastast.errors import InputError
-from fastast.files import write_whole
+from fastast.files import remove_temporaries, write_whole
 
 
 class RunFolder:
@@ -30,6 +36,7 @@ class RunFolder:
         self.quarantine = self.path / "quarantine.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.last = self.checkpoints / "last.pt"
+        self.previous = self.checkpoints / "previous.pt"
         self.best = self.checkpoints / "best.pt"
         self.weights = self.path / "model.safetensors"
         self.classes = self.path / "classes.json"
@@ -47,9 +54,47 @@ class RunFolder:
             write_whole(self.path / ".writable", b"")
             (self.path / ".writable").unlink()
         except OSError as error:
+            raise self._not_writable(error) from error
+
+    def _not_writable(self, error: OSError) -> InputError:
+        reason = os.strerror(error.errno or 0)
+        return InputError(f"--out {self.path}: {reason}; name a folder that can be written to")
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from writing here meanwhile; makes the folder if there is none.
+
+        The kernel frees the lock however the process ends. On file systems without locks there is none. What writers
+        that were killed left half-written is removed.
+
+        Raises:
+            InputError: another process holds it, or the folder cannot be written to.
+        """
+        path = self.path / ".lock"
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            descriptor = _open_locked(path)
+        except BlockingIOError as error:
             raise InputError(
-                f"--out {self.path}: {os.strerror(error.errno or 0)}; name a folder that can be written to"
+                f"--out {self.path}: another fastast process{_holder(path)} is writing there; "
+                "wait for it to end, or name another folder"
             ) from error
+        except OSError as error:
+            raise self._not_writable(error) from error
+        if descriptor is None:
+            yield
+            return
+        try:
+            with contextlib.suppress(OSError):  # neither is needed on a full disk
+                for folder in (self.path, self.checkpoints):
+                    remove_temporaries(folder)
+                os.truncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            os.close(descriptor)
 
     def holds_run(self) -> bool:
         """Whether a run was started here."""
@@ -104,7 +149,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {os.strerror(error.errno or 0)}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object")
@@ -149,6 +194,41 @@ def device_name(device: torch.device) -> str:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return "unknown CPU"
+
+
+def _open_locked(path: Path) -> int | None:
+    """Opens and locks a file; None on a file system that has no locks.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                path.unlink(missing_ok=True)
+                return None
+            raise
+        os.close(descriptor)  # its holder removed it as it ended: what is locked has no name any more
+
+
+def _holder(path: Path) -> str:
+    """Who wrote a lock file: " (pid 42)", with the machine if it is another, or nothing if it does not say."""
+    try:
+        written = re.fullmatch(r"(\d{1,10}) ([\w.-]{1,255})\n", path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return ""
+    if written is None:
+        return ""
+    pid, host = written.groups()
+    return f" (pid {pid})" if host == socket.gethostname() else f" (pid {pid} on {host})"
 
 
 def _cut_lines(path: Path, size: int) -> None:

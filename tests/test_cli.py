@@ -14,8 +14,10 @@ TRAIN_OPTIONS = {
     *("--arch", "--weights", "--image-size"),
     *("--epochs", "--batch-size", "--lr", "--lr-warmup", "--momentum", "--weight-decay"),
     *("--label-smoothing", "--min-crop"),
-    *("--target-schedule", "--explore", "--unbiased", "--clip-weights", "--proxy-size", "--proxy-bn-every", "--prune"),
+    *("--target-schedule", "--explore", "--unbiased", "--clip-weights", "--prune"),
+    *("--proxy-size", "--proxy-arch", "--proxy-bn-every"),
     *("--gate", "--selection", "--target", "--warmup-epochs", "--anneal", "--significance"),
+    *("--checkpoint-every", "--max-time", "--stall-timeout", "--force"),
     *("--dense-calibration", "--price-per-kwh", "--gco2-per-kwh"),
     *(
         "--seed",

@@ -6,9 +6,10 @@ import math
 import pytest
 
 from fastast import gate
-from fastast.config import DEMO_DEFAULTS, GATES, SIGNIFICANCE, TrainConfig, read_toml, resolve
+from fastast.config import GATES, SIGNIFICANCE, TrainConfig
 from fastast.errors import InputError
 from fastast.gate import KINDS
+from fastast.given import DEMO_DEFAULTS, read_toml, resolve
 
 
 def test_every_option_carries_one_line_of_doc():

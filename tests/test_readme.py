@@ -25,7 +25,7 @@ def test_the_four_lines_load_the_weights_without_fastast(tmp_path):
     assert len([line for line in lines.splitlines() if line]) == 4
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=3)
-    export_weights(tmp_path / "model.safetensors", model)
+    export_weights(tmp_path / "model.safetensors", model.state_dict())
     (tmp_path / "classes.json").write_text(json.dumps(["a", "b", "c"]))
     torch.save(model.state_dict(), tmp_path / "expected.pt")
     check = (

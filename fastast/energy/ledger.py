@@ -35,6 +35,7 @@ class PartCounts:
         scored: samples that went through the scoring forward.
         score_units: cost of scoring one sample, in full-size forwards; (s/S)^2 at side s of S.
         extra_units: any other work, in full-size forwards: statistics refreshes, a proxy network's training.
+        upkeep_units: the part of it that every scored sample takes, per sample; it belongs to the gate's ceiling.
     """
 
     offered: int = 0
@@ -43,6 +44,7 @@ class PartCounts:
     scored: int = 0
     score_units: float = 1.0
     extra_units: float = 0.0
+    upkeep_units: float = 0.0
 
     @property
     def forward_units(self) -> float:
@@ -79,7 +81,7 @@ def speedup_ceiling(part: PartCounts) -> float | None:
 
     `forward` at activation a: 3 / (1 + 3 a).
     """
-    units = DENSE_UNITS * part.selected + part.score_units * part.scored
+    units = DENSE_UNITS * part.selected + (part.score_units + part.upkeep_units) * part.scored
     return part.dense_forward_units / units if units else None
 
 

@@ -43,6 +43,16 @@ class LaggedReader:
         self._waiting = False
         return last
 
+    def state(self) -> Tensor | None:
+        """A copy of the vector that waits to be handed out, on the CPU; None if there is none."""
+        return torch.from_numpy(self._read(1 - self._next)) if self._waiting else None
+
+    def restore(self, waiting: Tensor | None) -> None:
+        """Takes over a `state`."""
+        self._waiting = waiting is not None
+        if waiting is not None:
+            self._slots[1 - self._next].copy_(waiting)
+
     def _read(self, slot: int) -> np.ndarray:
         if self._cuda:
             self._events[slot].synchronize()

@@ -82,12 +82,14 @@ class Policy(ABC):
         name: as on the command line.
         scores: whether every offered sample gets a scoring forward.
         score_units: cost of that forward, in forwards of the full-size network.
+        upkeep_units: further work for each scored sample, such as a proxy network's own training.
         plans: whether `plan` chooses the samples that are read at all.
     """
 
     name: str
     scores = False
     score_units = 0.0
+    upkeep_units = 0.0
     plans = False
 
     def plan(self, window: Window) -> Plan | None:
@@ -151,18 +153,26 @@ class Forward(Policy):
 
 
 class Proxy(Forward):
-    """Scores every sample with an eval-mode forward at a smaller side and trains those selected.
+    """Scores every sample with a cheaper eval-mode forward and trains those selected.
 
     Args:
-        scale: side of the scored picture over that of the trained one, in (0, 1]. The forward costs its square.
+        score_units: cost of that forward, in forwards of the full-size network: (s/S)^2 for the same network at side
+            s of S, the ratio of their floating-point operations for another.
+        upkeep_units: further work for each offered sample, such as a proxy network's own training.
 
     Raises:
-        InputError: scale is outside (0, 1].
+        InputError: score_units is not above 0, or upkeep_units is below 0.
     """
 
     name = "proxy"
 
-    def __init__(self, scale: float = 0.5) -> None:
-        if not 0.0 < scale <= 1.0:
-            raise InputError(f"proxy scale {scale:g} is outside (0, 1]: score at a side no larger than the image size")
-        self.score_units = scale * scale
+    def __init__(self, score_units: float = 0.25, upkeep_units: float = 0.0) -> None:
+        if not (score_units > 0.0 and upkeep_units >= 0.0):
+            raise InputError(
+                f"proxy costs {score_units:g} and {upkeep_units:g}: a forward costs more than 0, upkeep 0 or more"
+            )
+        self.score_units = score_units
+        self.upkeep_units = upkeep_units
+
+    def cost(self, activation: float) -> float:
+        return super().cost(activation) + self.upkeep_units

@@ -90,9 +90,14 @@ class SampleQueue(nn.Module):
         place = self.pushed + mask.cumsum(0) - 1
         fits = mask & (place - self.popped < self.capacity)
         slot = torch.where(fits, place % self.capacity, self.capacity)  # [N]
-        flat = images.to(self.images.dtype).permute(0, 2, 3, 1).reshape(images.shape[0], -1)  # [N, H * W * C]
-        ring = self.images.view(self.capacity + 1, -1)
-        ring.view(self._word).index_copy_(0, slot, flat.view(self._word))
+        nhwc = images.to(self.images.dtype).permute(0, 2, 3, 1)
+        if images.is_cuda:
+            # Not through a view: torch 2.6 compiles that to a copy of the whole ring, out and back.
+            self.images.index_copy_(0, slot, nhwc)
+        else:
+            flat = nhwc.reshape(len(images), -1)  # [N, H * W * C]
+            ring = self.images.view(self.capacity + 1, -1)
+            ring.view(self._word).index_copy_(0, slot, flat.view(self._word))
         self.labels.index_copy_(0, slot, labels)
         self.ids.index_copy_(0, slot, ids)
         self.weights.index_copy_(0, slot, weights)

@@ -17,7 +17,7 @@ def make_policy(name: str, **options: Any) -> Policy:
 
     Args:
         name: one of the keys of `GATES`.
-        options: the gate's own: `scale` of `proxy`, `prune` of `infobatch`.
+        options: the gate's own: `score_units` and `upkeep_units` of `proxy`, `prune` of `infobatch`.
 
     Raises:
         InputError: there is none of that name, or an option is outside its range.

@@ -48,7 +48,7 @@ class Account:
         eval_s: seconds of evaluation.
         total_s: seconds of the run so far, all parts of a resumed run added up.
         quarantined: pictures set aside, at the scan and since.
-        resumes: where the run was resumed: {"epoch", "offered"} each.
+        resumes: where the run was resumed: {"epoch", "offered"} each, and "changed" where --force changed something.
     """
 
     phases: dict[str, PhaseCounts] = field(
@@ -57,7 +57,7 @@ class Account:
     eval_s: float = 0.0
     total_s: float = 0.0
     quarantined: int = 0
-    resumes: list[dict[str, int]] = field(default_factory=list)
+    resumes: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def whole(self) -> PhaseCounts:

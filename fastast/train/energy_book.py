@@ -30,6 +30,7 @@ class EnergyBook:
         self._earlier: dict[str, PartEnergy] = {}
         self._earlier_run: Reading | None = None
         self._epoch_from = self._begun
+        self._earlier_epoch: Reading | None = None
 
     def part_meter(self, phase: str) -> PartMeter:
         """The meter of the part that a phase belongs to."""
@@ -48,18 +49,25 @@ class EnergyBook:
     def epoch_j(self) -> float | None:
         """GPU joules since the last call, or None."""
         now = self.meter.reading()
-        reading, self._epoch_from = now.since(self._epoch_from), now
+        reading = self._epoch(now)
+        self._epoch_from, self._earlier_epoch = now, None
         return reading.joules
+
+    def _epoch(self, now: Reading) -> Reading:
+        reading = now.since(self._epoch_from)
+        return reading if self._earlier_epoch is None else self._earlier_epoch + reading
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
         parts = {name: self.part(name) for name in self._parts}
         return {
             "run": self.run().state_dict(),
+            "epoch": self._epoch(self.meter.reading()).state_dict(),
             "parts": {name: part.state_dict() for name, part in parts.items() if part is not None},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Adds what an earlier process of this run metered."""
         self._earlier_run = Reading.from_state(state["run"])
+        self._earlier_epoch = Reading.from_state(state["epoch"])
         self._earlier = {name: PartEnergy.from_state(part) for name, part in state["parts"].items()}

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from fastast.config import TrainConfig
 from fastast.data import Batch
-from fastast.gate import Gate, SampleQueue, ScoreMemory
+from fastast.gate import Gate, SampleQueue, ScoreMemory, shrink
 from fastast.train.model import build_model, check_fits, scoring_twin
 from fastast.train.optimizer import GuardedStep, build_sgd
-from fastast.train.proxy import ProxyScorer
+from fastast.train.proxy import ProxyScorer, build_scorer
+from fastast.train.select import SelectStep
 from fastast.train.setup import Machine
 from fastast.train.steps import EvalStep, ScoreStep, TrainStep, compile_step
 
@@ -43,20 +44,30 @@ class Engine:
         weights: what the network starts from, as `build_model` takes it.
         num_classes: outputs of the network.
         num_train: size of the training set.
+        thumbnail_side: short side of the thumbnails that the proxy gate scores, pixels; None: it scores what it trains.
 
     Attributes:
         model: the network.
-        notes: what the user should know of its weights.
+        notes: what the user should know of its weights and of the proxy.
         proxy: the proxy gate's scorer, or None.
         memory: last loss and selection count of every training sample.
         evaluate: the evaluation step, compiled if the run is.
     """
 
     def __init__(
-        self, config: TrainConfig, machine: Machine, *, weights: str, num_classes: int, num_train: int
+        self,
+        config: TrainConfig,
+        machine: Machine,
+        *,
+        weights: str,
+        num_classes: int,
+        num_train: int,
+        thumbnail_side: int | None = None,
     ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
-        device, dtype, compiled = machine.device, machine.dtype, machine.compiled
+        assert config.lr is not None, "complete_config was not called"
+        device, dtype = machine.device, machine.dtype
+        compiled = machine.compiled and machine.compile_mode
         torch.manual_seed(config.seed)
         self.device = device
         self.model, self.notes = build_model(config.arch, num_classes, weights)
@@ -75,9 +86,21 @@ class Engine:
         shape = (3, config.image_size, config.image_size)
         self.queue = SampleQueue(config.batch_size, shape, dtype=machine.image_dtype, device=device)
         self.memory = ScoreMemory(num_train).to(device)
-        self.proxy = ProxyScorer(self.model, twin, config, dtype, compiled) if config.gate == "proxy" else None
+        self.proxy: ProxyScorer | None = None
+        if config.gate == "proxy":
+            self.proxy, notes = build_scorer(
+                self.model,
+                twin,
+                config,
+                num_classes=num_classes,
+                thumbnail_side=thumbnail_side,
+                dtype=dtype,
+                compiled=compiled,
+            )
+            self.notes += notes
+        scorer = twin if self.proxy is None else self.proxy.scorer
         self.score_step = ScoreStep(
-            twin if self.proxy is None else self.proxy.twin,
+            scorer,
             self.gate,
             self.queue,
             dtype=dtype,
@@ -95,6 +118,11 @@ class Engine:
         self.eval_step = EvalStep(twin, dtype=dtype)
         self.evaluate = compile_step(self.eval_step, compiled)
         self._score = compile_step(self.score_step, compiled)
+        self.select_step: SelectStep | None = None
+        if self.proxy is not None and thumbnail_side is not None:
+            self.select_step = SelectStep(scorer, self.score_step.decision, dtype=dtype, num_samples=num_train)
+            self._select = compile_step(self.select_step, compiled)
+        self._peak_lr = config.lr
         self._target = config.target
         self._epoch = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -106,10 +134,19 @@ class Engine:
         labels = torch.zeros(size, dtype=torch.int64, device=self.device)
         ids, valid = torch.arange(size, device=self.device), labels == 0
         batch = Batch(images.expand(size, -1, -1, -1).contiguous().permute(0, 3, 1, 2), labels, ids, valid, size)
-        self.score(batch)
-        self.enqueue(batch)
-        self.train()
-        self.evaluate(batch.images, labels, valid)
+        small = batch
+        if self.proxy is not None and self.select_step is not None:
+            small = batch._replace(images=shrink(batch.images, self.proxy.size))
+        for _ in range(3):  # compiles, records CUDA graphs, replays them
+            if self.select_step is not None:
+                self.select(small)
+            else:
+                self.score(batch)
+            if self.proxy is not None:
+                self.proxy.check(small, batch)
+            self.enqueue(batch)
+            self.train()
+            self.evaluate(batch.images, labels, valid)
         self.load_state_dict(state)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -122,18 +159,57 @@ class Engine:
             self._target = target
             self.gate.controller.set_target(target)
 
+    def set_lr(self, value: float) -> None:
+        """Sets the learning rate of the next steps; a proxy network's follows it at a peak of its own."""
+        self.guard.set_lr(value)
+        if self.proxy is not None:
+            self.proxy.set_lr(value / self._peak_lr)
+
     def score(self, batch: Batch) -> float:
         """Scores an offered batch and queues what the gate selects.
 
         Returns:
             Work beyond scoring, in forwards of the full-size network.
         """
-        extra = 0.0 if self.proxy is None else self.proxy.keep_up(batch)
+        extra = 0.0
+        if self.proxy is not None:
+            check = self.proxy.check_due()
+            extra += self.proxy.begin(batch)
+            if check:
+                extra += self.proxy.check(batch, batch)
         self._score(batch.images, batch.labels, batch.ids, batch.valid, self._epoch)
-        return extra
+        return extra + self.learn_proxy(batch)
+
+    def select(self, thumbs: Batch) -> tuple[Tensor, float]:
+        """Scores an offered batch of thumbnails and queues nothing.
+
+        Returns:
+            decision: float64[2 B] on the device: the ids, then the loss weight of each row, 0 where the gate did not
+                select it. Read it late (`LaggedReader`).
+            extra: work beyond scoring, in forwards of the full-size network.
+        """
+        assert self.proxy is not None, "only the proxy gate scores thumbnails"
+        assert self.select_step is not None, "the engine was built without a thumbnail side"
+        extra = self.proxy.begin(thumbs)
+        # A copy, because a CUDA graph's output lasts until the next graph only.
+        decision = self._select(thumbs.images, thumbs.labels, thumbs.ids, thumbs.valid, self._epoch).clone()
+        return decision, extra + self.learn_proxy(thumbs)
+
+    def learn_proxy(self, batch: Batch) -> float:
+        """Trains a proxy network on an offered batch, which `score` and `select` do by themselves.
+
+        Returns:
+            Work done, in forwards of the full-size network; 0 where the gate has no such network.
+        """
+        return 0.0 if self.proxy is None else self.proxy.learn(batch)
+
+    @property
+    def selected_weights(self) -> Tensor | None:
+        """Importance weights by id, for `enqueue` before an id is offered to `select` again; None where all are 1."""
+        return self.select_step.weights if self.select_step is not None and self.score_step.decision.unbiased else None
 
     def enqueue(self, batch: Batch, weights: Tensor | None = None) -> None:
-        """Queues every valid row of a batch; `weights` are float32[N], by id, 1 without them."""
+        """Queues every valid row of a batch; `weights` are float32[N] or longer, by id, 1 without them."""
         self.queue.push(
             batch.images, batch.labels, batch.ids, batch.valid, None if weights is None else weights[batch.ids]
         )
@@ -152,7 +228,7 @@ class Engine:
             self.train_step.loss_rows,
             self.gate.controller.threshold,
             self.gate.controller.nan_count,
-            self.score_step.num_clipped,
+            self.score_step.decision.num_clipped,
         ]
         return torch.stack([field.double() for field in fields])
 
@@ -170,6 +246,7 @@ class Engine:
             "train_step": self.train_step.state_dict(),
             "target": self._target,
             "proxy": None if self.proxy is None else self.proxy.state_dict(),
+            "select_step": None if self.select_step is None else self.select_step.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
@@ -181,12 +258,14 @@ class Engine:
             RuntimeError: it is of another network or batch size.
         """
         self.model.load_state_dict(state["model"])
-        self.guard.optimizer.load_state_dict(state["optimizer"])
+        self.guard.load_optimizer(state["optimizer"])
         self.score_step.load_state_dict(state["score_step"])
         self.train_step.load_state_dict(state["train_step"])
         self._target = state["target"]
         if self.proxy is not None:
             self.proxy.load_state_dict(state["proxy"])
+        if self.select_step is not None:
+            self.select_step.load_state_dict(state["select_step"])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastast.train.account import PhaseCounts
+from fastast.train.decision import HIST_BINS, HIST_WIDTH
 from fastast.train.engine import Status
 from fastast.train.evaluate import Accuracy
 from fastast.train.schedule import GATED, Stretch
-from fastast.train.steps import HIST_BINS, HIST_WIDTH, ScoreStep
+from fastast.train.steps import ScoreStep
 
 
-@dataclass(slots=True)
-class Moment:
-    """What the host knew when a status was sent off.
-
-    Attributes:
-        offered: samples offered since the start of the run.
-        data_wait: seconds of waiting for pictures since then.
-        seconds: seconds of the loop since then, evaluation left out.
-    """
+class Mark(NamedTuple):
+    """Where a line of sums starts: what the run had done by then."""
 
     offered: int
     data_wait: float
     seconds: float
+    status: Status
+
+    @classmethod
+    def of(cls, whole: PhaseCounts, status: Status) -> Mark:
+        """The mark of this moment."""
+        return cls(whole.offered, whole.data_wait, whole.seconds, status)
 
 
 class MetricsWriter:
@@ -47,33 +46,49 @@ class MetricsWriter:
 
     def restart(self, whole: PhaseCounts, status: Status) -> None:
         """Starts the sums of an epoch: `whole` counts the run so far."""
-        self._line_from = self._epoch_from = (Moment(whole.offered, whole.data_wait, whole.seconds), status)
+        self._line_from = self._epoch_from = Mark.of(whole, status)
         self._epoch_began = time.monotonic()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {
+            "num_batches": self.num_batches,
+            "line_from": list(self._line_from[:3]) + list(self._line_from.status),
+            "epoch_from": list(self._epoch_from[:3]) + list(self._epoch_from.status),
+            "epoch_s": time.monotonic() - self._epoch_began,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state_dict` was called."""
+        self.num_batches = state["num_batches"]
+        line, epoch = state["line_from"], state["epoch_from"]
+        self._line_from = Mark(line[0], line[1], line[2], Status(*line[3:]))
+        self._epoch_from = Mark(epoch[0], epoch[1], epoch[2], Status(*epoch[3:]))
+        self._epoch_began = time.monotonic() - state["epoch_s"]
+
     def step_line(
-        self, moment: Moment, status: Status, *, stretch: Stretch, scoring: bool, lr: float, gpu_w: float | None
+        self, whole: PhaseCounts, status: Status, *, stretch: Stretch, scoring: bool, lr: float, gpu_w: float | None
     ) -> dict[str, Any] | None:
-        """A step line if one is due, else None."""
+        """A step line if one is due, else None; `whole` counts the run up to the batch that `status` is of."""
         self.num_batches += 1
         if self.num_batches % self._log_every:
             return None
-        since_moment, since = self._line_from
-        self._line_from = (moment, status)
-        seconds = moment.seconds - since_moment.seconds
-        offered = moment.offered - since_moment.offered
+        since, self._line_from = self._line_from, Mark.of(whole, status)
+        seconds = whole.seconds - since.seconds
+        offered = whole.offered - since.offered
         return {
             "kind": "step",
             "epoch": stretch.epoch + 1,
             "phase": stretch.phase,
             "step": int(status.steps),
-            "offered": moment.offered,
+            "offered": whole.offered,
             "backward": int(status.steps) * self._batch_size,
-            "loss": _mean_loss(since, status),
+            "loss": _mean_loss(since.status, status),
             "lr": lr,
-            "activation": (status.pushed - since.pushed) / offered if offered else None,
+            "activation": (status.pushed - since.status.pushed) / offered if offered else None,
             "threshold": status.threshold if scoring and stretch.phase == GATED else None,
             "offered_per_s": offered / seconds if seconds > 0 else None,
-            "data_wait_s": moment.data_wait - since_moment.data_wait,
+            "data_wait_s": whole.data_wait - since.data_wait,
             "gpu_w": gpu_w,
         }
 
@@ -89,8 +104,8 @@ class MetricsWriter:
         gpu_j: float | None,
     ) -> dict[str, Any]:
         """An epoch's line, once all of its steps are done; starts the sums of the next."""
-        moment, since = self._epoch_from
-        offered = whole.offered - moment.offered
+        since = self._epoch_from.status
+        offered = whole.offered - self._epoch_from.offered
         line = {
             "kind": "epoch",
             "epoch": stretch.epoch + 1,
@@ -113,8 +128,8 @@ class MetricsWriter:
 
 def read_hist(step: ScoreStep) -> dict[str, Any]:
     """Scoring losses of the epoch by bin (lower edges in nats, the last bin open); starts the next epoch's."""
-    skipped, selected = step.hist.tolist()
-    step.hist.zero_()
+    skipped, selected = step.decision.hist.tolist()
+    step.decision.hist.zero_()
     return {"edges": [bin * HIST_WIDTH for bin in range(HIST_BINS)], "selected": selected, "skipped": skipped}
 
 

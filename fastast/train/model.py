@@ -209,26 +209,3 @@ def scoring_twin(model: nn.Module) -> nn.Module:
     """
     tensors = itertools.chain(model.parameters(), model.buffers())
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
-
-
-def choose_compile(device: torch.device, wanted: str) -> tuple[bool, str]:
-    """Whether to use `torch.compile`, and the reason for `model.compile_note`.
-
-    `auto` is off on CPU, where compiling a ResNet-18 costs more than a short run gains, and on CUDA needs
-    capability 7.0 and a probe that compiles and runs.
-    """
-    if wanted == "off":
-        return False, "off: asked for"
-    if wanted == "on":
-        return True, "on: asked for"
-    if device.type != "cuda":
-        return False, "off: auto leaves it off on CPU, where compiling takes longer than it saves"
-    capability = torch.cuda.get_device_capability(device)
-    if capability < (7, 0):
-        return False, f"off: capability {capability[0]}.{capability[1]} is below 7.0, which Triton needs"
-    try:
-        probe = torch.compile(lambda x: torch.relu(x) + 1, fullgraph=True)
-        probe(torch.zeros(32, device=device))
-    except Exception as error:  # the compiler stack raises its own kinds, none of them a common base
-        return False, f"off: the probe failed to compile ({type(error).__name__})"
-    return True, f"on: the probe compiled on capability {capability[0]}.{capability[1]}"

@@ -9,14 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastast.config import TrainConfig, resolve
+from fastast.config import TrainConfig
 from fastast.errors import InputError
+from fastast.given import resolve
 from fastast.run import RunFolder, read_json
-from fastast.train.checkpoint import load_checkpoint
+from fastast.train.checkpoint import load_checkpoint, load_last
 
 # What a continued run may change: where things stand, how it is shown, and the price. Its data may have moved too: the
 # fingerprint tells whether it is the same.
-FREE_OPTIONS = ("out", "threads", "log_every", "data", "train_dir", "val_dir", "price_per_kwh", "gco2_per_kwh")
+FREE_OPTIONS = frozenset(
+    ("out", "data", "train_dir", "val_dir", "read", "threads", "log_every", "price_per_kwh", "gco2_per_kwh")
+    + ("checkpoint_every", "max_time", "stall_timeout")
+)
+# What a checkpoint is built on: with another value there would be nothing to continue.
+FIXED_OPTIONS = frozenset(
+    ("arch", "image_size", "batch_size", "gate", "proxy_size", "proxy_arch", "precision", "seed", "val_split")
+)
 PATH_OPTIONS = ("data", "val_dir", "out")
 
 
@@ -30,6 +38,8 @@ class Opening:
         checkpoint: the file that it continues from, or None.
         state: the contents of that file, or None.
         finished: the summary of a run that came to its end; nothing is left to do.
+        changed: options that --force changed, a line each.
+        note: what the user should know of the checkpoint, or None.
     """
 
     config: TrainConfig
@@ -37,21 +47,28 @@ class Opening:
     checkpoint: Path | None = None
     state: dict[str, Any] | None = None
     finished: dict[str, Any] | None = None
+    changed: tuple[str, ...] = ()
+    note: str | None = None
 
 
-def open_run(given: dict[str, Any], resume: str | None) -> Opening:
+def open_run(given: dict[str, Any], resume: str | None, *, force: bool = False) -> Opening:
     """Decides from the options and the run folder.
 
     Args:
         given: options that the user chose, by field name of `TrainConfig`.
         resume: None, "auto" (start, continue, or show a finished run), or a checkpoint file.
+        force: continue with other options, where that is possible at all; a finished run then goes on if the new
+            ones leave it something to do.
 
     Raises:
         InputError: the folder holds a run and `resume` is None; a checkpoint is missing, damaged or of other options.
     """
     given = absolute_paths(given)
+    if force and resume is None:
+        raise InputError("--force: goes with --resume; to start over in the same folder, remove it first")
     if resume not in (None, "auto"):
-        return _continue(Path(str(resume)), given)
+        path = Path(str(resume))
+        return _continue(path, load_checkpoint(path), given, force=force)
     folder = RunFolder(given["out"]) if "out" in given else None
     if folder is None or not folder.holds_run():
         config = resolve(given)
@@ -61,10 +78,13 @@ def open_run(given: dict[str, Any], resume: str | None) -> Opening:
             f"--out {folder.path}: holds a run already; continue it with --resume, or name another folder with --out"
         )
     finished = folder.finished_summary()
-    if finished is None and folder.last.exists():
-        return _continue(folder.last, given)
-    asked = given if finished is None else {}  # a finished run is shown whatever else was asked
-    return Opening(_same_options(read_json(folder.config), asked, folder.config), folder, finished=finished)
+    if finished is not None and not force:  # it is shown, whatever else was asked
+        return Opening(_same_options(read_json(folder.config), {}, folder.config)[0], folder, finished=finished)
+    if folder.last.exists() or folder.previous.exists():
+        state, path, note = load_last(folder)
+        return _continue(path, state, given, force=force, note=note)
+    config, changed = _same_options(read_json(folder.config), given, folder.config, force=force)
+    return Opening(config, folder, changed=changed)
 
 
 def absolute_paths(given: dict[str, Any]) -> dict[str, Any]:
@@ -81,25 +101,40 @@ def _new_folder(config: TrainConfig) -> RunFolder:
     return RunFolder(Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.arch.replace(':', '.')}-{config.gate}")
 
 
-def _continue(checkpoint: Path, given: dict[str, Any]) -> Opening:
-    state = load_checkpoint(checkpoint)
+def _continue(
+    checkpoint: Path, state: dict[str, Any], given: dict[str, Any], *, force: bool, note: str | None = None
+) -> Opening:
     if not {"trainer", "config", "fingerprint", "sizes"} <= state.keys():
         raise InputError(f"{checkpoint}: holds weights only; continue from last.pt, or start with --weights")
     home = RunFolder(checkpoint.resolve().parent.parent)
     folder = RunFolder(given.get("out", home.path))
     if folder.path.resolve() != home.path and folder.holds_run():
         raise InputError(f"--out {folder.path}: holds another run than {checkpoint}; name an empty folder with --out")
-    return Opening(_same_options(state["config"], given, checkpoint), folder, checkpoint=checkpoint, state=state)
+    config, changed = _same_options(state["config"], given, checkpoint, force=force)
+    return Opening(config, folder, checkpoint=checkpoint, state=state, changed=changed, note=note)
 
 
-def _same_options(stored: dict[str, Any], given: dict[str, Any], source: Path) -> TrainConfig:
-    unknown = stored.keys() - {field.name for field in dataclasses.fields(TrainConfig)}
-    if unknown:
-        raise InputError(f"{source}: unknown option {min(unknown)}; it was written by another version")
+def _same_options(
+    stored: dict[str, Any], given: dict[str, Any], source: Path, *, force: bool = False
+) -> tuple[TrainConfig, tuple[str, ...]]:
+    """The options of a run that goes on, and those of them that are new."""
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    if not isinstance(stored, dict) or not all(isinstance(name, str) for name in stored):
+        raise InputError(f"{source}: its options are damaged; start anew with another --out")
+    if stored.keys() - known:
+        raise InputError(f"{source}: unknown option {min(stored.keys() - known)}; it was written by another version")
+    changed = []
     for name, value in given.items():
-        if name not in FREE_OPTIONS and value != stored.get(name):
-            raise InputError(
-                f"--{name.replace('_', '-')} {value}: the run was started with {stored.get(name)}; "
-                "leave the option out to continue, or start anew with another --out"
+        if name in FREE_OPTIONS or value == stored.get(name):
+            continue
+        flag = "--" + name.replace("_", "-")
+        if name in FIXED_OPTIONS or not force:
+            remedy = "leave the option out to continue" + (
+                "" if name in FIXED_OPTIONS else ", add --force to change it"
             )
-    return TrainConfig(**{**stored, **given})
+            raise InputError(
+                f"{flag} {value}: the run was started with {stored.get(name)}; {remedy}, or start anew with another "
+                "--out"
+            )
+        changed.append(f"{flag} {stored.get(name)} -> {value}")
+    return TrainConfig(**{**stored, **given}), tuple(changed)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastast.errors import InputError
+from fastast.train.compiler import compile_step
 
 
 def build_sgd(model: nn.Module, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
@@ -27,7 +30,7 @@ def build_sgd(model: nn.Module, *, momentum: float, weight_decay: float) -> torc
     ]
     lr = torch.zeros((), device=parameters[0].device)
     optimizer = torch.optim.SGD(
-        [group for group in groups if group["params"]], lr=lr, momentum=momentum, nesterov=True, fused=True
+        [group for group in groups if group["params"]], lr=0.0, momentum=momentum, nesterov=True, fused=True
     )
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -53,19 +56,26 @@ class GuardedStep(nn.Module):
 
     STEPS, NONFINITE, NONFINITE_RUN, SCALER_SKIPS = range(4)
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.SGD, *, scale_loss: bool, compiled: bool) -> None:
+    def __init__(self, model: nn.Module, optimizer: torch.optim.SGD, *, scale_loss: bool, compiled: bool | str) -> None:
         super().__init__()
         self.optimizer = optimizer
         self.lr = 0.0
         self.scale_loss = scale_loss
         self._parameters_list = [p for group in optimizer.param_groups for p in group["params"]]
-        self._buffers_list = list(model.buffers())
+        self._buffers_list = sorted(model.buffers(), key=lambda buffer: str(buffer.dtype))
         self._saved = [torch.empty_like(buffer) for buffer in self._buffers_list]
         device = self._parameters_list[0].device
         self.register_buffer("counts", torch.zeros(4, dtype=torch.int64, device=device))
         self.register_buffer("scale", torch.full((), 2.0**16 if scale_loss else 1.0, device=device))
         self.register_buffer("growth_tracker", torch.zeros((), dtype=torch.int32, device=device))
-        self._restore = torch.compile(restore_where, fullgraph=True, dynamic=False) if compiled else restore_where
+        # One copy kernel takes tensors of one type.
+        pairs = list(zip(self._saved, self._buffers_list, strict=True))
+        self._by_type = [list(zip(*group, strict=True)) for _, group in groupby(pairs, lambda pair: pair[0].dtype)]
+        if compiled:
+            for tensor in (*self._buffers_list, *self._saved):
+                # The compiler takes tensors in a list for inputs that move, and CUDA graphs may not change those.
+                torch._dynamo.mark_static_address(tensor, guard=False)
+        self._restore = compile_step(restore_where, compiled)
 
     counts: Tensor
     scale: Tensor
@@ -77,10 +87,15 @@ class GuardedStep(nn.Module):
         for group in self.optimizer.param_groups:
             group["lr"].fill_(value)
 
+    def load_optimizer(self, state: dict[str, Any]) -> None:
+        """Takes over the optimizer's momentum; its options, weight decay and others, stay those of this run."""
+        own = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["state"], "param_groups": own})
+
     def save_buffers(self) -> None:
         """Remembers the model's buffers; call before the training forward."""
-        if self._saved:
-            torch._foreach_copy_(self._saved, self._buffers_list)
+        for saved, buffers in self._by_type:
+            torch._foreach_copy_(saved, buffers)
 
     def backward_and_step(self, loss: Tensor) -> Tensor:
         """Runs backward on `loss` (float32, 0-dim) and one optimizer step.

@@ -10,6 +10,7 @@ import torch
 from fastast.config import TrainConfig
 from fastast.data import epoch_ids
 from fastast.gate import Policy, ScoreMemory, Window, make_policy, target_at
+from fastast.train.proxy import ProxyScorer
 from fastast.train.schedule import GATED, Schedule, Stretch
 
 
@@ -36,17 +37,21 @@ class Planner:
     Args:
         config: completed options.
         num_train: size of the training set.
+        proxy: the engine's scorer, from which the proxy gate has its cost.
 
     Attributes:
         policy: the gate.
         schedule: the stretches of the run.
     """
 
-    def __init__(self, config: TrainConfig, num_train: int) -> None:
+    def __init__(self, config: TrainConfig, num_train: int, proxy: ProxyScorer | None = None) -> None:
         assert config.batch_size is not None, "complete_config was not called"
+        assert (proxy is not None) == (config.gate == "proxy"), "the proxy gate needs the engine's scorer"
         self._config = config
         self._num_train = num_train
-        options = {"proxy": {"scale": proxy_size(config) / config.image_size}, "infobatch": {"prune": config.prune}}
+        options = {"infobatch": {"prune": config.prune}}
+        if proxy is not None:
+            options["proxy"] = {"score_units": proxy.score_units, "upkeep_units": proxy.upkeep_units}
         self.policy: Policy = make_policy(config.gate, **options.get(config.gate, {}))
         self._warmup = max(config.warmup_epochs, config.dense_calibration * config.batch_size / num_train)
         self.schedule = Schedule(
@@ -74,11 +79,9 @@ class Planner:
             memory: last training losses and ages.
         """
         config, num_train = self._config, self._num_train
-        order = epoch_ids(num_train, config.seed, stretch.epoch)[stretch.start : stretch.stop]
-        order = order[~bad_ids[order]]
-        everything = np.arange(len(order))
+        order = self._order(stretch, bad_ids)
         if stretch.phase != GATED or not self.policy.plans:
-            return StretchPlan(order, everything)
+            return StretchPlan(order, np.arange(len(order)))
         offered = np.zeros(num_train, bool)
         offered[order] = True
         plan = self.policy.plan(
@@ -98,12 +101,20 @@ class Planner:
             )
         )
         if plan is None:
-            return StretchPlan(order, everything)
+            return StretchPlan(order, np.arange(len(order)))
         device = memory.score.device
         weights = None if plan.weights is None else torch.from_numpy(plan.weights).to(device)
         return StretchPlan(order, np.flatnonzero(plan.keep[order]), weights, torch.from_numpy(plan.keep).to(device))
 
+    def restore(
+        self, stretch: Stretch, bad_ids: np.ndarray, keep: torch.Tensor | None, weights: torch.Tensor | None
+    ) -> StretchPlan:
+        """The plan that `plan` made, from what it chose; `bad_ids` are those of that moment."""
+        order = self._order(stretch, bad_ids)
+        places = np.arange(len(order)) if keep is None else np.flatnonzero(keep.cpu().numpy()[order])
+        return StretchPlan(order, places, weights, keep)
 
-def proxy_size(config: TrainConfig) -> int:
-    """Side of the pictures that `proxy` scores, pixels: half the image size unless it was chosen."""
-    return config.proxy_size if config.proxy_size is not None else config.image_size // 2
+    def _order(self, stretch: Stretch, bad_ids: np.ndarray) -> np.ndarray:
+        """int64[n], the ids that a stretch offers, in order."""
+        order = epoch_ids(self._num_train, self._config.seed, stretch.epoch)[stretch.start : stretch.stop]
+        return order[~bad_ids[order]]

@@ -88,6 +88,7 @@ def evaluate_model(
         device=machine.device,
         dtype=machine.image_dtype,
         on_quarantine=lambda _, picture, reason: reporter.note(f"left out {picture}: {reason}"),
+        on_note=reporter.note,
     )
     rows = Predictions(catalog.num_samples)
     reporter.begin("evaluating", catalog.num_samples)

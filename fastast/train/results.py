@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import nvidia.dali
 import torch
-from torch import nn
 
 from fastast.energy.ledger import PartCounts, compute_summary, cost, emissions_g, energy_summary
 from fastast.files import write_whole
+from fastast.gate import Policy
 from fastast.run import RunFolder, code_version, device_name
 from fastast.train.account import PhaseCounts
 from fastast.train.checkpoint import export_weights, save_checkpoint
@@ -25,10 +25,10 @@ def write_classes(folder: RunFolder, classes: tuple[str, ...]) -> None:
     write_whole(folder.classes, json.dumps(list(classes), indent=1, ensure_ascii=False) + "\n")
 
 
-def write_best(folder: RunFolder, model: nn.Module, line: dict[str, Any]) -> None:
+def write_best(folder: RunFolder, weights: dict[str, torch.Tensor], line: dict[str, Any]) -> None:
     """Writes the weights of the best epoch, for torch (`best.pt`) and for anyone (`model.safetensors`)."""
-    save_checkpoint(folder.best, {"model": model.state_dict(), "epoch": line["epoch"], "val_top1": line["val_top1"]})
-    export_weights(folder.weights, model)
+    save_checkpoint(folder.best, {"model": weights, "epoch": line["epoch"], "val_top1": line["val_top1"]})
+    export_weights(folder.weights, weights)
 
 
 def write_samples(folder: RunFolder, trainer: Trainer) -> None:
@@ -43,7 +43,7 @@ def write_samples(folder: RunFolder, trainer: Trainer) -> None:
         "id": np.arange(num, dtype=np.int64),
         "label": catalog.labels,
         "path": np.array([os.fsencode(catalog.path(i)) for i in range(num)], dtype=np.bytes_),
-        "offered": trainer.offered,
+        "offered": trainer.journal.offered,
         "selected": trainer.engine.memory.selected.cpu().numpy(),
         "last_loss": trainer.engine.memory.score.cpu().numpy(),
     }
@@ -52,15 +52,15 @@ def write_samples(folder: RunFolder, trainer: Trainer) -> None:
 
 def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped: str | None) -> dict[str, Any]:
     """The contents of `summary.json`, schema 1: counts of executed work, never of planned work."""
-    config, machine, account, dataset = trainer.config, trainer.machine, trainer.account, trainer.dataset
+    config, machine, dataset, journal = trainer.config, trainer.machine, trainer.dataset, trainer.journal
+    account = journal.account
     version, commit = code_version()
     whole, gated = account.whole, account.gated
     gate_is_dense = trainer.policy.name == "dense"
-    score_units = trainer.policy.score_units
-    dense_counts, gated_counts = part_counts(account.dense, score_units), part_counts(gated, score_units)
+    dense_counts, gated_counts = (part_counts(counts, trainer.policy) for counts in (account.dense, gated))
     gated_part = DENSE_PART if gate_is_dense else GATED_PART
-    best = max(trainer.epochs, key=lambda line: line["val_top1"], default=None)
-    last = trainer.epochs[-1] if trainer.epochs else None
+    best = max(journal.epochs, key=lambda line: line["val_top1"], default=None)
+    last = journal.epochs[-1] if journal.epochs else None
     return {
         "schema": 1,
         "version": version,
@@ -97,7 +97,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             "selection": config.selection,
             "target": config.target if trainer.policy.name not in ("dense", "infobatch") else None,
             "activation_rate": gated.selected / gated.offered if gated.offered else None,
-            "threshold": next((e["threshold"] for e in reversed(trainer.epochs) if e["threshold"] is not None), None),
+            "threshold": next((e["threshold"] for e in reversed(journal.epochs) if e["threshold"] is not None), None),
             "warmup_epochs": config.warmup_epochs,
         },
         "samples": {
@@ -106,9 +106,9 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             "scored": whole.scored,
             "selected": whole.selected,
             "backward": whole.backward,
-            "leftover": trainer.num_leftover,
+            "leftover": journal.num_leftover,
             "steps": whole.steps,
-            "nonfinite_steps": trainer.num_nonfinite,
+            "nonfinite_steps": journal.num_nonfinite,
         },
         "accuracy": {
             "val_top1": last["val_top1"] if last else None,
@@ -152,13 +152,14 @@ def price_notes(gpu_j: float | None, price_per_kwh: float | None, gco2_per_kwh: 
     return notes
 
 
-def part_counts(counts: PhaseCounts, score_units: float) -> PartCounts:
-    """The ledger's view of a phase; scoring a sample costs `score_units` full-size forwards."""
+def part_counts(counts: PhaseCounts, policy: Policy) -> PartCounts:
+    """The ledger's view of a phase under a gate."""
     return PartCounts(
         offered=counts.offered,
         selected=counts.selected,
         backward=counts.backward,
         scored=counts.scored,
-        score_units=score_units,
+        score_units=policy.score_units,
         extra_units=counts.extra_units,
+        upkeep_units=policy.upkeep_units,
     )

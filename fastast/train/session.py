@@ -4,36 +4,52 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
+import os
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastast.config import TrainConfig, read_toml
+from fastast.config import TrainConfig
 from fastast.console import Reporter, verdict
 from fastast.data import Dataset, draw_dataset, open_dataset
 from fastast.energy.meter import EnergyMeter
 from fastast.energy.nvml import open_machine as open_nvml
 from fastast.errors import InputError
 from fastast.files import cache_root
+from fastast.given import read_toml
+from fastast.options import parse_duration
 from fastast.report.page import write_report
 from fastast.run import RunFolder
-from fastast.train.checkpoint import save_checkpoint
 from fastast.train.distributed import require_single_process
 from fastast.train.energy_book import EnergyBook
+from fastast.train.keeper import Keeper, write_power
+from fastast.train.memory_fit import describe_out_of_memory, fitting_batch, is_out_of_memory
 from fastast.train.model import check_names
 from fastast.train.opening import Opening, open_run
-from fastast.train.results import build_summary, write_best, write_classes, write_samples
+from fastast.train.proxy_net import check_proxy_arch
+from fastast.train.results import build_summary, write_classes, write_samples
 from fastast.train.setup import Machine, complete_config, open_machine
-from fastast.train.trainer import Stopped, Trainer
+from fastast.train.stopping import Stopped, StopRequest
+from fastast.train.trainer import Trainer
+from fastast.train.watchdog import STALL_FILE, Watchdog, end_stalled_run
+
+# How long a run that has ended waits for reads that hang.
+CLOSE_TIMEOUT_S = 10.0
 
 DEMO_SET = {"num_classes": 12, "train_per_class": 150, "val_per_class": 30}
 
 
 def train(
-    given: dict[str, Any], *, toml_path: str | None, resume: str | None, argv: list[str], reporter: Reporter
+    given: dict[str, Any],
+    *,
+    toml_path: str | None,
+    resume: str | None,
+    argv: list[str],
+    reporter: Reporter,
+    force: bool = False,
 ) -> int:
     """Runs `fastast train`.
 
@@ -43,15 +59,16 @@ def train(
         resume: None, "auto" (start, continue, or show a finished run), or a checkpoint file.
         argv: the command line, for the summary.
         reporter: shows progress.
+        force: continue although options or pictures have changed.
 
     Returns:
-        The exit code: 0, or 128 + the signal that stopped the run.
+        The exit code: 0, 3 where `--max-time` stopped the run, 128 + n where signal n did.
 
     Raises:
         InputError: something that the user can fix.
     """
     require_single_process()
-    opening = open_run({**(read_toml(toml_path) if toml_path else {}), **given}, resume)
+    opening = open_run({**(read_toml(toml_path) if toml_path else {}), **given}, resume, force=force)
     if opening.finished is not None:
         try:
             reporter.console.print(verdict(opening.finished))
@@ -59,7 +76,8 @@ def train(
             raise InputError(f"{opening.folder.summary}: written by another version, or damaged") from error
         reporter.note(f"finished already: {opening.folder.path}")
         return 0
-    return _run(opening, argv, reporter)
+    request = StopRequest(parse_duration(opening.config.max_time, "--max-time") if opening.config.max_time else None)
+    return _run(opening, request, argv, reporter, force=force)
 
 
 def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
@@ -85,19 +103,43 @@ def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
     )
 
 
-def _run(opening: Opening, argv: list[str], reporter: Reporter) -> int:
+def _run(opening: Opening, request: StopRequest, argv: list[str], reporter: Reporter, *, force: bool) -> int:
     config, folder, state = opening.config, opening.folder, opening.state
     check_names(config.arch, config.weights if state is None else "none")
+    if config.gate == "proxy" and config.proxy_arch:
+        check_proxy_arch(config.proxy_arch)
     _refuse_data_folder(config, folder)
     dataset = open_data(config, reporter)
+    changed = opening.changed
     if state is not None and state["fingerprint"] != dataset.fingerprint:
-        raise InputError(
-            f"{opening.checkpoint}: the data has changed since (pictures added, removed or rewritten); "
-            "restore it to continue, or start anew with another --out"
-        )
+        if not force:
+            raise InputError(
+                f"{opening.checkpoint}: the data has changed since (pictures added, removed or rewritten); "
+                "restore it, add --force to continue with it as it is, or start anew with another --out"
+            )
+        changed += ("the pictures have changed",)
     machine = open_machine(config.device, config.precision, config.compile, deterministic=config.deterministic)
     complete_config(config, machine, dataset.train.num_samples)
     _introduce(config, dataset, machine, reporter)
+    try:
+        return _fit(opening, changed, dataset, machine, request, argv, reporter)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the trainer, whose memory the trial needs
+    raise InputError(describe_out_of_memory(config, fitting_batch(config, machine, len(dataset.classes))))
+
+
+def _fit(
+    opening: Opening,
+    changed: tuple[str, ...],
+    dataset: Dataset,
+    machine: Machine,
+    request: StopRequest,
+    argv: list[str],
+    reporter: Reporter,
+) -> int:
+    config, folder, state = opening.config, opening.folder, opening.state
     with contextlib.ExitStack() as stack:
         nvml = open_nvml()
         meter = EnergyMeter(metered_devices(machine.device), machine=nvml)
@@ -105,37 +147,76 @@ def _run(opening: Opening, argv: list[str], reporter: Reporter) -> int:
             meter.continue_csv(opening.checkpoint.resolve().parent.parent / folder.power.name)
         energy = EnergyBook(stack.enter_context(meter))
         trainer = Trainer(config, machine, dataset, folder, energy, reporter, continued=state is not None)
-        stack.callback(trainer.close)
+        exit_code = 1  # for as long as nothing better can be said
+        stack.callback(lambda: _close(trainer, request, exit_code))
         folder.create()  # not before everything that can be refused has been accepted
+        stack.enter_context(folder.lock())
+        if state is None and folder.last.exists():
+            raise InputError(f"--out {folder.path}: another run was written there meanwhile; continue it with --resume")
         if state is not None:
-            _resume(trainer, opening, reporter)
+            _resume(trainer, opening, changed, reporter)
         else:
             _start(trainer, folder, dataset)
         if meter.devices:
             energy.idle = meter.measure_idle()
+        keeper = Keeper(trainer, folder, config.checkpoint_every, reporter)
         stopped = None
         try:
-            with _signals_stop(trainer):
-                trainer.fit(lambda line: _keep(trainer, folder, line))
+            with request.listening(), _watched(trainer, request, folder):
+                trainer.fit(keeper)
         except Stopped as stop:
             stopped = stop
+            keeper.save()
+        finally:
+            failure = keeper.close()
+        if failure is not None:
+            raise InputError(f"{failure}; free some space or make the folder writable, then continue with --resume")
         meter.stop()
-        _write_power(meter, folder)
-        summary = build_summary(trainer, nvml.driver, argv, stopped="signal" if stopped else None)
-        folder.write_json(folder.summary, summary)
+        write_power(meter, folder)
+        summary = build_summary(trainer, nvml.driver, argv, stopped=stopped.reason if stopped else None)
         write_samples(folder, trainer)
+        folder.write_json(folder.summary, summary)  # last, since it says that all is done
+        exit_code = stopped.exit_code if stopped else 0
     try:
         write_report(folder.path)
     except (InputError, OSError) as error:  # the run itself is done and safe
         reporter.note(f"report.html was not written: {error}")
     if stopped is not None:
-        reporter.note(
-            f"{stopped}; continue from the last finished epoch with: fastast train --out {folder.path} --resume"
-        )
-        return 128 + stopped.signum
+        reporter.note(f"{stopped}; continue from there with: fastast train --out {folder.path} --resume")
+        return exit_code
     reporter.console.print(verdict(summary))
     reporter.note(f"run folder: {folder.path} (report.html shows it)")
-    return 0
+    return exit_code
+
+
+@contextlib.contextmanager
+def _watched(trainer: Trainer, request: StopRequest, folder: RunFolder) -> Iterator[None]:
+    """Between two batches the trainer looks for requests to stop, and shows that it is alive."""
+    timeout_s = trainer.config.stall_timeout
+    trainer.waiting = request.check
+    if timeout_s == 0:
+        trainer.between = request.check
+        yield
+        return
+    with Watchdog(timeout_s, lambda: end_stalled_run(folder, timeout_s)) as watchdog:
+
+        def between() -> None:
+            watchdog.beat()
+            request.check()
+
+        trainer.between = between
+        yield
+
+
+def _close(trainer: Trainer, request: StopRequest, exit_code: int) -> None:
+    """Frees the data pipelines; where one of their threads hangs, ends the process without it."""
+
+    def leave() -> None:
+        os.write(2, b"fastast: a read of the data hangs; ended without it\n")
+        os._exit(exit_code)
+
+    with request.listening(), Watchdog(CLOSE_TIMEOUT_S, leave):
+        trainer.close()
 
 
 def _refuse_data_folder(config: TrainConfig, folder: RunFolder) -> None:
@@ -148,11 +229,6 @@ def _refuse_data_folder(config: TrainConfig, folder: RunFolder) -> None:
 def metered_devices(device: torch.device) -> list[int | str]:
     """The GPU that this process trains on, by UUID; none when it trains on the CPU."""
     return [f"GPU-{torch.cuda.get_device_properties(device).uuid}"] if device.type == "cuda" else []
-
-
-def _write_power(meter: EnergyMeter, folder: RunFolder) -> None:
-    if meter.trace_rows():
-        meter.write_csv(folder.power)
 
 
 def _introduce(config: TrainConfig, dataset: Dataset, machine: Machine, reporter: Reporter) -> None:
@@ -171,57 +247,30 @@ def _introduce(config: TrainConfig, dataset: Dataset, machine: Machine, reporter
 
 def _start(trainer: Trainer, folder: RunFolder, dataset: Dataset) -> None:
     """Writes what a run folder holds from its first moment; nothing of an earlier attempt stays."""
-    for path in (folder.metrics, folder.quarantine, folder.summary, folder.power):
+    for path in (folder.metrics, folder.quarantine, folder.summary, folder.power, folder.path / STALL_FILE):
         path.unlink(missing_ok=True)
     folder.write_json(folder.config, dataclasses.asdict(trainer.config))
     write_classes(folder, dataset.classes)
     for entry in dataset.quarantined:
         folder.append_quarantine({"id": entry.id, "path": entry.path, "reason": entry.reason})
-    trainer.account.quarantined = len(dataset.quarantined)
+    trainer.journal.account.quarantined = len(dataset.quarantined)
 
 
-def _resume(trainer: Trainer, opening: Opening, reporter: Reporter) -> None:
+def _resume(trainer: Trainer, opening: Opening, changed: tuple[str, ...], reporter: Reporter) -> None:
     state, checkpoint = opening.state, opening.checkpoint
     assert state is not None
     assert checkpoint is not None
+    for note in (opening.note, *changed):
+        if note is not None:
+            reporter.note(note)
     try:
         trainer.load_state_dict(state["trainer"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{checkpoint}: does not fit this run ({str(error).splitlines()[0]})") from error
     opening.folder.continue_from(RunFolder(checkpoint.resolve().parent.parent), state["sizes"])
-    whole = trainer.account.whole
-    trainer.account.resumes.append({"epoch": len(trainer.epochs) + 1, "offered": whole.offered})
-    reporter.note(f"continuing after epoch {len(trainer.epochs)} ({whole.offered:,} samples offered so far)")
-
-
-def _keep(trainer: Trainer, folder: RunFolder, line: dict[str, Any]) -> None:
-    """Saves an epoch's end: the weights if they are the best so far, then the checkpoint."""
-    if all(line["val_top1"] > earlier["val_top1"] for earlier in trainer.epochs[:-1]):
-        write_best(folder, trainer.engine.model, line)
-    _write_power(trainer.energy.meter, folder)
-    save_checkpoint(
-        folder.last,
-        {
-            "trainer": trainer.state_dict(),
-            "config": dataclasses.asdict(trainer.config),
-            "fingerprint": trainer.dataset.fingerprint,
-            "sizes": folder.log_sizes(),
-        },
-    )
-
-
-@contextlib.contextmanager
-def _signals_stop(trainer: Trainer) -> Iterator[None]:
-    """SIGINT and SIGTERM end the run after the current batch; a second SIGINT ends it at once."""
-
-    def stop(signum: int, frame: Any) -> None:
-        if trainer.stop_signal is not None:
-            raise KeyboardInterrupt
-        trainer.stop_signal = signum
-
-    previous = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+    if changed:
+        opening.folder.write_json(opening.folder.config, dataclasses.asdict(trainer.config))
+    offered = trainer.journal.account.whole.offered
+    resumed: dict[str, Any] = {"epoch": trainer.epoch, "offered": offered}
+    trainer.journal.account.resumes.append({**resumed, "changed": list(changed)} if changed else resumed)
+    reporter.note(f"continuing in epoch {trainer.epoch} ({offered:,} samples offered so far)")

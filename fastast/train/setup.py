@@ -11,7 +11,7 @@ import torch
 from fastast.config import TrainConfig
 from fastast.errors import InputError
 from fastast.precision import choose_precision
-from fastast.train.model import choose_compile
+from fastast.train.compiler import choose_compile
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Machine:
         precision_note: why `dtype` was chosen.
         compiled: whether steps go through `torch.compile`.
         compile_note: why, or why not.
+        compile_mode: the mode of `torch.compile`; "reduce-overhead" records CUDA graphs.
     """
 
     device: torch.device
@@ -31,6 +32,7 @@ class Machine:
     precision_note: str
     compiled: bool
     compile_note: str
+    compile_mode: str = "default"
 
     @property
     def image_dtype(self) -> torch.dtype:
@@ -46,11 +48,12 @@ def open_machine(
     Args:
         device: "auto", "cuda" or "cpu".
         precision: "auto", "fp32", "fp16" or "bf16".
-        compile: "auto", "on" or "off".
+        compile: "auto", "on", "off" or "reduce-overhead".
         deterministic: keep to CUDA kernels that give the same bits every time.
 
     Raises:
-        InputError: CUDA was asked for and torch finds no usable GPU, or the format is not to be had there.
+        InputError: CUDA was asked for and torch finds no usable GPU, or the format or CUDA graphs are not to be had
+            there.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError(
@@ -64,7 +67,8 @@ def open_machine(
         torch.set_float32_matmul_precision("high")
     dtype, precision_note = choose_precision(place, precision)
     compiled, compile_note = choose_compile(place, compile)
-    return Machine(place, dtype, precision_note, compiled, compile_note)
+    mode = compile if compile == "reduce-overhead" else "default"
+    return Machine(place, dtype, precision_note, compiled, compile_note, mode)
 
 
 def complete_config(config: TrainConfig, machine: Machine, num_train: int) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastast.gate import Gate, Rows, SampleQueue, ScoreMemory, importance_weights
+from fastast.gate import Gate, Rows, SampleQueue, ScoreMemory
+from fastast.train.compiler import compile_step
+from fastast.train.decision import Decision
 from fastast.train.optimizer import GuardedStep
-
-# Loss histogram of selected and skipped samples: 16 bins of 0.5 nats, the last one open.
-HIST_BINS, HIST_WIDTH = 16, 0.5
 
 
 def logits_of(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -43,19 +42,11 @@ class ScoreStep(nn.Module):
         gate: significance and controller.
         queue: receives the selected rows.
         dtype: compute type of the forward.
-        unbiased: weigh each selected sample by rate / probability.
-        clip_weights: largest weight, or None.
+        unbiased, clip_weights: as for `Decision`.
 
     Attributes:
-        num_clipped: int64: weights that were cut.
-        totals: the batch's counts and sums, which the gate folds into its state at the next call. Between two
-            calls it may be summed over ranks.
-        hist: int64[2, HIST_BINS]: scoring loss of skipped (row 0) and selected (row 1) samples since it was zeroed.
+        decision: the gate with its counts.
     """
-
-    totals: Tensor
-    hist: Tensor
-    num_clipped: Tensor
 
     def __init__(
         self,
@@ -70,32 +61,16 @@ class ScoreStep(nn.Module):
         super().__init__()
         # The scorer's tensors belong to the model: kept out of this module's state.
         self._scorer = [scorer]
-        self.gate = gate
+        self.decision = Decision(gate, unbiased=unbiased, clip_weights=clip_weights)
         self.queue = queue
         self.dtype = dtype
-        self.unbiased = unbiased
-        self.clip_weights = clip_weights
-        device = queue.images.device
-        self.register_buffer("totals", gate.no_totals().to(device))
-        self.register_buffer("num_clipped", torch.zeros((), dtype=torch.int64, device=device))
-        self.register_buffer("hist", torch.zeros(2, HIST_BINS, dtype=torch.int64, device=device))
 
     @torch.no_grad()
     def forward(self, images: Tensor, labels: Tensor, ids: Tensor, valid: Tensor, epoch: Tensor) -> None:
         """Takes images [B, 3, S, S] channels-last, labels [B], ids [B], valid [B] bool, epoch int64 0-dim."""
         logits = logits_of(self._scorer[0], images, self.dtype)
-        mask, loss, totals = self.gate(logits, labels, images, ids, epoch, valid, self.totals)
-        self.totals.copy_(totals)
-        weights = None
-        if self.unbiased:
-            controller = self.gate.controller
-            rate = controller.mean_probability
-            weights, num_clipped = importance_weights(mask, controller.probability, rate, self.clip_weights)
-            self.num_clipped += num_clipped
+        mask, weights = self.decision(logits, labels, images, ids, epoch, valid)
         self.queue.push(images, labels, ids, mask, weights)
-        bins = (loss / HIST_WIDTH).nan_to_num(nan=HIST_BINS - 1, posinf=HIST_BINS - 1).clamp(0, HIST_BINS - 1)
-        cell = mask.long() * HIST_BINS + bins.long()
-        self.hist.view(-1).index_add_(0, cell, valid.long())
 
 
 class TrainStep(nn.Module):
@@ -117,7 +92,7 @@ class TrainStep(nn.Module):
         *,
         dtype: torch.dtype,
         label_smoothing: float,
-        compiled: bool,
+        compiled: bool | str,
     ) -> None:
         super().__init__()
         self._model = [model]
@@ -128,14 +103,13 @@ class TrainStep(nn.Module):
         device = next(model.parameters()).device
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64, device=device))
         self.register_buffer("loss_rows", torch.zeros((), dtype=torch.int64, device=device))
-        self.objective: Callable[..., tuple[Tensor, Tensor]] = self._objective
-        if compiled:
-            self.objective = torch.compile(self._objective, fullgraph=True, dynamic=False)
+        self.objective: Callable[..., tuple[Tensor, Tensor]] = compile_step(self._objective, compiled)
 
     def forward(self, rows: Rows) -> None:
         """Runs forward, backward and one optimizer step on `rows` (B samples)."""
         self.guard.save_buffers()
         objective, loss = self.objective(rows.images, rows.labels, rows.weights)
+        loss = loss.clone()  # a CUDA graph's own is overwritten when the guard puts buffers back
         skipped = self.guard.backward_and_step(objective)
         counted = ~skipped
         with torch.no_grad():
@@ -172,8 +146,3 @@ class EvalStep(nn.Module):
         kept = torch.stack([loss.double(), hits[:, 0].double(), hits.any(1).double(), torch.ones_like(loss).double()])
         self.sums += torch.where(valid, kept, 0.0).sum(1)
         return logits
-
-
-def compile_step(step: nn.Module, compiled: bool) -> Callable[..., Any]:
-    """The step's forward as one compiled graph, or as it is."""
-    return torch.compile(step, fullgraph=True, dynamic=False) if compiled else step

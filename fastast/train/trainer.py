@@ -9,37 +9,42 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from fastast.config import TrainConfig
-from fastast.console import Reporter, epoch_detail, step_detail
-from fastast.data import Dataset, EvalLoader, TrainLoader
+from fastast.console import FewNotes, Reporter
+from fastast.data import Batch, Dataset, EvalLoader, ThumbnailLoader, TrainLoader
 from fastast.errors import InputError
-from fastast.gate import LaggedReader
 from fastast.run import RunFolder
-from fastast.train.account import Account
+from fastast.train.account import PhaseCounts
+from fastast.train.adopt import adopt
 from fastast.train.energy_book import EnergyBook
 from fastast.train.engine import Engine, Status
 from fastast.train.evaluate import evaluate
-from fastast.train.metrics import MetricsWriter, Moment, read_hist
+from fastast.train.journal import Journal
+from fastast.train.memory_fit import is_out_of_memory
+from fastast.train.metrics import read_hist
 from fastast.train.optimizer import lr_at
+from fastast.train.passage import Moment, Passage
 from fastast.train.planner import Planner
-from fastast.train.schedule import GATED, Stretch
+from fastast.train.schedule import GATED, WARMUP, Stretch
 from fastast.train.setup import Machine
-
-# A run whose steps are skipped this often in a row has diverged.
-MAX_NONFINITE_RUN = 10
+from fastast.train.thumbnails import ThumbnailPass
 
 
-class Stopped(Exception):
-    """The run was asked to stop by a signal; the last checkpoint stands."""
+class Saves(Protocol):
+    """Saves a run while it trains."""
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by signal {signum}")
-        self.signum = signum
+    def due(self) -> bool:
+        """Whether `save` is to be called before the next batch."""
+
+    def save(self) -> None:
+        """Takes the trainer's `state_dict`."""
+
+    def finish_epoch(self, line: dict[str, Any]) -> None:
+        """Takes an epoch's line of `metrics.jsonl`, and the state that the next epoch starts from."""
 
 
 class Trainer:
@@ -59,10 +64,9 @@ class Trainer:
 
     Attributes:
         machine: as given, or without the compiler if the network turned out not to compile.
-        account: counts and seconds by phase.
-        epochs: epoch lines of `metrics.jsonl` so far.
-        offered: int32[N], how often each training sample was offered.
-        stop_signal: set to a signal's number to stop after the current batch.
+        journal: what the run has done.
+        between: called between two batches, of training as of evaluation; may raise to end the run there.
+        waiting: called every second while pictures do not come; may raise as well.
     """
 
     def __init__(
@@ -81,15 +85,17 @@ class Trainer:
         self.config, self.machine, self.dataset, self.folder = config, machine, dataset, folder
         self.energy, self.reporter = energy, reporter
         self.batch_size, self.peak_lr = config.batch_size, config.lr
-        self.account = Account()
-        self.epochs: list[dict[str, Any]] = []
-        self.stop_signal: int | None = None
+        self.between: Callable[[], None] = lambda: None
+        self.waiting: Callable[[], None] = lambda: None
+        self._quarantine_notes = FewNotes(reporter)
         num_train = dataset.train.num_samples
-        self.planner = Planner(config, num_train)
+        side = dataset.train.thumbnail_side if config.gate == "proxy" else None
+        self.engine = self._build_engine("none" if continued else config.weights, side)
+        self.planner = Planner(config, num_train, self.engine.proxy)
         self.policy, self.schedule = self.planner.policy, self.planner.schedule
-        self.offered = np.zeros(num_train, np.int32)
-        weights = "none" if continued else config.weights
-        self.engine = self._build_engine(weights, num_train)
+        self.journal = Journal(
+            config, self.planner, folder, energy.meter, reporter, num_train=num_train, device=machine.device
+        )
         for note in self.engine.notes:
             reporter.note(note)
         common: dict[str, Any] = {
@@ -101,231 +107,245 @@ class Trainer:
             "decode": config.decode,
             "deterministic": config.deterministic,
             "on_quarantine": self._quarantine,
+            "on_wait": lambda: self.waiting(),
+            "on_note": reporter.note,
         }
         self.loader = TrainLoader(dataset.train, seed=config.seed, min_area=config.min_crop, **common)
         self.eval_loader = EvalLoader(dataset.val, **common)
-        self._metrics = MetricsWriter(log_every=config.log_every, batch_size=self.batch_size)
-        self._reports = LaggedReader(len(Status._fields), machine.device, torch.float64)
-        self._moments: list[Moment] = []
-        self._status = self._epoch_status = Status()
+        self._loaders = [self.loader, self.eval_loader]
+        self._thumbs: ThumbnailPass | None = None
+        if self.engine.proxy is not None and side is not None:
+            thumb_loader = ThumbnailLoader(self.loader, self.engine.proxy.size)
+            self._loaders.append(thumb_loader)
+            self._thumbs = ThumbnailPass(self.engine, thumb_loader, self.batch_size)
+            reporter.note(f"scoring from the pack's thumbnails at {self.engine.proxy.size} px")
         self._next_stretch = 0
+        self._passage: Passage | None = None
+        self._trained = False  # all but the evaluation of the next stretch is done
+        self._lap_s = self._began_s = time.monotonic()
 
-    def _build_engine(self, weights: str, num_train: int) -> Engine:
-        num_classes = len(self.dataset.classes)
-        engine = Engine(self.config, self.machine, weights=weights, num_classes=num_classes, num_train=num_train)
+    def _build_engine(self, weights: str, thumbnail_side: int | None) -> Engine:
+        engine = Engine(
+            self.config,
+            self.machine,
+            weights=weights,
+            num_classes=len(self.dataset.classes),
+            num_train=self.dataset.train.num_samples,
+            thumbnail_side=thumbnail_side,
+        )
         if not self.machine.compiled:
             return engine
         self.reporter.note("compiling (once; not counted in the run's times)")
         try:
             engine.warm_up()
         except Exception as error:  # the compiler stack raises its own kinds, none of them a common base
+            if is_out_of_memory(error):
+                raise
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            if self.config.compile == "on":
-                raise InputError(f"--compile on: {self.config.arch} does not compile ({reason}); use off") from error
+            if self.config.compile != "auto":
+                raise InputError(
+                    f"--compile {self.config.compile}: {self.config.arch} does not compile ({reason}); use off"
+                ) from error
             self.machine = replace(self.machine, compiled=False, compile_note=f"off: failed to compile ({reason})")
             self.reporter.note(f"compile {self.machine.compile_note}")
-            return self._build_engine(weights, num_train)
+            return self._build_engine(weights, thumbnail_side)
         return engine
 
     def _quarantine(self, sample_id: int, path: str, reason: str) -> None:
-        self.account.quarantined += 1
+        self.journal.account.quarantined += 1
         self.folder.append_quarantine({"id": sample_id, "path": path, "reason": reason})
-        self.reporter.note(f"quarantined {path}: {reason}")
+        self._quarantine_notes.note(f"quarantined {path}", reason)
 
     def close(self) -> None:
         """Frees the data pipelines."""
-        self.loader.close()
-        self.eval_loader.close()
+        for loader in self._loaders:
+            loader.close()
 
-    def fit(self, on_epoch: Callable[[dict[str, Any]], None]) -> None:
+    def fit(self, saves: Saves) -> None:
         """Runs every stretch that is left, evaluating at the end of each epoch.
 
         Args:
-            on_epoch: called with the epoch's line of `metrics.jsonl` once the epoch is complete.
+            saves: called between two batches and at the end of each epoch, where `state_dict` may be taken.
 
         Raises:
-            Stopped: a signal asked for it.
+            Stopped: it was asked for; `state_dict` continues from there.
             InputError: the training diverged (10 non-finite steps in a row).
         """
-        began, before = time.monotonic(), self.account.total_s
+        self._began_s = time.monotonic() - self.journal.account.total_s
         self.reporter.begin("training", 1.0)
         try:
             for stretch in self.schedule.stretches[self._next_stretch :]:
-                self._run_stretch(stretch)
-                self._next_stretch += 1
-                if stretch.ends_epoch:
-                    line = self._finish_epoch(stretch)
-                    self.account.total_s = before + time.monotonic() - began
-                    on_epoch(line)
+                if not self._trained:
+                    self._run_stretch(stretch, saves)
+                line = self._finish_epoch(stretch) if stretch.ends_epoch else None
+                self._next_stretch, self._trained = self._next_stretch + 1, False
+                if line is not None:
+                    saves.finish_epoch(line)
         finally:
-            self.account.total_s = before + time.monotonic() - began
+            self._read_clock()
             self.reporter.end()
 
-    def _run_stretch(self, stretch: Stretch) -> None:
-        counts, before = self.account.phases[stretch.phase], self.account.whole
-        first, waited, decoded = self._status, self.loader.wait_s, self.loader.num_decoded
+    def _read_clock(self) -> None:
+        self.journal.account.total_s = time.monotonic() - self._began_s
+
+    def _lap(self) -> float:
+        """Seconds since the last call."""
+        now = time.monotonic()
+        lap, self._lap_s = now - self._lap_s, now
+        return lap
+
+    def _run_stretch(self, stretch: Stretch, saves: Saves) -> None:
         scoring = stretch.phase == GATED and self.policy.scores
         if scoring:
             self.engine.set_target(self.planner.target(stretch.epoch))
-        plan = self.planner.plan(stretch, self.loader.bad_ids, self.engine.memory)
-        order, places = plan.order, plan.places
-        began = time.monotonic()
+        if self._passage is None:
+            bad_ids = self.loader.bad_ids
+            self._passage = Passage(stretch, self.planner.plan(stretch, bad_ids, self.engine.memory), bad_ids)
+        passage, thumbs = self._passage, self._thumbs if scoring else None
         self.engine.begin_epoch(stretch.epoch)
         self.energy.meter.set_phase(stretch.phase)
         part = self.energy.part_meter(stretch.phase)
         part.start()
-        delivered = offered = 0
-        for batch in self.loader.epoch(stretch.epoch, order[places]):
-            if scoring:
-                counts.extra_units += self.engine.score(batch)
-                counts.scored += batch.num_valid
-            else:
-                self.engine.enqueue(batch, plan.weights)
-            previous = offered
-            delivered = min(delivered + self.batch_size, len(places))
-            offered = len(order) if delivered == len(places) else int(places[delivered - 1]) + 1
-            # The middle of the batch, so that neither the first step nor the last has a learning rate of zero.
-            progress = self.schedule.progress(stretch.offered_before + (previous + offered) / 2)
-            self.engine.guard.set_lr(lr_at(progress, peak=self.peak_lr, warmup=self.config.lr_warmup))
-            part.step(offered - previous)
-            self._moments.append(
-                Moment(
-                    offered=before.offered + offered,
-                    data_wait=before.data_wait + self.loader.wait_s - waited,
-                    seconds=before.seconds + time.monotonic() - began,
-                )
-            )
-            self._learn(self._reports.push(self.engine.status()), stretch)
-            if self.stop_signal is not None:
-                break
-        self._learn(self._reports.flush(), stretch)
-        part.stop()
-        done = order[:offered]
-        done = done[~self.loader.bad_ids[done]]
-        self.offered[done] += 1
-        counts.offered += len(done)
-        counts.selected += int(self._status.pushed - first.pushed)
-        counts.decoded += self.loader.num_decoded - decoded
-        counts.seconds += time.monotonic() - began
-        counts.data_wait += self.loader.wait_s - waited
-        if self.stop_signal is not None:
-            raise Stopped(self.stop_signal)
-        if not len(done):
+        self._lap()
+        waited, decoded = self._waited_s(), self.loader.num_decoded
+        if thumbs is None:
+            batches = self.loader.epoch(stretch.epoch, passage.rest())
+        else:
+            batches = self.loader.stream(stretch.epoch, thumbs.slices(passage))
+        try:
+            for batch in batches:
+                if thumbs is None:
+                    moment = self._offer(batch, passage, scoring)
+                else:
+                    thumbs.take(batch)
+                    moment = thumbs.moment(passage)
+                # The middle of the batch, so that neither the first step nor the last has a learning rate of zero.
+                progress = self.schedule.progress(stretch.offered_before + (moment.first + moment.last) / 2)
+                self.engine.set_lr(lr_at(progress, peak=self.peak_lr, warmup=self.config.lr_warmup))
+                part.step(moment.last - moment.first)
+                moment.counts.decoded, decoded = self.loader.num_decoded - decoded, self.loader.num_decoded
+                moment.counts.data_wait, waited = self._waited_s() - waited, self._waited_s()
+                moment.counts.seconds = self._lap()
+                self._learn(self.journal.send(self.engine.status(), moment), passage)
+                self.between()
+                if saves.due():
+                    part.stop()
+                    saves.save()
+                    part.start()
+                    self._lap()  # saving is no part of training
+            if thumbs is not None:  # what was scored after the last selected batch
+                self._learn(self.journal.send(self.engine.status(), thumbs.moment(passage)), passage)
+                thumbs.begin()
+            self._learn(self.journal.flush(), passage)
+        finally:
+            part.stop()
+            batches.close()
+        self.journal.account.phases[stretch.phase].seconds += self._lap()
+        if self.loader.bad_ids[passage.plan.order[passage.plan.places]].all():
             raise InputError("no training picture could be decoded; quarantine.jsonl says why")
         if stretch.ends_epoch:
-            self.engine.memory.tick(plan.keep)
+            self.engine.memory.tick(passage.plan.keep)
+        self._passage, self._trained = None, True
 
-    def _learn(self, report: np.ndarray | None, stretch: Stretch) -> None:
-        """Takes in what the device reported one batch late, and trains every full batch it tells of."""
-        if report is None:
-            return
-        status, moment = Status(*report.tolist()), self._moments.pop(0)
-        self._status = status
-        if status.overflow:
-            raise RuntimeError(f"the sample queue overflowed by {status.overflow:.0f} rows: this is a bug in fastast")
-        if status.nonfinite_run >= MAX_NONFINITE_RUN:
-            raise InputError(
-                f"{MAX_NONFINITE_RUN} steps in a row had a non-finite loss or gradient (epoch {stretch.epoch + 1}); "
-                f"lower --lr (now {self.peak_lr:g}) or use --precision fp32"
-            )
-        line = self._metrics.step_line(
-            moment,
-            status,
-            stretch=stretch,
-            scoring=self.policy.scores,
-            lr=self.engine.guard.lr,
-            gpu_w=self.energy.meter.watts,
-        )
-        if line is not None:
-            self.folder.append_metrics(line)
-            done = self.schedule.cost_share(moment.offered, self.policy.cost)
-            self.reporter.advance(done, step_detail(line, moment.seconds * (1 / done - 1)))
-        counts, popped = self.account.phases[stretch.phase], self.account.whole.backward
-        while status.pushed - popped >= self.batch_size:
+    def _offer(self, batch: Batch, passage: Passage, scoring: bool) -> Moment:
+        """Hands a batch to the engine; returns what is known of it at once."""
+        counts = PhaseCounts()
+        if scoring:
+            counts.extra_units, counts.scored = self.engine.score(batch), batch.num_valid
+        else:
+            self.engine.enqueue(batch, passage.plan.weights)
+            if passage.stretch.phase == WARMUP:
+                counts.extra_units = self.engine.learn_proxy(batch)
+        return Moment(*passage.advance(self.batch_size), counts)
+
+    def _waited_s(self) -> float:
+        return sum(loader.wait_s for loader in self._loaders if loader is not self.eval_loader)
+
+    def _learn(self, status: Status | None, passage: Passage) -> None:
+        """Takes in what the device reported, and trains every full batch it tells of."""
+        for _ in range(self.journal.learn(status, passage, self.loader.bad_ids, self.engine.guard.lr)):
             self.engine.train()
-            popped += self.batch_size
-            counts.backward += self.batch_size
-            counts.steps += 1
+            self.journal.trained(passage.stretch.phase)
 
     def _finish_epoch(self, stretch: Stretch) -> dict[str, Any]:
         self.energy.meter.set_phase("eval")
         began = time.monotonic()
-        accuracy = evaluate(self.engine.eval_step, self.eval_loader, run=self.engine.evaluate)
-        self.account.eval_s += time.monotonic() - began
-        before, self._status = self._epoch_status, self.engine.read_status()
-        self._epoch_status = self._status
-        self._warn(before, self._status)
-        line = self._metrics.epoch_line(
-            self.account.whole,
-            self._status,
-            stretch=stretch,
-            scoring=self.policy.scores,
+        try:
+            accuracy = evaluate(
+                self.engine.eval_step,
+                self.eval_loader,
+                run=self.engine.evaluate,
+                on_logits=lambda *_: self.between(),
+            )
+        finally:
+            self.journal.account.eval_s += time.monotonic() - began
+        self._quarantine_notes.flush("quarantined")
+        engine, scored = self.engine, stretch.phase == GATED and self.policy.scores
+        return self.journal.finish_epoch(
+            engine.read_status(),
+            stretch,
             accuracy=accuracy,
-            hist=read_hist(self.engine.score_step) if stretch.phase == GATED and self.policy.scores else None,
+            hist=read_hist(engine.score_step) if scored else None,
             gpu_j=self.energy.epoch_j(),
+            ranking=None if engine.proxy is None else engine.proxy.read_correlation(),
         )
-        self.epochs.append(line)
-        self.folder.append_metrics(line)
-        self.reporter.note(epoch_detail(line, self.schedule.num_epochs))
-        if self.engine.proxy is not None:
-            ranking = self.engine.proxy.read_correlation()
-            self.folder.append_metrics({"kind": "proxy", "epoch": stretch.epoch + 1, **ranking})
-            if ranking["num_batches"]:
-                self.reporter.note(
-                    f"proxy and full-size scores correlate by rank {ranking['rank_correlation']:.2f} "
-                    f"(Spearman, {ranking['num_batches']} batches)"
-                )
-        return line
-
-    def _warn(self, before: Status, now: Status) -> None:
-        """Says what an epoch had that it should not have had."""
-        for count, what in (
-            (now.nan_scores - before.nan_scores, "scores were not a number; each such sample was trained once for it"),
-            (now.nonfinite - before.nonfinite, "steps had a non-finite loss or gradient and were undone"),
-            (now.clipped - before.clipped, "importance weights were cut to --clip-weights"),
-            (now.scaler_skips - before.scaler_skips, "steps overflowed fp16 and were skipped by the loss scaler"),
-        ):
-            if count:
-                self.reporter.note(f"{count:,.0f} {what}")
 
     @property
-    def num_nonfinite(self) -> int:
-        """Steps skipped for a non-finite loss or gradient."""
-        return int(self._status.nonfinite)
+    def epoch(self) -> int:
+        """The epoch under way, counted from 1; the last one once all is done."""
+        left = self.schedule.stretches[self._next_stretch :]
+        return left[0].epoch + 1 if left else self.schedule.num_epochs
 
-    @property
-    def num_leftover(self) -> int:
-        """Selected samples that did not fill a batch."""
-        return int(self._status.pushed) - self.account.whole.backward
+    def _place(self) -> list[Any] | None:
+        """The stretch under way, or None once all is done."""
+        left = self.schedule.stretches[self._next_stretch :]
+        return [left[0].epoch, left[0].phase, left[0].start, left[0].stop] if left else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, as tensors and plain values (between two epochs)."""
+        """Everything that the rest of the run depends on, as tensors and plain values, at any place between batches."""
+        self._read_clock()
         return {
             "engine": self.engine.state_dict(),
-            "account": self.account.state_dict(),
+            "lr": self.engine.guard.lr,
+            "journal": self.journal.state_dict(),
             "energy": self.energy.state_dict(),
-            "epochs": self.epochs,
             "next_stretch": self._next_stretch,
-            "offered": torch.from_numpy(self.offered),
+            "stretch": self._place(),
+            "trained": self._trained,
+            "passage": None if self._passage is None else self._passage.state_dict(),
+            "thumbs": None if self._thumbs is None else self._thumbs.state_dict(),
             "bad_ids": torch.from_numpy(self.loader.bad_ids),
             "bad_val_ids": torch.from_numpy(self.eval_loader.bad_ids),
-            "num_batches": self._metrics.num_batches,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up where `state_dict` was called.
 
         Raises:
-            RuntimeError: the state is of another network or batch size.
+            RuntimeError: the state is of another network, batch size or schedule.
         """
+        num_train = self.dataset.train.num_samples
+        if len(state["bad_ids"]) != num_train:
+            dropped = adopt(state, num_train)
+            self.reporter.note(f"remembered losses start anew, and the epoch too; {dropped} waiting rows are dropped")
+        if len(state["bad_val_ids"]) != len(self.eval_loader.bad_ids):
+            state["bad_val_ids"] = torch.zeros(len(self.eval_loader.bad_ids), dtype=torch.bool)
         self.engine.load_state_dict(state["engine"])
-        self.account = Account.from_state(state["account"])
+        self.engine.set_lr(state["lr"])
+        self.journal.load_state_dict(state["journal"])
         self.energy.load_state_dict(state["energy"])
-        self.epochs = state["epochs"]
-        self._next_stretch = state["next_stretch"]
-        self.offered[:] = state["offered"].numpy()
+        self._next_stretch, self._trained = state["next_stretch"], state["trained"]
+        # Within a stretch nothing of it may be another; between two, what lies ahead may be.
+        known = slice(None) if state["passage"] is not None or self._trained else slice(3)
+        here, there = self._place(), state["stretch"]
+        if there is not None and (here is None or here[known] != there[known]):
+            raise RuntimeError("its schedule is another one where the run stands")
+        if state["passage"] is not None:
+            stretch = self.schedule.stretches[self._next_stretch]
+            self._passage = Passage.from_state(state["passage"], stretch, self.planner, self.machine.device)
+        if (self._thumbs is None) != (state["thumbs"] is None):
+            raise RuntimeError("one of both scored from thumbnails: the pack has them now, or had them then")
+        if self._thumbs is not None:
+            self._thumbs.load_state_dict(state["thumbs"])
         self.loader.bad_ids[:] = state["bad_ids"].numpy()
         self.eval_loader.bad_ids[:] = state["bad_val_ids"].numpy()
-        self._metrics.num_batches = state["num_batches"]
-        self._status = self._epoch_status = self.engine.read_status()
-        self._metrics.restart(self.account.whole, self._status)

@@ -17,8 +17,8 @@ def window(num=1000, epoch=0, **options):
         ("dense", {}, 3.0, 1.0),
         ("random", {}, 0.3, 10.0),
         ("forward", {}, 1.3, 3 / 1.3),
-        ("proxy", {"scale": 112 / 224}, 0.55, 3 / 0.55),
-        ("proxy", {"scale": 64 / 224}, 0.3816, 7.861),
+        ("proxy", {"score_units": (112 / 224) ** 2}, 0.55, 3 / 0.55),
+        ("proxy", {"score_units": (64 / 224) ** 2}, 0.3816, 7.861),
         ("memory", {}, 0.3, 10.0),
     ],
 )
@@ -30,6 +30,12 @@ def test_costs_at_10_percent(name, options, cost, ceiling):
     assert policy.cost(0.1) == pytest.approx(
         (policy.score_units if policy.scores else 0) + 3 * (0.1, 1)[name == "dense"]
     )
+
+
+def test_a_proxy_network_costs_its_training_too():
+    policy = make_policy("proxy", score_units=0.02, upkeep_units=0.06)
+    assert policy.score_units == 0.02
+    assert policy.cost(0.1) == pytest.approx(0.38)
 
 
 def test_infobatch_costs_what_it_does_not_drop():
@@ -52,9 +58,9 @@ def test_every_gate_plans_or_scores_or_trains_everything():
 def test_bad_use_names_the_remedy():
     with pytest.raises(InputError, match="dense, random, forward, proxy, memory, infobatch"):
         make_policy("sieve")
-    for scale in (0.0, 1.5):
-        with pytest.raises(InputError, match="scale"):
-            make_policy("proxy", scale=scale)
+    for costs in ((0.0, 0.0), (0.25, -0.1), (float("nan"), 0.0)):
+        with pytest.raises(InputError, match="proxy costs"):
+            make_policy("proxy", score_units=costs[0], upkeep_units=costs[1])
     for prune in (-0.1, 1.0):
         with pytest.raises(InputError, match="prune"):
             make_policy("infobatch", prune=prune)

@@ -10,7 +10,7 @@ import torchvision.models
 from torch import nn
 
 from fastast.errors import InputError
-from fastast.train.model import build_model, check_fits, choose_compile, scoring_twin
+from fastast.train.model import build_model, check_fits, scoring_twin
 from tests.nets import tiny
 
 
@@ -138,12 +138,6 @@ def test_a_network_that_does_not_fit_the_pictures_or_the_classes_is_refused(mode
     with pytest.raises(InputError, match=message) as caught:
         check_fits(model.eval(), "m:f", size, 2)
     assert "\n" not in str(caught.value)
-
-
-def test_compile_is_off_on_cpu_and_says_why():
-    assert choose_compile(torch.device("cpu"), "auto")[0] is False
-    assert "CPU" in choose_compile(torch.device("cpu"), "auto")[1]
-    assert choose_compile(torch.device("cpu"), "on")[0] is True
 
 
 def test_densenet_files_with_torchvisions_old_layer_names_load(tmp_path):

@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastast.train.optimizer import GuardedStep, build_sgd, lr_at
+from tests.sync_guard import no_sync
 
 
 def network() -> nn.Module:
@@ -156,6 +158,44 @@ def test_state_round_trips():
         step(each, net, inputs, labels)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other_model.parameters(), strict=True))
     assert torch.equal(guard.counts, other.counts)
+
+
+@pytest.mark.parametrize("scale_loss", [False, True])
+def test_a_step_and_its_learning_rate_wait_for_nothing(scale_loss):
+    model = network()
+    guard = guarded(model, scale_loss=scale_loss)
+    inputs, labels = torch.randn(16, 6), torch.randint(0, 3, (16,))
+    broken = inputs * float("nan")
+    with no_sync():
+        for k, each in enumerate((inputs, broken, inputs)):
+            guard.set_lr(0.1 / (k + 1))
+            step(guard, model, each, labels)
+    assert guard.counts.tolist() == [3, 1, 0, 0]
+
+
+class Calls(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_optimizer_is_one_fused_operator_for_each_weight_decay_with_a_tensor_for_the_rate():
+    model = network()
+    guard = guarded(model)
+    rates = [group["lr"] for group in guard.optimizer.param_groups]
+    guard.set_lr(0.01)
+    assert all(rate is group["lr"] for rate, group in zip(rates, guard.optimizer.param_groups, strict=True))
+    assert [rate.item() for rate in rates] == pytest.approx([0.01, 0.01])
+    loss = F.cross_entropy(model(torch.randn(16, 6)), torch.randint(0, 3, (16,)))
+    with Calls() as calls:
+        guard.save_buffers()
+        guard.backward_and_step(loss)
+    assert calls.names.count("_fused_sgd_") == 2
+    assert calls.names.count("_foreach_copy_") == 2  # float and integer buffers
 
 
 def test_the_learning_rate_rises_then_decays_fully():

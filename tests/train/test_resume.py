@@ -4,27 +4,31 @@ import json
 import shutil
 import signal
 
+import numpy as np
 import pytest
+import torch
 
 from fastast.cli import main
 from fastast.run import RunFolder
-from fastast.train import session
+from fastast.train.keeper import Keeper
+from fastast.train.stopping import StopRequest
 from tests.conftest import damaged_png
+from tests.train.test_engine import assert_same
 from tests.train.test_run import gated, lines_of, losses, options
 
 __all__ = ["gated"]
 
 
 def stopped_run(monkeypatch, data, out, **changes):
-    """A run that was interrupted right after its first checkpoint."""
-    keep = session._keep
+    """A run that was interrupted right after its first epoch."""
+    finish = Keeper.finish_epoch
 
-    def keep_and_signal(*arguments):
-        keep(*arguments)
+    def finish_and_signal(*arguments):
+        finish(*arguments)
         signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(session, "_keep", keep_and_signal)
+        patch.setattr(Keeper, "finish_epoch", finish_and_signal)
         assert main(["train", *options(data, out, **changes)]) == 130
 
 
@@ -47,13 +51,90 @@ def test_a_run_stopped_by_a_signal_resumes_to_the_same_losses(gated, pictures, t
     assert 240 < summary["samples"]["offered"] < 480
     assert summary["samples"]["backward"] + summary["samples"]["leftover"] == summary["samples"]["selected"]
     assert not [line for line in lines_of(out) if line["epoch"] > 2]
+    (out / "interrupted.json").write_text(json.dumps(summary["samples"]["offered"]))
 
     assert main(["train", "--out", str(out), "--resume"]) == 0
     assert losses(out) == losses(gated)
     assert (out / "model.safetensors").read_bytes() == (gated / "model.safetensors").read_bytes()
     summary, undisturbed = (json.loads((path / "summary.json").read_text()) for path in (out, gated))
     assert summary["samples"] == undisturbed["samples"]
-    assert summary["resumes"] == [{"epoch": 2, "offered": 240}]
+    assert summary["resumes"] == [{"epoch": 2, "offered": json.loads((out / "interrupted.json").read_text())}]
+
+
+@pytest.mark.parametrize("gate", ["dense", "random", "forward", "proxy", "memory", "infobatch"])
+def test_a_run_stopped_between_any_two_batches_continues_to_the_same_bits(pictures, tmp_path, monkeypatch, gate):
+    """Three stops, in warm-up, gated part and evaluation, wherever the count of batches happens to fall."""
+    changes = {"gate": gate, "warmup_epochs": 0.7, "epochs": 2.6, "anneal": 0.3, "prune": 0.6, "log_every": 2}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(["train", *options(pictures, whole, **changes), "--unbiased"]) == 0
+    check, stops = StopRequest.check, []
+
+    def check_and_stop(self):
+        check(self)
+        self.num_checks = getattr(self, "num_checks", 0) + 1
+        if stops and self.num_checks == stops[0]:
+            del stops[0]
+            signal.raise_signal(signal.SIGUSR1)
+            check(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "check", check_and_stop)
+        stops[:] = [6, 9, 5]
+        arguments = [*options(pictures, parts, **changes), "--unbiased", "--resume"]
+        codes = [main(["train", *arguments]) for _ in range(4)]
+    assert codes == [128 + signal.SIGUSR1] * 3 + [0]
+    assert losses(parts) == losses(whole)
+    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    last, other = (torch.load(run / "checkpoints" / "last.pt")["trainer"] for run in (parts, whole))
+    assert_same(last["engine"], other["engine"])
+    summary, undisturbed = (json.loads((run / "summary.json").read_text()) for run in (parts, whole))
+    assert summary["samples"] == undisturbed["samples"]
+    assert summary["compute"] == undisturbed["compute"]
+    assert len(summary["resumes"]) == 3
+    with np.load(parts / "samples.npz") as ours, np.load(whole / "samples.npz") as theirs:
+        for name in ours.files:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_max_time_stops_with_a_checkpoint_and_its_own_exit_code(gated, pictures, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", *options(pictures, out), "--max-time", "0.001s"]) == 3
+    assert "--max-time is up" in capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["stopped"] == "max_time"
+    assert main(["train", "--out", str(out), "--resume", "--max-time", "1h"]) == 0
+    assert losses(out) == losses(gated)
+
+
+def test_checkpoints_within_an_epoch_change_nothing(gated, pictures, tmp_path):
+    out = tmp_path / "run"
+    assert main(["train", *options(pictures, out), "--checkpoint-every", "1e-9"]) == 0
+    assert losses(out) == losses(gated)
+    kept = {path.name for path in (out / "checkpoints").iterdir()}
+    assert kept == {"last.pt", "previous.pt", "best.pt"}
+
+
+def test_force_continues_with_other_options_and_pictures_and_says_so(pictures, tmp_path, monkeypatch, capsys):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(pictures, data)
+    assert main(["train", *options(data, out), "--force"]) == 2
+    assert "--resume" in capsys.readouterr().err
+    stopped_run(monkeypatch, data, out)
+    (data / "train" / "class_0" / "0000.jpg").unlink()
+    assert main(["train", *options(data, out, gate="memory"), "--resume", "--force"]) == 2
+    assert "started with forward" in capsys.readouterr().err
+    assert main(["train", *options(data, out, target=0.5, epochs=4), "--resume", "--force"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    (resumed,) = summary["resumes"]
+    assert resumed["changed"] == ["--epochs 3.0 -> 4.0", "--target 0.3 -> 0.5", "the pictures have changed"]
+    assert json.loads((out / "config.json").read_text())["target"] == 0.5
+    samples = summary["samples"]
+    assert samples["offered"] == 240 + 3 * 239
+    assert samples["backward"] + samples["leftover"] == samples["selected"]
+    assert summary["gate"]["activation_rate"] == pytest.approx(0.5, rel=0.1)
+    # A finished run goes on if there is more to do.
+    assert main(["train", *options(data, out, target=0.5, epochs=5), "--resume", "--force"]) == 0
+    assert [line["epoch"] for line in lines_of(out) if line["kind"] == "epoch"] == [1, 2, 3, 4, 5]
 
 
 def test_a_resumed_run_must_be_the_same_run(pictures, tmp_path, monkeypatch, capsys):
@@ -67,11 +148,26 @@ def test_a_resumed_run_must_be_the_same_run(pictures, tmp_path, monkeypatch, cap
     assert "the data has changed" in capsys.readouterr().err
     (data / "train" / "class_0" / "more.jpg").unlink()
     whole = (out / "checkpoints" / "last.pt").read_bytes()
-    (out / "checkpoints" / "last.pt").write_bytes(whole[: len(whole) // 2])
+    for name in ("last.pt", "previous.pt"):
+        (out / "checkpoints" / name).write_bytes(whole[: len(whole) // 2])
     assert main(["train", *options(data, out), "--resume"]) == 2
     assert "last.pt: damaged" in capsys.readouterr().err
     (out / "checkpoints" / "last.pt").write_bytes(whole)
     assert main(["train", "--resume", str(out / "checkpoints" / "last.pt")]) == 0
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_and_says_so(gated, pictures, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", *options(pictures, out), "--checkpoint-every", "0", "--max-time", "0.001s"]) == 3
+    assert main(["train", "--out", str(out), "--resume", "--max-time", "0.001s"]) == 3
+    last = out / "checkpoints" / "last.pt"
+    damaged = bytearray(last.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    last.write_bytes(damaged)
+    capsys.readouterr()
+    assert main(["train", "--out", str(out), "--resume", "--max-time", "1h"]) == 0
+    assert "continuing from the one before" in capsys.readouterr().out
+    assert losses(out) == losses(gated)
 
 
 def test_an_out_that_holds_a_run_needs_a_decision(gated, pictures, capsys):

@@ -17,6 +17,7 @@ from fastast.energy.meter import EnergyMeter
 from fastast.gate import LaggedReader
 from fastast.run import RunFolder
 from fastast.train.energy_book import EnergyBook
+from fastast.train.keeper import Keeper
 from fastast.train.planner import Planner
 from fastast.train.session import open_data
 from fastast.train.setup import complete_config, open_machine
@@ -69,7 +70,7 @@ def lines_of(out):
 
 def losses(out):
     return [
-        (line["kind"], line.get("loss"), line.get("train_loss"), line.get("val_loss"), line["threshold"])
+        (line["kind"], line.get("loss"), line.get("train_loss"), line.get("val_loss"), line.get("threshold"))
         for line in lines_of(out)
     ]
 
@@ -94,7 +95,7 @@ def test_the_run_folder_follows_its_contract(gated):
         "report.html",
         "thumbs",
     }
-    assert {path.name for path in (gated / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    assert {path.name for path in (gated / "checkpoints").iterdir()} == {"last.pt", "previous.pt", "best.pt"}
     summary = json.loads((gated / "summary.json").read_text())
     for section, keys in SUMMARY_KEYS.items():
         assert set(summary[section] if section else summary) == set(keys.split()), section
@@ -228,12 +229,15 @@ def test_the_counted_work_is_what_hooks_on_the_network_count(pictures, tmp_path,
             logits.register_hook(lambda grad: passed.update(backward=passed["backward"] + len(grad)))
 
         trainer.engine.model.register_forward_hook(see)
-        trainer.fit(lambda line: None)
+        keeper = Keeper(trainer, folder, 0, reporter)
+        trainer.fit(keeper)
+        assert keeper.close() is None
         trainer.close()
-    whole, gated = trainer.account.whole, trainer.account.gated
+    journal = trainer.journal
+    whole, gated = journal.account.whole, journal.account.gated
     assert passed == {"forward": whole.backward, "backward": whole.backward}
     assert whole.offered == 600
-    assert whole.selected == whole.backward + trainer.num_leftover
+    assert whole.selected == whole.backward + journal.num_leftover
     assert whole.scored == (480 if trainer.policy.scores else 0)
     assert whole.decoded == (whole.selected if trainer.policy.plans else 600)
     if gate in ("random", "memory"):
@@ -308,11 +312,11 @@ def test_nothing_in_the_loop_waits_for_the_device(pictures, tmp_path, monkeypatc
     """Every operator between two epochs' ends; plans and evaluation may wait, as they stand outside the loop."""
     run_stretch, plan = Trainer._run_stretch, Planner.plan
 
-    def guarded(self, stretch):
+    def guarded(self, stretch, saves):
         plans = {stretch: plan(self.planner, stretch, self.loader.bad_ids, self.engine.memory)}
         monkeypatch.setattr(Planner, "plan", lambda planner, stretch, *rest: plans[stretch])
         with no_sync(LaggedReader._read, Feed._collect):
-            run_stretch(self, stretch)
+            run_stretch(self, stretch, saves)
 
     monkeypatch.setattr(Trainer, "_run_stretch", guarded)
     arguments = options(pictures, tmp_path / "run", gate=gate, epochs=2)

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from fastast.gate import Gate, SampleQueue, ScoreMemory
+from fastast.train.decision import HIST_BINS, HIST_WIDTH
 from fastast.train.model import scoring_twin
 from fastast.train.optimizer import GuardedStep, build_sgd
-from fastast.train.steps import HIST_BINS, HIST_WIDTH, EvalStep, ScoreStep, TrainStep, compile_step, logits_of
+from fastast.train.steps import EvalStep, ScoreStep, TrainStep, compile_step, logits_of
 from tests.nets import tiny
 
 B, SIDE, CLASSES = 16, 16, 4
@@ -96,7 +97,7 @@ def test_the_score_step_equals_its_parts_and_changes_nothing_else():
     queue = step.queue
     assert queue.ids[: queue.pushed].tolist() == kept
     assert len(kept) > 0
-    assert torch.equal(step.hist, hist)
+    assert torch.equal(step.decision.hist, hist)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(p.grad is not None for p in model.parameters())
 

@@ -1,0 +1,65 @@
+"""Where options come from: what was typed, a TOML file, and the demo's defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import sys
+from typing import Any
+
+from fastast.config import TrainConfig
+from fastast.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# A drawn data set needs a small network and few passes: under 3 minutes on 2 CPU cores.
+DEMO_DEFAULTS: dict[str, Any] = {
+    "arch": "resnet18",
+    "image_size": 64,
+    "epochs": 4.0,
+    "batch_size": 32,
+    "lr": 0.02,
+    "target": 0.3,
+}
+
+
+def resolve(given: dict[str, Any]) -> TrainConfig:
+    """Makes the config of a run: the defaults, then the demo's where no data is named, then `given`.
+
+    Args:
+        given: the options that the user chose, by field name.
+
+    Raises:
+        InputError: a wrong type or a value out of range.
+    """
+    names_data = any(given.get(name) for name in ("data", "train_dir", "val_dir"))
+    return TrainConfig(**{**({} if names_data else DEMO_DEFAULTS), **given})
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """Reads options from a TOML file; keys may use `-` or `_`.
+
+    Raises:
+        InputError: the file is missing or is not TOML, or a key is no option.
+    """
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"--config {path}: {os.strerror(error.errno or 0)}") from error
+    except (ValueError, RecursionError) as error:  # of the syntax, of UTF-8, of a number's length, of nesting
+        raise InputError(f"--config {path}: not valid TOML: {error}") from error
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    options = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else "; `fastast train --help` lists them"
+            raise InputError(f"--config {path}: unknown option {key!r}{hint}")
+        options[name] = value
+    return options

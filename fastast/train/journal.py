@@ -1,0 +1,235 @@
+"""What a run has done: counts, and the lines of `metrics.jsonl`, learned from the device one batch late."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastast.config import TrainConfig
+from fastast.console import Reporter, epoch_detail, step_detail
+from fastast.energy.meter import EnergyMeter
+from fastast.errors import InputError
+from fastast.gate import LaggedReader
+from fastast.run import RunFolder
+from fastast.train.account import Account
+from fastast.train.engine import Status
+from fastast.train.evaluate import Accuracy
+from fastast.train.metrics import MetricsWriter
+from fastast.train.passage import Moment, Passage
+from fastast.train.planner import Planner
+from fastast.train.schedule import Stretch
+
+# A run whose steps are skipped this often in a row has diverged.
+MAX_NONFINITE_RUN = 10
+
+
+class Journal:
+    """Counts a run's work and writes its lines.
+
+    What the host knows of a batch at once waits here until the device has reported on it, one batch late.
+
+    Args:
+        config: completed options.
+        planner: its schedule and its gate's policy.
+        folder: where the lines go.
+        meter: gives the power of step lines.
+        reporter: shows progress.
+        num_train: size of the training set, N.
+        device: where reports come from.
+
+    Attributes:
+        account: counts and seconds by phase.
+        offered: int32[N], how often each training sample was offered.
+        epochs: epoch lines so far.
+        status: the device's last report that was taken in.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        planner: Planner,
+        folder: RunFolder,
+        meter: EnergyMeter,
+        reporter: Reporter,
+        *,
+        num_train: int,
+        device: torch.device,
+    ) -> None:
+        assert config.batch_size is not None, "complete_config was not called"
+        self.account = Account()
+        self.offered = np.zeros(num_train, np.int32)
+        self.epochs: list[dict[str, Any]] = []
+        self.status = Status()
+        self._config, self._planner, self._folder = config, planner, folder
+        self._meter, self._reporter = meter, reporter
+        self._batch_size = config.batch_size
+        self._metrics = MetricsWriter(log_every=config.log_every, batch_size=config.batch_size)
+        self._reports = LaggedReader(len(Status._fields), device, torch.float64)
+        self._moments: list[Moment] = []  # of the batches that the device has not reported on
+        self._epoch_status = self.status
+
+    def send(self, vector: torch.Tensor, moment: Moment) -> Status | None:
+        """Sends a batch's report off; returns that of the batch before, if there is one to `learn` from.
+
+        Args:
+            vector: of `Engine.status`.
+            moment: what the host knows of the batch.
+        """
+        self._moments.append(moment)
+        report = self._reports.push(vector)
+        return None if report is None else Status(*report.tolist())
+
+    def flush(self) -> Status | None:
+        """The last report, which is waited for; None if there is none to learn from."""
+        report = self._reports.flush()
+        return None if report is None else Status(*report.tolist())
+
+    def learn(self, status: Status | None, passage: Passage, bad_ids: np.ndarray, lr: float) -> int:
+        """Takes in a report.
+
+        Args:
+            status: of `send` or `flush`.
+            passage: the stretch that it is of.
+            bad_ids: bool[N], quarantined ids, which were not offered.
+            lr: the learning rate, for the line.
+
+        Returns:
+            The full batches that stand ready: the caller trains them all, and says so with `trained`.
+
+        Raises:
+            InputError: the training diverged.
+        """
+        if status is None:
+            return 0
+        stretch = passage.stretch
+        if status.overflow:
+            raise RuntimeError(f"the sample queue overflowed by {status.overflow:.0f} rows: this is a bug in fastast")
+        if status.nonfinite_run >= MAX_NONFINITE_RUN:
+            raise InputError(
+                f"{MAX_NONFINITE_RUN} steps in a row had a non-finite loss or gradient (epoch {stretch.epoch + 1}); "
+                f"lower --lr (now {self._config.lr:g}) or use --precision fp32"
+            )
+        moment = self._moments.pop(0)
+        ids = passage.plan.order[moment.first : moment.last]
+        ids = ids[~bad_ids[ids]]
+        self.offered[ids] += 1
+        moment.counts.offered = len(ids)
+        moment.counts.selected = int(status.pushed - self.status.pushed)
+        self.account.phases[stretch.phase] += moment.counts
+        self.status = status
+        self._write_step(stretch, stretch.offered_before + moment.last, lr)
+        return int(status.pushed - self.account.whole.backward) // self._batch_size
+
+    def trained(self, phase: str) -> None:
+        """Counts one step over a full batch."""
+        counts = self.account.phases[phase]
+        counts.backward += self._batch_size
+        counts.steps += 1
+
+    def _write_step(self, stretch: Stretch, position: int, lr: float) -> None:
+        whole = self.account.whole
+        line = self._metrics.step_line(
+            whole,
+            self.status,
+            stretch=stretch,
+            scoring=self._planner.policy.scores,
+            lr=lr,
+            gpu_w=self._meter.watts,
+        )
+        if line is not None:
+            self._folder.append_metrics(line)
+            done = self._planner.schedule.cost_share(position, self._planner.policy.cost)
+            self._reporter.advance(done, step_detail(line, whole.seconds * (1 / done - 1)))
+
+    def finish_epoch(
+        self,
+        status: Status,
+        stretch: Stretch,
+        *,
+        accuracy: Accuracy,
+        hist: dict[str, Any] | None,
+        gpu_j: float | None,
+        ranking: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Writes an epoch's line and shows it.
+
+        Args:
+            status: the device's, once all of the epoch's steps are done.
+            stretch: the last of the epoch.
+            accuracy: on the validation split.
+            hist: losses of selected and skipped samples, or None.
+            gpu_j: joules of the epoch, or None.
+            ranking: how well the proxy ranks, or None.
+
+        Returns:
+            The line.
+        """
+        self.status = status
+        self._warn(self._epoch_status, status)
+        self._epoch_status = status
+        line = self._metrics.epoch_line(
+            self.account.whole,
+            status,
+            stretch=stretch,
+            scoring=self._planner.policy.scores,
+            accuracy=accuracy,
+            hist=hist,
+            gpu_j=gpu_j,
+        )
+        self.epochs.append(line)
+        self._folder.append_metrics(line)
+        self._reporter.note(epoch_detail(line, self._planner.schedule.num_epochs))
+        if ranking is not None:
+            self._folder.append_metrics({"kind": "proxy", "epoch": stretch.epoch + 1, **ranking})
+            if ranking["num_batches"]:
+                self._reporter.note(
+                    f"proxy and full-size scores correlate by rank {ranking['rank_correlation']:.2f} "
+                    f"(Spearman, {ranking['num_batches']} batches)"
+                )
+        return line
+
+    def _warn(self, before: Status, now: Status) -> None:
+        """Says what an epoch had that it should not have had."""
+        for count, what in (
+            (now.nan_scores - before.nan_scores, "scores were not a number; each such sample was trained once for it"),
+            (now.nonfinite - before.nonfinite, "steps had a non-finite loss or gradient and were undone"),
+            (now.clipped - before.clipped, "importance weights were cut to --clip-weights"),
+            (now.scaler_skips - before.scaler_skips, "steps overflowed fp16 and were skipped by the loss scaler"),
+        ):
+            if count:
+                self._reporter.note(f"{count:,.0f} {what}")
+
+    @property
+    def num_nonfinite(self) -> int:
+        """Steps skipped for a non-finite loss or gradient."""
+        return int(self.status.nonfinite)
+
+    @property
+    def num_leftover(self) -> int:
+        """Selected samples that did not fill a batch."""
+        return int(self.status.pushed) - self.account.whole.backward
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors, at any place between two batches."""
+        return {
+            "account": self.account.state_dict(),
+            "offered": torch.from_numpy(self.offered),
+            "epochs": self.epochs,
+            "metrics": self._metrics.state_dict(),
+            "report": self._reports.state(),
+            "moments": [moment.state_dict() for moment in self._moments],
+            "status": list(self.status),
+            "epoch_status": list(self._epoch_status),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state_dict` was called."""
+        self.account = Account.from_state(state["account"])
+        self.offered[:] = state["offered"].numpy()
+        self.epochs = state["epochs"]
+        self._metrics.load_state_dict(state["metrics"])
+        self._reports.restore(state["report"])
+        self._moments = [Moment.from_state(moment) for moment in state["moments"]]
+        self.status, self._epoch_status = Status(*state["status"]), Status(*state["epoch_status"])

@@ -1,0 +1,85 @@
+"""What is saved while a run trains, and when."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from typing import Any
+
+from fastast.console import Reporter
+from fastast.energy.meter import EnergyMeter
+from fastast.run import RunFolder
+from fastast.train.checkpoint import CheckpointWriter, snapshot
+from fastast.train.results import write_best
+from fastast.train.trainer import Trainer
+
+
+class Keeper:
+    """Saves a run every so many minutes and at the end of each epoch.
+
+    The state is copied between two batches; a thread writes it while training goes on. A checkpoint that cannot be
+    written (a full disk) costs a note: the one before stands, and the next is tried.
+
+    Args:
+        trainer: whose state is saved.
+        folder: where.
+        every_min: minutes between two checkpoints within an epoch; 0: only at its end.
+        reporter: shows what could not be saved.
+    """
+
+    def __init__(self, trainer: Trainer, folder: RunFolder, every_min: float, reporter: Reporter) -> None:
+        self._trainer, self._folder = trainer, folder
+        self._every_s = every_min * 60
+        self._saved_at = time.monotonic()
+        self._reporter = reporter
+        self._writer = CheckpointWriter(folder, on_error=reporter.note)
+        self._best: tuple[dict[str, Any], dict[str, Any]] | None = None  # weights still to be written, and their line
+        self._failure: str | None = None
+
+    def due(self) -> bool:
+        """Whether the time for a checkpoint has come."""
+        return 0 < self._every_s <= time.monotonic() - self._saved_at
+
+    def save(self) -> None:
+        """Copies the state and hands it to the thread."""
+        self._saved_at = time.monotonic()
+        self._failure = self._write_first()
+        if self._failure is not None:
+            self._reporter.note(self._failure)
+            return
+        state = {
+            "trainer": self._trainer.state_dict(),
+            "config": dataclasses.asdict(self._trainer.config),
+            "fingerprint": self._trainer.dataset.fingerprint,
+            "sizes": self._folder.log_sizes(),
+        }
+        self._writer.submit(state)
+
+    def _write_first(self) -> str | None:
+        """Writes what a checkpoint takes for written; returns why it could not be, or None."""
+        try:
+            write_power(self._trainer.energy.meter, self._folder)
+            if self._best is not None:
+                write_best(self._folder, *self._best)
+                self._best = None
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            return f"{self._folder.last}: not written ({reason}); what was saved before stands"
+        return None
+
+    def finish_epoch(self, line: dict[str, Any]) -> None:
+        """Saves an epoch's end: the weights if they are the best so far, then the state."""
+        if all(line["val_top1"] > earlier["val_top1"] for earlier in self._trainer.journal.epochs[:-1]):
+            self._best = snapshot(self._trainer.engine.model.state_dict()), line
+        self.save()
+
+    def close(self) -> str | None:
+        """Waits until everything is written; returns why the last checkpoint was not, or None if it was."""
+        return self._writer.wait() or self._failure
+
+
+def write_power(meter: EnergyMeter, folder: RunFolder) -> None:
+    """Writes `power.csv`, if any power was read."""
+    if meter.trace_rows():
+        meter.write_csv(folder.power)

@@ -1,0 +1,77 @@
+"""Asking a run to stop: by a signal, or because its time is up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+# SLURM sends SIGUSR1 ahead of a time limit (`sbatch --signal=USR1@120`).
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+EXIT_MAX_TIME = 3
+_SHOW_CURSOR = b"\x1b[?25h"
+
+
+class Stopped(Exception):
+    """The run was asked to stop.
+
+    Attributes:
+        reason: "signal" or "max_time", as `summary.json` says it.
+        exit_code: 128 + the signal's number, or 3.
+    """
+
+    def __init__(self, reason: str, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.exit_code = exit_code
+
+
+class StopRequest:
+    """Collects requests to stop, which the loop looks at between two steps.
+
+    Args:
+        max_time_s: seconds from now after which the run is to stop; None for no limit.
+
+    Attributes:
+        signum: the first signal that asked, or None.
+    """
+
+    def __init__(self, max_time_s: float | None = None) -> None:
+        self.signum: int | None = None
+        self._max_time_s = max_time_s
+        self._began = time.monotonic()
+
+    def check(self) -> None:
+        """Raises Stopped if there is a request."""
+        if self.signum is not None:
+            name = signal.Signals(self.signum).name
+            raise Stopped("signal", 128 + self.signum, f"stopped by {name}")
+        if self._max_time_s is not None and time.monotonic() - self._began >= self._max_time_s:
+            raise Stopped("max_time", EXIT_MAX_TIME, "stopped: --max-time is up")
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes signals as requests within the block; a SIGINT after one ends the process at once."""
+
+        def handle(signum: int, frame: Any) -> None:
+            if self.signum is not None and signum == signal.SIGINT:
+                _leave()
+            self.signum = self.signum or signum
+
+        previous = {signum: signal.signal(signum, handle) for signum in SIGNALS}
+        try:
+            yield
+        finally:
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
+
+
+def _leave() -> NoReturn:
+    """Ends the process, as no exception can while one of its threads hangs."""
+    if os.isatty(1):
+        os.write(1, _SHOW_CURSOR)  # which a progress bar hides
+    os.write(2, b"interrupted\n")
+    os._exit(128 + signal.SIGINT)

@@ -1,0 +1,143 @@
+"""A gated stretch that is scored from thumbnails: only the pictures that the gate selects are decoded in full.
+
+The loader of full pictures pulls the ids that it is to decode from `ThumbnailPass.slices`, which scores thumbnails
+until a batch of them is selected. How far it pulls ahead is fixed, so a run is the same each time, and a checkpoint
+holds what was pulled but not yet trained.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastast.data import Batch, ThumbnailLoader
+from fastast.gate import LaggedReader
+from fastast.train.account import PhaseCounts
+from fastast.train.engine import Engine
+from fastast.train.passage import Moment, Passage
+
+
+@dataclass(slots=True)
+class _Slice:
+    """Pictures to be decoded in full: int64[n] ids, and the thumbnails whose ranking they are to check, if any."""
+
+    ids: np.ndarray
+    thumbs: Batch | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        thumbs = None if self.thumbs is None else [part.clone() for part in self.thumbs[:4]]
+        return {"ids": torch.from_numpy(self.ids), "thumbs": thumbs}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> _Slice:
+        ids = state["ids"].numpy()
+        if state["thumbs"] is None:
+            return cls(ids)
+        images, labels, sample_ids, valid = (part.to(device) for part in state["thumbs"])
+        return cls(ids, Batch(images, labels, sample_ids, valid, len(ids)))
+
+
+class ThumbnailPass:
+    """Scores the thumbnails of stretches and hands over the selected pictures.
+
+    Args:
+        engine: of the run, built for thumbnails.
+        loader: of the thumbnails.
+        batch_size: rows of a batch, B.
+    """
+
+    def __init__(self, engine: Engine, loader: ThumbnailLoader, batch_size: int) -> None:
+        self._engine, self._loader, self._batch_size = engine, loader, batch_size
+        self._decisions = LaggedReader(2 * batch_size, engine.device, torch.float64)
+        self._scored: _Slice | None = None  # the batch whose decision is on its way
+        self._selected = np.zeros(0, np.int64)
+        self._ready: collections.deque[_Slice] = collections.deque()  # to be pulled
+        self._pulled: collections.deque[_Slice] = collections.deque()  # by the loader of full pictures
+        self._counts = PhaseCounts()
+        self._first = 0
+
+    def slices(self, passage: Passage) -> Iterator[np.ndarray]:
+        """Scores what is left of a stretch; yields int64[n] ids to decode, n in 1 .. B, as they are selected."""
+        for piece in tuple(self._pulled):  # before the run was stopped
+            yield piece.ids
+        yield from self._pull()
+        for thumbs in self._loader.epoch(passage.stretch.epoch, passage.rest()):
+            assert self._engine.proxy is not None, "the engine was built without a proxy"
+            check = self._engine.proxy.check_due()
+            decision, extra = self._engine.select(thumbs)
+            passage.advance(self._batch_size)
+            self._counts.scored += thumbs.num_valid
+            self._counts.extra_units += extra
+            self._decide(self._decisions.push(decision))
+            self._scored = _Slice(np.zeros(thumbs.num_valid, np.int64), thumbs if check else None)
+            yield from self._pull()
+        self._decide(self._decisions.flush())
+        if len(self._selected):
+            self._ready.append(_Slice(self._selected))
+            self._selected = self._selected[:0]
+        yield from self._pull()
+
+    def _pull(self) -> Iterator[np.ndarray]:
+        while self._ready:
+            self._pulled.append(self._ready.popleft())
+            yield self._pulled[-1].ids
+
+    def _decide(self, decision: np.ndarray | None) -> None:
+        """Takes in the decision on the batch before."""
+        if decision is None:
+            return
+        assert self._scored is not None, "a decision without a batch"
+        ids, weights = decision.reshape(2, -1)
+        if self._scored.thumbs is not None and len(self._scored.ids):
+            self._ready.append(_Slice(ids[: len(self._scored.ids)].astype(np.int64), self._scored.thumbs))
+        self._scored = None
+        self._selected = np.concatenate((self._selected, ids[weights > 0].astype(np.int64)))
+        while len(self._selected) >= self._batch_size:
+            self._ready.append(_Slice(self._selected[: self._batch_size]))
+            self._selected = self._selected[self._batch_size :]
+
+    def take(self, batch: Batch) -> None:
+        """Queues a batch of full pictures, or checks the ranking with it: in the order of `slices`."""
+        piece = self._pulled.popleft()
+        if piece.thumbs is None:
+            self._engine.enqueue(batch, self._engine.selected_weights)
+        else:
+            assert self._engine.proxy is not None, "the engine was built without a proxy"
+            self._counts.extra_units += self._engine.proxy.check(piece.thumbs, batch)
+
+    def moment(self, passage: Passage) -> Moment:
+        """The work since the last call."""
+        first, self._first = self._first, passage.offered
+        counts, self._counts = self._counts, PhaseCounts()
+        return Moment(first, passage.offered, counts)
+
+    def begin(self) -> None:
+        """Starts a new stretch; nothing of the last one is left."""
+        self._first = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors, at any place between two batches."""
+        return {
+            "decision": self._decisions.state(),
+            "scored": None if self._scored is None else self._scored.state_dict(),
+            "selected": torch.from_numpy(self._selected),
+            "ready": [piece.state_dict() for piece in self._ready],
+            "pulled": [piece.state_dict() for piece in self._pulled],
+            "counts": Moment(self._first, self._first, self._counts).state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state_dict` was called."""
+        device = self._engine.device
+        self._decisions.restore(state["decision"])
+        self._scored = None if state["scored"] is None else _Slice.from_state(state["scored"], device)
+        self._selected = state["selected"].numpy()
+        self._ready.extend(_Slice.from_state(piece, device) for piece in state["ready"])
+        self._pulled.extend(_Slice.from_state(piece, device) for piece in state["pulled"])
+        moment = Moment.from_state(state["counts"])
+        self._first, self._counts = moment.first, moment.counts

@@ -1,0 +1,221 @@
+"""On a GPU: nothing in the loop waits for it, and steps replayed as CUDA graphs are the eager ones."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch._inductor import cudagraph_trees
+
+from fastast.cli import main
+from fastast.config import TrainConfig
+from fastast.data import Batch
+from fastast.gate import LaggedReader
+from fastast.train.engine import Engine, Status
+from fastast.train.planner import Planner
+from fastast.train.setup import open_machine
+from fastast.train.trainer import Trainer
+from tests.train.test_run import options
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no usable GPU"),
+]
+
+B, SIDE, CLASSES, TRAIN_SIZE = 16, 32, 3, 128
+GATES: dict[str, dict[str, Any]] = {
+    "forward": {"gate": "forward", "unbiased": True, "explore": 0.1},
+    "proxy": {"gate": "proxy", "proxy_size": 16, "proxy_bn_every": 4},
+    "proxy network": {"gate": "proxy", "proxy_size": 16, "proxy_bn_every": 4, "proxy_arch": "tests.nets:tiny"},
+    "thumbnails": {"gate": "proxy", "proxy_arch": "tests.nets:tiny", "unbiased": True, "thumbnail_side": 16},
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> None:
+    torch._dynamo.reset()
+    cudagraph_trees.reset_cudagraph_trees()
+    counters.clear()
+
+
+@contextlib.contextmanager
+def waiting(mode: str) -> Iterator[None]:
+    """What torch does when an operator waits for the GPU: "error" or "default", which is nothing."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode(mode)
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def engine(compile: str, *, precision: str = "auto", thumbnail_side: int | None = None, **changes: Any) -> Engine:
+    config = TrainConfig(
+        arch="tests.nets:tiny", image_size=SIDE, batch_size=B, lr=0.1, epochs=4, target=0.5, device="cuda", **changes
+    )
+    machine = open_machine("cuda", precision, compile, deterministic=True)
+    return Engine(
+        config, machine, weights="none", num_classes=CLASSES, num_train=TRAIN_SIZE, thumbnail_side=thumbnail_side
+    )
+
+
+def batch(one: Engine, seed: int, side: int = SIDE) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(B, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, CLASSES, (B,), generator=generator)
+    ids, valid = torch.arange(B) + seed % (TRAIN_SIZE // B) * B, torch.ones(B, dtype=torch.bool)
+    device = one.device
+    return Batch(images.to(device, one.queue.images.dtype), labels.to(device), ids.to(device), valid.to(device), B)
+
+
+class Loop:
+    """The body of the training loop, over batches that are on the GPU already."""
+
+    def __init__(self, one: Engine) -> None:
+        self.one = one
+        self.batches = [batch(one, seed) for seed in range(24)]
+        self.thumbs = [] if one.select_step is None else [batch(one, seed, one.proxy.size) for seed in range(24)]
+        self.reports = LaggedReader(len(Status._fields), one.device, torch.float64)
+        self.decisions = LaggedReader(2 * B, one.device, torch.float64)
+        self.popped = self.step = 0
+
+    def run(self, seeds: range) -> None:
+        for seed in seeds:
+            if self.step % 6 == 0:
+                self.one.begin_epoch(self.step // 6)
+                self.one.memory.tick()
+            if self.thumbs:
+                decision, _ = self.one.select(self.thumbs[seed])
+                self.decisions.push(decision)
+                self.one.enqueue(self.batches[seed], self.one.selected_weights)
+            else:
+                self.one.score(self.batches[seed])
+            self.one.set_lr(0.1 / (1 + self.step))
+            report = self.reports.push(self.one.status())
+            while report is not None and Status(*report.tolist()).pushed - self.popped >= B:
+                self.one.train()
+                self.popped += B
+            self.step += 1
+
+
+@pytest.mark.parametrize(
+    ("gate", "compile", "precision"),
+    [
+        ("forward", "off", "auto"),
+        ("forward", "on", "auto"),
+        ("forward", "reduce-overhead", "auto"),
+        ("forward", "reduce-overhead", "fp16"),
+        ("proxy", "off", "auto"),
+        ("proxy", "reduce-overhead", "auto"),
+        ("proxy network", "reduce-overhead", "auto"),
+        ("thumbnails", "reduce-overhead", "auto"),
+    ],
+)
+def test_no_operator_of_the_loop_waits_for_the_gpu(gate: str, compile: str, precision: str) -> None:
+    one = engine(compile, precision=precision, **GATES[gate])
+    loop = Loop(one)
+    loop.run(range(12))  # compiles, and records what is recorded
+    trained = loop.popped
+    with waiting("error"):
+        loop.run(range(12, 24))
+        one.set_target(0.3)
+        loop.run(range(2))
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            one.queue.pushed.item()
+    assert loop.popped > trained
+    assert one.read_status().nonfinite == 0
+
+
+def relaxed(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with waiting("default"):
+            return function(*args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("gate", ["dense", "forward", "proxy", "memory"])
+def test_no_operator_of_a_run_waits_between_the_ends_of_two_epochs(pictures, tmp_path, monkeypatch, gate: str) -> None:
+    """With the loader: plans and evaluation may wait, as they stand outside the loop."""
+    run_stretch = Trainer._run_stretch
+
+    def guarded(self: Trainer, *args: Any) -> None:
+        with waiting("error"):
+            run_stretch(self, *args)
+
+    monkeypatch.setattr(Trainer, "_run_stretch", guarded)
+    monkeypatch.setattr(Planner, "plan", relaxed(Planner.plan))
+    arguments = options(pictures, tmp_path / "run", gate=gate, epochs=2, device="cuda", compile="off")
+    assert main(["train", *arguments, "--unbiased"]) == 0
+
+
+@pytest.mark.parametrize("gate", ["forward", "proxy", "proxy network"])
+def test_steps_as_cuda_graphs_equal_eager_ones(gate: str, monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    fills, states = [], []
+    for compile in ("off", "reduce-overhead"):
+        one = engine(compile, precision="fp32", **GATES[gate])
+        torch.set_float32_matmul_precision("highest")
+        fill, popped = [], 0
+        for seed in range(12):
+            one.set_lr(0.1 / (1 + seed))
+            one.begin_epoch(seed // 4)
+            one.score(batch(one, seed))
+            fill.append(one.read_status().pushed)
+            while one.read_status().pushed - popped >= B:
+                one.train()
+                popped += B
+        one.evaluate(*batch(one, 0)[:2], torch.ones(B, dtype=torch.bool, device="cuda"))
+        fills.append(fill)
+        states.append({**one.model.state_dict(), "memory": one.memory.score, "sums": one.eval_step.sums})
+    assert fills[0] == fills[1]
+    assert popped >= 4 * B
+    for name, eager in states[0].items():
+        torch.testing.assert_close(states[1][name], eager, rtol=1e-3, atol=1e-4, equal_nan=True, msg=name)
+
+
+@pytest.mark.parametrize("gate", list(GATES))
+def test_every_step_is_recorded_once_and_none_is_skipped(gate: str) -> None:
+    """Also where a batch comes from another place of the ring at every step, and after the state was loaded."""
+    one = engine("reduce-overhead", **GATES[gate])
+    one.warm_up()
+    loop = Loop(one)
+    loop.run(range(24))
+    for _ in range(3):
+        one.evaluate(*batch(one, 0)[:2], torch.ones(B, dtype=torch.bool, device="cuda"))
+    assert loop.popped > 4 * B  # the ring has four places
+    assert counters["inductor"]["cudagraph_skips"] == 0
+    manager = cudagraph_trees.get_manager(one.device.index, create_if_none_exists=False)
+    recordings = [len(nodes) for nodes in manager.roots.values()]
+    assert len(recordings) >= 4  # scoring, training, restoring buffers, evaluation
+    assert recordings == [1] * len(recordings)
+
+
+def test_a_state_read_on_the_host_continues_without_waiting_or_another_recording() -> None:
+    one, other = (engine("reduce-overhead", **GATES["forward"]) for _ in range(2))
+    loops = Loop(one), Loop(other)
+    for loop in loops:
+        loop.run(range(12))
+    file = io.BytesIO()
+    torch.save(one.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    for loop in loops:
+        with waiting("error"):
+            loop.run(range(12, 24))
+    for name, value in one.model.state_dict().items():
+        torch.testing.assert_close(other.model.state_dict()[name], value, msg=name)
+    assert counters["inductor"]["cudagraph_skips"] == 0
+
+
+def test_a_run_with_cuda_graphs_trains_and_says_so(pictures, tmp_path) -> None:
+    out = tmp_path / "run"
+    assert main(["train", *options(pictures, out, device="cuda", compile="reduce-overhead", epochs=2)]) == 0
+    model = json.loads((out / "summary.json").read_text())["model"]
+    assert (model["compiled"], model["compile_note"]) == (True, "on: asked for, with CUDA graphs")

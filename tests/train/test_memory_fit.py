@@ -1,0 +1,143 @@
+"""Memory that really runs out: told from other failures, and answered with a batch size that really fits."""
+
+from __future__ import annotations
+
+import errno
+import resource
+
+import pytest
+import torch
+
+from fastast.config import TrainConfig
+from fastast.errors import InputError
+from fastast.train.engine import Engine
+from fastast.train.memory_fit import describe_out_of_memory, fitting_batch, is_out_of_memory
+from fastast.train.setup import open_machine
+from tests.train.processes import FORKS
+
+MB = 2**20
+
+
+def config_of(batch_size, image_size):
+    return TrainConfig(
+        arch="tests.nets:tiny", image_size=image_size, batch_size=batch_size, lr=0.1, target=0.5, device="cpu"
+    )
+
+
+def attempt(config, machine):
+    """The kind of the error and whether it is one of memory; None if the batch fits."""
+    try:
+        engine = Engine(config, machine, weights="none", num_classes=3, num_train=4096)
+        engine.warm_up()
+    except Exception as error:
+        return type(error).__name__, is_out_of_memory(error)
+    return None
+
+
+def allow(room_mb):
+    """Lets this process take so much more than it has."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        pages = int(file.read().split()[0])
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room_mb * MB, hard))
+
+
+def run_short(queue):
+    """What happens to runs in a process whose address space is limited."""
+    torch.set_num_threads(1)
+    machine, found = open_machine("cpu"), {}
+    assert attempt(config_of(4, 64), machine) is None  # threads and libraries take their memory before the limit
+    for name, batch_size, image_size, room_mb in (("some", 2048, 64, 250), ("none", 64, 1024, 30)):
+        config = config_of(batch_size, image_size)
+        allow(room_mb)
+        before = attempt(config, machine)
+        fitting = fitting_batch(config, machine, 3)
+        after = None if fitting is None else attempt(config_of(fitting, image_size), machine)
+        found[name] = (before, fitting, after, describe_out_of_memory(config, fitting))
+    queue.put(found)
+
+
+@pytest.fixture(scope="module")
+def found():
+    queue = FORKS.SimpleQueue()
+    process = FORKS.Process(target=run_short, args=(queue,))
+    process.start()
+    process.join(200)
+    assert process.exitcode == 0
+    return queue.get()
+
+
+def test_the_batch_that_is_named_fits(found):
+    before, fitting, after, message = found["some"]
+    assert before == ("RuntimeError", True)
+    # The queue alone holds 4 batches of 48 kB pictures in 250 MB; 64 of them take a tenth of that.
+    assert fitting in (64, 128, 256, 512, 1024)
+    assert after is None
+    assert message == (
+        f"out of memory at --batch-size 2048: a training step fits at --batch-size {fitting}; use it, "
+        "and scale --lr with it"
+    )
+
+
+def test_where_nothing_fits_that_is_said(found):
+    before, fitting, _, message = found["none"]
+    assert before == ("RuntimeError", True)
+    assert fitting is None
+    assert message.startswith("out of memory at --batch-size 64, and not even 2 fits; use a smaller --image-size")
+
+
+def test_with_enough_memory_the_next_smaller_power_of_two_fits():
+    machine = open_machine("cpu")
+    assert fitting_batch(config_of(12, 16), machine, 3) == 8
+    assert fitting_batch(config_of(16, 16), machine, 3) == 8
+    assert fitting_batch(config_of(2, 16), machine, 3) is None
+
+
+def test_other_faults_of_a_trial_are_not_hidden(monkeypatch):
+    monkeypatch.setattr(Engine, "warm_up", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fitting_batch(config_of(16, 16), open_machine("cpu"), 3)
+
+
+def raised_from(cause):
+    try:
+        raise InputError("--arch x takes no pictures of --image-size 224") from cause
+    except InputError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("nvJPEG error (5): NVJPEG_STATUS_ALLOCATOR_FAILURE"),
+        RuntimeError("Critical error in pipeline:\nCan't allocate 1048576 bytes on device 0."),
+        RuntimeError("CUDA runtime API error cudaErrorMemoryAllocation (2):\nout of memory"),
+        RuntimeError("CUDA allocation failed"),
+        RuntimeError("Failed to allocate 123 bytes"),
+        RuntimeError("std::bad_alloc"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        raised_from(RuntimeError("CUDA error: out of memory")),
+    ],
+)
+def test_memory_that_ran_out_is_known_by_all_its_names(error):
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"),
+        InputError("pictures/out of memory/train: no pictures"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        raised_from(RuntimeError("Given groups=1, expected input to have 3 channels")),
+        None,
+    ],
+)
+def test_other_errors_are_not_taken_for_it(error):
+    assert not is_out_of_memory(error)

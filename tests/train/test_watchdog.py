@@ -1,0 +1,81 @@
+"""A run that hangs is ended, and says where; one that is slow or stands still with its machine is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from fastast.train.watchdog import Watchdog
+from tests.train.processes import FORKS, beat_for_a_second, hang, running
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_hung_thread_ends_the_run_and_is_named(tmp_path, writable):
+    os.mkfifo(tmp_path / "picture")
+    run = tmp_path / "run"
+    if writable:
+        run.mkdir()
+    process = FORKS.Process(target=hang, args=(run, tmp_path / "picture", tmp_path / "stderr"))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 1
+    said = (tmp_path / "stderr").read_text()
+    assert "in read_the_next_picture" in said
+    last = said.splitlines()[-1]
+    assert "no batch came for 1 s" in last
+    assert "network storage" in last
+    assert f"fastast train --out {run} --resume" in last
+    if writable:
+        written = (run / "stall.txt").read_text()
+        assert written.splitlines()[0] == last
+        assert "in read_the_next_picture" in written
+
+
+def test_a_loop_that_goes_on_is_left_alone_until_it_stops():
+    stalled = threading.Event()
+    with Watchdog(1, stalled.set) as watchdog:
+        for _ in range(200):
+            time.sleep(0.01)
+            watchdog.beat()
+        assert not stalled.is_set()
+        assert stalled.wait(60)
+
+
+def test_a_pause_may_last_and_ends_with_a_full_measure_of_time():
+    stalled = threading.Event()
+    with Watchdog(0.4, stalled.set) as watchdog:
+        with watchdog.paused(), watchdog.paused():
+            time.sleep(1)
+        assert not stalled.is_set()
+        began = time.monotonic()
+        assert stalled.wait(60)
+        assert time.monotonic() - began > 0.3
+
+
+def test_the_clock_of_the_day_does_not_matter(monkeypatch):
+    stalled = threading.Event()
+    with Watchdog(2, stalled.set):
+        monkeypatch.setattr(time, "time", lambda: 4e9)
+        assert not stalled.wait(0.5)
+        monkeypatch.setattr(time, "time", lambda: 0.0)
+        assert stalled.wait(60)
+
+
+def test_a_process_that_was_stopped_and_goes_on_has_not_hung():
+    with running(beat_for_a_second) as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(3)
+        os.kill(process.pid, signal.SIGCONT)
+        process.join(60)
+    assert process.exitcode == 0
+
+
+def test_the_thread_ends_with_the_run():
+    before = threading.active_count()
+    with Watchdog(100, lambda: None):
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
