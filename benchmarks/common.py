@@ -38,3 +38,12 @@ def publish(result: dict[str, Any], out: str | None) -> None:
     print(text, end="")
     if out:
         write_whole(out, text)
+
+
+def stamp(result: dict[str, Any]) -> str:
+    """Versions, commit and day of a result, for the line below its table."""
+    versions = result["versions"]
+    return (
+        f"torch {versions['torch']}, DALI {versions['dali']}, fastast {versions['fastast']} ({versions['commit']}), "
+        f"{result['measured_at'][:10]}"
+    )

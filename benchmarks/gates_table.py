@@ -1,0 +1,97 @@
+"""What the rounds of the gates' benchmark add up to, and the table in Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from benchmarks.common import stamp
+
+SHARE_GOAL = 0.85  # of the machine's ceiling
+COLUMNS = (
+    *("gate", "target", "trained", "offered/s", "times dense"),
+    *("arithmetic ceiling", "machine's ceiling", "share of it", "goals"),
+)
+SPEED_GOALS = {("random", 0.1): 7.0, ("memory", 0.1): 7.0}  # times dense, in offered samples a second
+
+
+def contender_row(
+    entry: dict[str, Any], rounds: list[dict[str, float]], counts: dict[str, int], arithmetic: float
+) -> dict[str, Any]:
+    """One contender's figures.
+
+    Args:
+        entry: its name and options.
+        rounds: of each round offered_per_s, speedup, ceiling and data_wait.
+        counts: samples over all rounds.
+        arithmetic: the cost model's ceiling at the share really trained.
+    """
+    shares = [figures["speedup"] / figures["ceiling"] for figures in rounds]
+    speedups = [figures["speedup"] for figures in rounds]
+    share, speedup = statistics.median(shares), statistics.median(speedups)
+    goals = {}
+    if entry["gate"] != "dense":
+        goals["share_of_machine_ceiling"] = {"goal": SHARE_GOAL, "met": share >= SHARE_GOAL}
+    wanted = SPEED_GOALS.get((entry["gate"], entry["target"]))
+    if wanted is not None:
+        goals["speedup"] = {"goal": wanted, "met": speedup >= wanted}
+    return {
+        **entry,
+        "n": len(rounds),
+        "activation": counts["backward"] / counts["offered"],
+        "offered_per_s": statistics.median(figures["offered_per_s"] for figures in rounds),
+        "speedup": speedup,
+        "speedup_range": [min(speedups), max(speedups)],
+        "arithmetic_ceiling": arithmetic,
+        "machine_ceiling": statistics.median(figures["ceiling"] for figures in rounds),
+        "share_of_machine_ceiling": share,
+        "share_range": [min(shares), max(shares)],
+        "data_wait_share": statistics.median(figures["data_wait"] for figures in rounds),
+        "goals": goals,
+        "counts": counts,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        f"**Speed**: {result['arch']} at {result['image_size']} px, batch {result['batch_size']}, "
+        f"{result['count']:,} JPEGs an epoch; contenders took turns, n = {result['n']} epochs each; medians, and the "
+        "range over the rounds.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        "|---|" + "---:|" * (len(COLUMNS) - 2) + "---|",
+    ]
+    for row in result["rows"]:
+        low, high = row["speedup_range"]
+        goals = [f"{name}: {'met' if goal['met'] else 'missed'}" for name, goal in _goals(row)]
+        lines.append(
+            f"| {row['name']} | {'' if row['target'] is None else format(row['target'], '.0%')} | "
+            f"{row['activation']:.1%} | {row['offered_per_s']:.0f} | {row['speedup']:.2f} ({low:.2f}-{high:.2f}) | "
+            f"{row['arithmetic_ceiling']:.2f} | {row['machine_ceiling']:.2f} | "
+            f"{row['share_of_machine_ceiling']:.0%} | {', '.join(goals)} |"
+        )
+    times = {key: statistics.median(found[key] for found in result["times_ms"]) for key in result["times_ms"][0]}
+    own = ", ".join(f"{_LONG[key]} {times[key]:.2f}" for key in "tfd")
+    hardware = result["hardware"]
+    lines += [
+        "",
+        f"Measured alone in the same rounds, ms a sample: {own}"
+        + "".join(f"; {key[2:]}: {_SHORT[key[0]]} {value:.2f}" for key, value in times.items() if len(key) > 1)
+        + ". Forwards, backwards and decodes were counted by hooks too, and equal the cost model's to the sample.",
+        "",
+        f"{hardware['name']}, {hardware['threads']} threads, seed {result['seed']}; {stamp(result)}. "
+        f"`python -m benchmarks.gates --data {result['data']} --arch {result['arch']} "
+        f"--image-size {result['image_size']}`",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+_LONG = {"t": "forward, backward and step", "f": "scoring forward", "d": "decode"}
+_SHORT = {"f": "scoring and own training", "d": "thumbnail decode"}
+
+
+def _goals(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    shown = {"share_of_machine_ceiling": "{:.0%} of it", "speedup": "{:g} x"}
+    return [(shown[name].format(goal["goal"]), goal) for name, goal in row["goals"].items()]

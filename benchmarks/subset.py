@@ -1,0 +1,40 @@
+"""A seeded part of a set of class folders, as links."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+from fastast.errors import InputError
+
+
+def link_subset(source: Path, out: Path, count: int, *, seed: int = 0, skip: int = 0) -> None:
+    """Links `count` pictures, as many of each class as of any other (give or take one), to class folders in `out`.
+
+    Args:
+        source: class folders.
+        out: a new folder.
+        count: pictures in all.
+        seed: of the choice.
+        skip: pictures in all to pass over first: with the same seed, `skip=n` shares none with the first n.
+
+    Raises:
+        InputError: there are no class folders, or fewer pictures than asked for.
+    """
+    folders = sorted(path for path in source.iterdir() if path.is_dir()) if source.is_dir() else []
+    if not folders:
+        raise InputError(f"{source}: holds no class folders")
+    for place, folder in enumerate(folders):
+        names = sorted(os.listdir(folder))
+        random.Random(f"{seed} {folder.name}").shuffle(names)
+        first, last = (_share(number, place, len(folders)) for number in (skip, skip + count))
+        if last > len(names):
+            raise InputError(f"{folder}: has {len(names)} pictures, {last} are needed; ask for fewer")
+        (out / folder.name).mkdir(parents=True)
+        for name in names[first:last]:
+            (out / folder.name / name).symlink_to((folder / name).resolve())
+
+
+def _share(number: int, place: int, num_folders: int) -> int:
+    return number // num_folders + (place < number % num_folders)
