@@ -91,7 +91,11 @@ def table(result: dict[str, Any]) -> str:
     hardware, seeds = result["hardware"], ", ".join(map(str, result["seeds"]))
     lines += [
         '"Trained" is of the gated part. Better or worse: the means differ by more than 2 standard errors of the '
-        "difference.",
+        f"difference. With {len(result['seeds'])} seeds that also happens to equal gates, about once in eight "
+        "comparisons with three: some of these verdicts are chance. Standard errors are over seeds; they do not cover "
+        "the choice of pictures, nor in fine-tuning the one network that all runs start from. All rows of a block "
+        "share one peak learning rate, tuned for none of them. `forward, soft, unbiased` also has an explore share of "
+        "5 %, which bounds its weights.",
         "",
         f"{hardware['name']}, one thread a run, seeds {seeds}; {stamp(result)}. `{result['command']}`",
         "",

@@ -16,8 +16,8 @@ thumbnail's for one that scores thumbnails) and d_sel the further decode of a se
 the rounds, of ratios taken within a round. Goals: every gate at 85 % of the machine's ceiling; random and memory at
 10 % at 7 times dense. With `--out a.json` the table goes to a.md.
 
-Work is counted twice: by hooks in the network and the scoring step, and by the run's own account. Both must agree with
-the cost model to the sample, or the benchmark fails.
+Trained and scored rows are counted twice, by hooks and by the run's own account, and both must agree with the cost
+model to the sample, or the benchmark fails; decodes are the loader's own count, and must agree with it too.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ SETTLE_BATCHES = 4  # a proxy's first refreshes, the controller's first threshol
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A gate with its options; `packed` reads a pack with thumbnails. Without a target, it has none."""
+    """A gate with its options; `packed` reads a pack that has thumbnails. Without a target, it has none."""
 
     name: str
     gate: str
@@ -225,16 +225,17 @@ def open_trainer(entry: Contender, args: argparse.Namespace, data: Path, scratch
 
 def measure(args: argparse.Namespace, scratch: Path, stack: ExitStack) -> dict[str, Any]:
     """All rounds, and their rows."""
-    folders, pack = scratch / "folders", scratch / "pack"
+    folders, pack, plain = scratch / "folders", scratch / "thumbnails", scratch / "pack"
     link_subset(args.data / "train", folders / "train", args.count, seed=args.seed)
     link_subset(args.data / "val", folders / "val", args.batch_size, seed=args.seed)
     entries = [entry for entry in contenders(args.targets) if args.only is None or entry.name in ("dense", *args.only)]
     if any(entry.packed for entry in entries):
         run_pack(folders, pack, thumbnails=args.thumbnails, say=lambda line: None)
+    run_pack(folders, plain, say=lambda line: None)
     meter = stack.enter_context(EnergyMeter([]))
 
     def open_lane(entry: Contender) -> Lane:
-        trainer = open_trainer(entry, args, pack if entry.packed else folders, scratch, meter)
+        trainer = open_trainer(entry, args, pack if entry.packed else plain, scratch, meter)
         stack.callback(trainer.close)
         return Lane(entry, trainer)
 
@@ -257,8 +258,12 @@ def measure(args: argparse.Namespace, scratch: Path, stack: ExitStack) -> dict[s
     stack.callback(parts.close)
     rounds, times = [], []
     for number in range(args.rounds):
-        rounds.append([lane.epoch() for lane in lanes])
-        times.append(parts.measure(number))
+        before = parts.measure(2 * number)
+        turns = lanes if number % 2 == 0 else lanes[::-1]  # so that a machine that slows down hits no gate always
+        found = {lane: lane.epoch() for lane in turns}
+        after = parts.measure(2 * number + 1)
+        rounds.append([found[lane] for lane in lanes])
+        times.append({key: (value + after[key]) / 2 for key, value in before.items()})
         print(f"round {number + 1} of {args.rounds}", file=sys.stderr)
     rows = []
     for place, lane in enumerate(lanes):

@@ -22,7 +22,7 @@ class Parts:
     """Times the parts of training alone.
 
     Args:
-        spare: a trainer that is in no race; its loader and engine are used.
+        spare: a trainer that is in no race; its pipelines and engine are used.
         trainers: one of each contender's by its name, whatever the target: their scorers are used.
     """
 
@@ -36,7 +36,7 @@ class Parts:
         self._thumbs: dict[str, ThumbnailLoader] = {}
         for name, trainer in self._proxies.items():
             if trainer.engine.select_step is not None and trainer.engine.proxy is not None:
-                self._thumbs[name] = ThumbnailLoader(trainer.loader, trainer.engine.proxy.size)
+                self._thumbs[name] = ThumbnailLoader(trainer.feeds.train, trainer.engine.proxy.size)
 
     def close(self) -> None:
         """Frees the pipelines."""
@@ -68,7 +68,7 @@ class Parts:
 
     def measure(self, epoch: int) -> dict[str, float]:
         """Seconds a sample: "t", "d", "f" of the network itself, and "f" and "d" of each proxy by its name."""
-        decode_s, batch = self._decode_s(self._spare.loader, self._ids, epoch)
+        decode_s, batch = self._decode_s(self._spare.feeds.train, self._ids, epoch)
         found = {"t": self._train_s(batch), "d": decode_s, "f": self._score_s(self._twin, batch, lambda _: 0.0)}
         for name, trainer in self._proxies.items():
             shown = batch

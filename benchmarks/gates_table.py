@@ -78,7 +78,10 @@ def table(result: dict[str, Any]) -> str:
         "",
         f"Measured alone in the same rounds, ms a sample: {own}"
         + "".join(f"; {key[2:]}: {_SHORT[key[0]]} {value:.2f}" for key, value in times.items() if len(key) > 1)
-        + ". Forwards, backwards and decodes were counted by hooks too, and equal the cost model's to the sample.",
+        + ". Rows forward and backward in training and rows scored were counted by hooks as well, and agree with the "
+        "run's account and the cost model to the sample; decodes are the loader's count, and agree with it. Refreshes, "
+        "checks of the ranking and a proxy network's training are the run's own account. Evaluation and planning are "
+        "left out; `infobatch` is shown without its dense last 12.5 %.",
         "",
         f"{hardware['name']}, {hardware['threads']} threads, seed {result['seed']}; {stamp(result)}. "
         f"`python -m benchmarks.gates --data {result['data']} --arch {result['arch']} "

@@ -131,7 +131,10 @@ class TrainConfig:
         metavar="NAME",
     )
     proxy_bn_every: int = option(
-        50, "score steps between refreshes of the proxy's batch statistics", kind=int, metavar="N"
+        50,
+        "score steps between refreshes of the proxy's batch statistics, and between checks of its ranking",
+        kind=int,
+        metavar="N",
     )
     prune: float = option(
         0.5,
@@ -157,7 +160,7 @@ class TrainConfig:
     )
     stall_timeout: float = option(
         1800.0,
-        "seconds without a finished batch after which the run ends with a dump of its stacks; 0: never",
+        "seconds without a batch, waits for data that went away included, after which the run ends; 0: never",
         kind=float,
         metavar="S",
     )
@@ -193,7 +196,7 @@ class TrainConfig:
     )
     decode: str = option(
         "auto",
-        "where pictures are decoded when training on a GPU; auto: on the GPU",
+        "where pictures are decoded when training on a GPU; auto: there, and on the CPU what it can take on",
         kind=str,
         choices=("auto", "gpu", "cpu"),
     )

@@ -110,9 +110,10 @@ class FewNotes:
 
 def step_detail(line: dict[str, Any], left_s: float) -> str:
     """One line of text for a step line of `metrics.jsonl`, with the seconds that are left by the plan."""
-    parts = [f"epoch {line['epoch']} {line['phase']}", f"{line['offered_per_s']:,.0f} offered/s"]
+    speed = line["offered_per_s"] or 0.0
+    parts = [f"epoch {line['epoch']} {line['phase']}", f"{speed:,.0f} offered/s"]
     if line["activation"] is not None:
-        parts.append(f"{line['offered_per_s'] * line['activation']:,.0f} trained/s")
+        parts.append(f"{speed * line['activation']:,.0f} trained/s")
         parts.append(f"active {line['activation']:.1%}")
     if line["threshold"] is not None:
         parts.append(f"threshold {line['threshold']:.3g}")

@@ -11,6 +11,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ import torch
 from fastast._version import __version__
 from fastast.errors import InputError
 from fastast.files import remove_temporaries, write_whole
+
+# How long a line waits for space: what fills the disk may be a checkpoint, which is given up and removed at once.
+APPEND_PAUSES_S = (0.1, 0.5, 2.0)
 
 
 class RunFolder:
@@ -119,19 +123,31 @@ class RunFolder:
         """Bytes of the files that grow line by line."""
         return {path.name: path.stat().st_size if path.exists() else 0 for path in (self.metrics, self.quarantine)}
 
-    def continue_from(self, home: RunFolder, sizes: dict[str, int]) -> None:
+    def sync_logs(self) -> None:
+        """Makes the lines written so far outlast a crash of the machine."""
+        for path in (self.metrics, self.quarantine):
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+    def continue_from(self, checkpoint: Path, sizes: dict[str, int]) -> None:
         """Makes the folder what it was at a checkpoint: what the run writes again must not stand twice.
 
         Args:
-            home: the folder of the checkpoint; if it is another one, what it has is copied here first.
+            checkpoint: if it lies in another run's folder, what that has is copied here first.
             sizes: `log_sizes` of that moment.
         """
-        if home.path.resolve() != self.path.resolve():
-            for path in (home.config, home.metrics, home.quarantine, home.weights, home.classes, home.best):
+        home = RunFolder(checkpoint.resolve().parent.parent)
+        if home.path != self.path.resolve():
+            for path in (home.metrics, home.quarantine, home.weights, home.best):
                 if path.exists():
                     shutil.copyfile(path, self.path / path.relative_to(home.path))
-        for name, size in sizes.items():
-            _cut_lines(self.path / name, size)
+            write_whole(self.last, checkpoint.read_bytes())
+        for path in (self.metrics, self.quarantine):
+            _cut_lines(path, sizes[path.name])
         self.summary.unlink(missing_ok=True)
 
     def write_json(self, path: Path, value: Any) -> None:
@@ -240,11 +256,22 @@ def _cut_lines(path: Path, size: int) -> None:
 
 def _append_line(path: Path, line: dict[str, Any]) -> None:
     data = (json.dumps(finite(line), allow_nan=False) + "\n").encode()
+    for pause_s in APPEND_PAUSES_S:
+        try:
+            return _append(path, data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        time.sleep(pause_s)
+    _append(path, data)
+
+
+def _append(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         size = os.fstat(descriptor).st_size
         if os.write(descriptor, data) != len(data):
             os.ftruncate(descriptor, size)
-            raise OSError(28, "No space left on device", str(path))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(descriptor)

@@ -123,6 +123,7 @@ def tried(data, tmp_path_factory):
     return root, command
 
 
+@pytest.mark.slow
 def test_both_blocks_run_and_the_second_from_the_weights_of_the_first(tried):
     root, _ = tried
     result = json.loads((root / "accuracy.json").read_text())
@@ -140,6 +141,7 @@ def test_both_blocks_run_and_the_second_from_the_weights_of_the_first(tried):
     assert f"to {start:.2f} % first" in (root / "accuracy.md").read_text()
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_repeated(tried):
     root, command = tried
     summaries = {path: path.stat().st_mtime_ns for path in (root / "work").glob("*/runs/*/summary.json")}
@@ -174,6 +176,7 @@ def test_each_gate_stands_beside_its_baselines():
     assert infobatch["dense_equal_units"]["top1"]["mean"] == pytest.approx(65.1)
 
 
+@pytest.mark.slow
 def test_a_failed_run_says_why(data, tmp_path):
     options = f"--train 16 --val 4 --epochs 1 --tuning-epochs 0 --seeds 1 --only random --work {tmp_path}"
     with pytest.raises(RuntimeError, match="--batch-size 64: larger than the training set of 16 pictures"):
@@ -200,6 +203,7 @@ def test_verdicts_need_more_than_two_standard_errors():
     assert accuracy_table.mean_and_error([1.0, 2.0, 3.0]) == {"mean": 2.0, "se": pytest.approx(3**-0.5)}
 
 
+@pytest.mark.slow
 def test_the_cards_are_filled_again_and_again(tried, speed, tmp_path):
     readme = tmp_path / "README.md"
     original = (ROOT / "fastast" / "gate" / "README.md").read_text()

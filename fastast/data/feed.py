@@ -158,9 +158,9 @@ class Feed:
                 outside_s = self._pull(pulls, current)
                 if not self._flights:
                     return
-                self._launch(geometry)
+                self._launch(geometry, wait=True)
                 batch = self._collect(self._flights.popleft())
-                self._launch(geometry)  # DALI works on while the caller does
+                self._launch(geometry, wait=False)  # DALI works on while the caller does
                 now = time.perf_counter()
                 wait_s = now - began - outside_s
                 self.wait_s += wait_s
@@ -191,13 +191,13 @@ class Feed:
         if self._pass is not current:
             raise RuntimeError("this pass was abandoned: another began, or the loader was closed")
 
-    def _launch(self, geometry: Geometry) -> None:
-        """Schedules what is read, in order within each lane; waits for reads only if nothing is ahead of them."""
+    def _launch(self, geometry: Geometry, *, wait: bool) -> None:
+        """Schedules what is read, in order within each lane; with `wait` the first batch in any case."""
         held: list[Lane] = []
         for place, flight in enumerate(self._flights):
             if flight.inputs or flight.lane in held:
                 continue
-            is_read = place == 0 or all(read.done() for read in flight.reads)
+            is_read = (wait and place == 0) or all(read.done() for read in flight.reads)
             if is_read and not flight.lane.is_full:
                 self._submit(flight, geometry)
             else:

@@ -62,7 +62,7 @@ class Reader:
         self._outages = _Outages()
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends the threads; waits for the reads that they are in."""
         self.drop()
         self._pool.shutdown(cancel_futures=True)
 

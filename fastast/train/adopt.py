@@ -1,9 +1,10 @@
-"""Continuing with other pictures: what of a state still holds when the training set has another size."""
+"""Continuing with other pictures: what of a state still holds when the training set is another one."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from fastast.train.account import PhaseCounts
@@ -11,7 +12,7 @@ from fastast.train.passage import Moment
 
 
 def adopt(state: dict[str, Any], num_train: int) -> int:
-    """Rewrites a trainer's state, in place, for a training set of another size.
+    """Rewrites a trainer's state, in place, for another training set, of the same size or not.
 
     The network, its optimizer, the gate's controller and all counts stay. Whatever is kept by id goes: remembered
     losses, the plan of the epoch under way (which begins again), and the selected rows that wait for a full batch.
@@ -29,9 +30,9 @@ def adopt(state: dict[str, Any], num_train: int) -> int:
     for name in ("images", "labels", "ids", "weights"):
         queue[name] = queue[name][:0]
     journal = state["journal"]
-    phases = journal["account"]["phases"].values()
+    phases = list(journal["account"]["phases"].values())
     dropped = left = sum(counts["selected"] - counts["backward"] for counts in phases)
-    for counts in phases:
+    for counts in reversed(phases):  # it is the last phase whose rows wait
         cut = min(left, counts["selected"])
         counts["selected"] -= cut
         left -= cut
@@ -43,10 +44,10 @@ def adopt(state: dict[str, Any], num_train: int) -> int:
     journal.update(offered=torch.zeros(num_train, dtype=torch.int32), report=None, moments=[])
     state.update(bad_ids=torch.zeros(num_train, dtype=torch.bool), passage=None, trained=False)
     if state["thumbs"] is not None:
-        nothing = Moment(0, 0, PhaseCounts()).state_dict()
+        nothing = Moment(0, 0, PhaseCounts(), np.zeros(0, np.int64)).state_dict()
         state["thumbs"] = {
             **{"decision": None, "scored": None, "selected": torch.zeros(0, dtype=torch.int64)},
-            **{"ready": [], "pulled": [], "counts": nothing},
+            **{"ready": [], "pulled": [], "moment": nothing},
         }
         state["engine"]["select_step"]["weights"] = torch.ones(last)
 

@@ -209,10 +209,15 @@ class CheckpointWriter:
         self._bug: Exception | None = None
         self._last_is_whole: bool | None = None
 
-    def submit(self, state: dict[str, Any]) -> None:
-        """Copies `state` and returns; waits first for one that is still being written, so that one copy exists."""
+    def submit(self, state: dict[str, Any], first: Callable[[], None] = lambda: None) -> None:
+        """Copies `state` and returns; waits first for one that is still being written, so that one copy exists.
+
+        Args:
+            state: as `save_checkpoint` takes it.
+            first: writes, in the thread, what the checkpoint takes for written; if it fails so does the checkpoint.
+        """
         self.wait()
-        self._thread = threading.Thread(target=self._write, args=(snapshot(state),), name="checkpoint")
+        self._thread = threading.Thread(target=self._write, args=(snapshot(state), first), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> str | None:
@@ -225,9 +230,10 @@ class CheckpointWriter:
             raise bug
         return self._failure
 
-    def _write(self, state: dict[str, Any]) -> None:
+    def _write(self, state: dict[str, Any], first: Callable[[], None]) -> None:
         last, previous = self._folder.last, self._folder.previous
         try:
+            first()
             if self._last_is_whole is None:  # a damaged one that a run went back from must not replace a good one
                 self._last_is_whole = _is_whole(last)
             save_checkpoint(last, state, keep=previous if self._last_is_whole else None)

@@ -136,7 +136,9 @@ class Engine:
         batch = Batch(images.expand(size, -1, -1, -1).contiguous().permute(0, 3, 1, 2), labels, ids, valid, size)
         small = batch
         if self.proxy is not None and self.select_step is not None:
-            small = batch._replace(images=shrink(batch.images, self.proxy.size))
+            # Tensors of its own: the compiler would take shared ones for the rule.
+            images = shrink(batch.images, self.proxy.size)
+            small = Batch(images, labels.clone(), ids.clone(), valid.clone(), size)
         for _ in range(3):  # compiles, records CUDA graphs, replays them
             if self.select_step is not None:
                 self.select(small)
@@ -235,6 +237,12 @@ class Engine:
     def read_status(self) -> Status:
         """The status of this moment; waits for the device."""
         return Status(*self.status().tolist())
+
+    def reset_loss_scale(self) -> None:
+        """Starts the fp16 loss scale anew, for a state that was saved in another number format."""
+        self.guard.reset_scale()
+        if self.proxy is not None:
+            self.proxy.reset_scale()
 
     def state_dict(self) -> dict[str, Any]:
         """All of it as tensors and plain values, random number generators included."""

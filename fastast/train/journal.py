@@ -112,8 +112,10 @@ class Journal:
                 f"lower --lr (now {self._config.lr:g}) or use --precision fp32"
             )
         moment = self._moments.pop(0)
-        ids = passage.plan.order[moment.first : moment.last]
-        ids = ids[~bad_ids[ids]]
+        ids = moment.ids
+        if ids is None:
+            ids = passage.plan.order[moment.first : moment.last]
+            ids = ids[~bad_ids[ids]]
         self.offered[ids] += 1
         moment.counts.offered = len(ids)
         moment.counts.selected = int(status.pushed - self.status.pushed)

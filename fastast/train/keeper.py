@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from typing import Any
 
@@ -32,10 +31,8 @@ class Keeper:
         self._trainer, self._folder = trainer, folder
         self._every_s = every_min * 60
         self._saved_at = time.monotonic()
-        self._reporter = reporter
         self._writer = CheckpointWriter(folder, on_error=reporter.note)
         self._best: tuple[dict[str, Any], dict[str, Any]] | None = None  # weights still to be written, and their line
-        self._failure: str | None = None
 
     def due(self) -> bool:
         """Whether the time for a checkpoint has come."""
@@ -44,29 +41,24 @@ class Keeper:
     def save(self) -> None:
         """Copies the state and hands it to the thread."""
         self._saved_at = time.monotonic()
-        self._failure = self._write_first()
-        if self._failure is not None:
-            self._reporter.note(self._failure)
-            return
         state = {
             "trainer": self._trainer.state_dict(),
             "config": dataclasses.asdict(self._trainer.config),
+            "dtype": str(self._trainer.machine.dtype),
             "fingerprint": self._trainer.dataset.fingerprint,
             "sizes": self._folder.log_sizes(),
         }
-        self._writer.submit(state)
+        best = self._best
 
-    def _write_first(self) -> str | None:
-        """Writes what a checkpoint takes for written; returns why it could not be, or None."""
-        try:
+        def write_first() -> None:
+            self._folder.sync_logs()
             write_power(self._trainer.energy.meter, self._folder)
-            if self._best is not None:
-                write_best(self._folder, *self._best)
-                self._best = None
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            return f"{self._folder.last}: not written ({reason}); what was saved before stands"
-        return None
+            if best is not None:
+                write_best(self._folder, *best)
+                if self._best is best:  # not of a later epoch
+                    self._best = None
+
+        self._writer.submit(state, write_first)
 
     def finish_epoch(self, line: dict[str, Any]) -> None:
         """Saves an epoch's end: the weights if they are the best so far, then the state."""
@@ -76,7 +68,7 @@ class Keeper:
 
     def close(self) -> str | None:
         """Waits until everything is written; returns why the last checkpoint was not, or None if it was."""
-        return self._writer.wait() or self._failure
+        return self._writer.wait()
 
 
 def write_power(meter: EnergyMeter, folder: RunFolder) -> None:

@@ -40,6 +40,7 @@ class Opening:
         finished: the summary of a run that came to its end; nothing is left to do.
         changed: options that --force changed, a line each.
         note: what the user should know of the checkpoint, or None.
+        stamp: of the checkpoint file when it was read.
     """
 
     config: TrainConfig
@@ -49,6 +50,24 @@ class Opening:
     finished: dict[str, Any] | None = None
     changed: tuple[str, ...] = ()
     note: str | None = None
+    stamp: tuple[int, int] | None = None
+
+    def require_untouched(self) -> None:
+        """Call under the folder's lock, before anything is written there.
+
+        Raises:
+            InputError: another process has trained there since the run was opened.
+        """
+        now = _stamp(self.checkpoint) if self.checkpoint is not None else None
+        if now != self.stamp or (self.checkpoint is None and self.folder.last.exists()):
+            raise InputError(
+                f"--out {self.folder.path}: another process trained there meanwhile; run the command again"
+            )
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def open_run(given: dict[str, Any], resume: str | None, *, force: bool = False) -> Opening:
@@ -104,14 +123,25 @@ def _new_folder(config: TrainConfig) -> RunFolder:
 def _continue(
     checkpoint: Path, state: dict[str, Any], given: dict[str, Any], *, force: bool, note: str | None = None
 ) -> Opening:
-    if not {"trainer", "config", "fingerprint", "sizes"} <= state.keys():
+    if not {"trainer", "config", "dtype", "fingerprint", "sizes"} <= state.keys():
         raise InputError(f"{checkpoint}: holds weights only; continue from last.pt, or start with --weights")
     home = RunFolder(checkpoint.resolve().parent.parent)
+    sizes = state["sizes"]
+    if not (
+        isinstance(sizes, dict)
+        and sizes.keys() == home.log_sizes().keys()
+        and all(isinstance(size, int) and size >= 0 for size in sizes.values())
+    ):
+        raise InputError(f"{checkpoint}: damaged; continue from another checkpoint, or start anew")
+    if not home.config.exists() and "out" not in given:
+        raise InputError(f"{checkpoint}: lies in no run folder; name one to go on in with --out")
     folder = RunFolder(given.get("out", home.path))
     if folder.path.resolve() != home.path and folder.holds_run():
         raise InputError(f"--out {folder.path}: holds another run than {checkpoint}; name an empty folder with --out")
     config, changed = _same_options(state["config"], given, checkpoint, force=force)
-    return Opening(config, folder, checkpoint=checkpoint, state=state, changed=changed, note=note)
+    return Opening(
+        config, folder, checkpoint=checkpoint, state=state, changed=changed, note=note, stamp=_stamp(checkpoint)
+    )
 
 
 def _same_options(

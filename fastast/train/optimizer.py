@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from fastast.errors import InputError
 from fastast.train.compiler import compile_step
 
+# As `torch.amp.GradScaler` begins.
+FIRST_SCALE = 2.0**16
+
 
 def build_sgd(model: nn.Module, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """Fused SGD with Nesterov momentum; norms and biases (parameters of one dimension) take no weight decay.
@@ -66,7 +69,7 @@ class GuardedStep(nn.Module):
         self._saved = [torch.empty_like(buffer) for buffer in self._buffers_list]
         device = self._parameters_list[0].device
         self.register_buffer("counts", torch.zeros(4, dtype=torch.int64, device=device))
-        self.register_buffer("scale", torch.full((), 2.0**16 if scale_loss else 1.0, device=device))
+        self.register_buffer("scale", torch.full((), FIRST_SCALE if scale_loss else 1.0, device=device))
         self.register_buffer("growth_tracker", torch.zeros((), dtype=torch.int32, device=device))
         # One copy kernel takes tensors of one type.
         pairs = list(zip(self._saved, self._buffers_list, strict=True))
@@ -91,6 +94,11 @@ class GuardedStep(nn.Module):
         """Takes over the optimizer's momentum; its options, weight decay and others, stay those of this run."""
         own = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["state"], "param_groups": own})
+
+    def reset_scale(self) -> None:
+        """Starts the loss scale anew."""
+        self.scale.fill_(FIRST_SCALE if self.scale_loss else 1.0)
+        self.growth_tracker.zero_()
 
     def save_buffers(self) -> None:
         """Remembers the model's buffers; call before the training forward."""

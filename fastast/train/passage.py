@@ -21,20 +21,24 @@ class Moment:
     Attributes:
         first, last: positions in the stretch's order that the batch covers.
         counts: its work, but for what the device decides.
+        ids: int64[n], the samples that were offered; None for those at its positions that are not quarantined.
     """
 
     first: int
     last: int
     counts: PhaseCounts
+    ids: np.ndarray | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        return dataclasses.asdict(self)
+        """Plain values and tensors for a checkpoint."""
+        ids = None if self.ids is None else torch.from_numpy(self.ids)
+        return {"first": self.first, "last": self.last, "counts": dataclasses.asdict(self.counts), "ids": ids}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Moment:
         """The moment that `state_dict` described."""
-        return cls(state["first"], state["last"], PhaseCounts(**state["counts"]))
+        ids = None if state["ids"] is None else state["ids"].numpy()
+        return cls(state["first"], state["last"], PhaseCounts(**state["counts"]), ids)
 
 
 class Passage:

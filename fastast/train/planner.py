@@ -23,12 +23,14 @@ class StretchPlan:
         places: int64[m], positions in `order` of the ids that are read.
         weights: float32[N] on the device, the weight of each sample's loss; None for 1.
         keep: bool[N] on the device, the ids that the policy chose; None where it did not choose.
+        num_clipped: weights that were cut to `--clip-weights`.
     """
 
     order: np.ndarray
     places: np.ndarray
     weights: torch.Tensor | None = None
     keep: torch.Tensor | None = None
+    num_clipped: int = 0
 
 
 class Planner:
@@ -104,7 +106,8 @@ class Planner:
             return StretchPlan(order, np.arange(len(order)))
         device = memory.score.device
         weights = None if plan.weights is None else torch.from_numpy(plan.weights).to(device)
-        return StretchPlan(order, np.flatnonzero(plan.keep[order]), weights, torch.from_numpy(plan.keep).to(device))
+        places, keep = np.flatnonzero(plan.keep[order]), torch.from_numpy(plan.keep).to(device)
+        return StretchPlan(order, places, weights, keep, plan.num_clipped)
 
     def restore(
         self, stretch: Stretch, bad_ids: np.ndarray, keep: torch.Tensor | None, weights: torch.Tensor | None

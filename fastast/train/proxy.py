@@ -87,6 +87,9 @@ class ProxyScorer(nn.Module):
     def set_lr(self, share: float) -> None:
         """Sets the learning rate, as a share of its peak."""
 
+    def reset_scale(self) -> None:
+        """Starts the fp16 loss scale of a network of its own anew."""
+
     def check_due(self) -> bool:
         """Whether the ranking of the batch that is scored next is to be checked: one in `--proxy-bn-every`."""
         return self._num_steps % self._every == self._every // 2
@@ -176,6 +179,9 @@ class NetScorer(ProxyScorer):
 
     def set_lr(self, share: float) -> None:
         self.scorer.guard.set_lr(share * self._peak_lr)
+
+    def reset_scale(self) -> None:
+        self.scorer.guard.reset_scale()
 
 
 def build_scorer(

@@ -39,6 +39,7 @@ from fastast.train.watchdog import STALL_FILE, Watchdog, end_stalled_run
 # How long a run that has ended waits for reads that hang.
 CLOSE_TIMEOUT_S = 10.0
 
+PICTURES_CHANGED = "the data has changed since (pictures added, removed or rewritten)"
 DEMO_SET = {"num_classes": 12, "train_per_class": 150, "val_per_class": 30}
 
 
@@ -110,29 +111,39 @@ def _run(opening: Opening, request: StopRequest, argv: list[str], reporter: Repo
         check_proxy_arch(config.proxy_arch)
     _refuse_data_folder(config, folder)
     dataset = open_data(config, reporter)
-    changed = opening.changed
-    if state is not None and state["fingerprint"] != dataset.fingerprint:
-        if not force:
-            raise InputError(
-                f"{opening.checkpoint}: the data has changed since (pictures added, removed or rewritten); "
-                "restore it, add --force to continue with it as it is, or start anew with another --out"
-            )
-        changed += ("the pictures have changed",)
     machine = open_machine(config.device, config.precision, config.compile, deterministic=config.deterministic)
+    if state is not None:
+        changed = _changed(state, dataset, machine)
+        if changed and not force:
+            raise InputError(
+                f"{opening.checkpoint}: {changed[0]}; add --force to go on, or start anew with another --out"
+            )
+        opening = dataclasses.replace(opening, changed=opening.changed + changed)
     complete_config(config, machine, dataset.train.num_samples)
     _introduce(config, dataset, machine, reporter)
     try:
-        return _fit(opening, changed, dataset, machine, request, argv, reporter)
+        return _fit(opening, dataset, machine, request, argv, reporter)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the trainer, whose memory the trial needs
-    raise InputError(describe_out_of_memory(config, fitting_batch(config, machine, len(dataset.classes))))
+    advice = describe_out_of_memory(config, fitting_batch(config, machine, len(dataset.classes)))
+    raise InputError(advice if state is None else f"{advice}; that takes a new run, with another --out")
+
+
+def _changed(state: dict[str, Any], dataset: Dataset, machine: Machine) -> tuple[str, ...]:
+    """What is not as it was when a checkpoint was written, beside the options."""
+    changed = []
+    if state["fingerprint"] != dataset.fingerprint:
+        changed.append(PICTURES_CHANGED)
+    if state["dtype"] != str(machine.dtype):
+        names = (str(dtype).removeprefix("torch.") for dtype in (state["dtype"], machine.dtype))
+        changed.append("the number format has changed since ({} -> {})".format(*names))
+    return tuple(changed)
 
 
 def _fit(
     opening: Opening,
-    changed: tuple[str, ...],
     dataset: Dataset,
     machine: Machine,
     request: StopRequest,
@@ -151,31 +162,31 @@ def _fit(
         stack.callback(lambda: _close(trainer, request, exit_code))
         folder.create()  # not before everything that can be refused has been accepted
         stack.enter_context(folder.lock())
-        if state is None and folder.last.exists():
-            raise InputError(f"--out {folder.path}: another run was written there meanwhile; continue it with --resume")
+        opening.require_untouched()
         if state is not None:
-            _resume(trainer, opening, changed, reporter)
+            _resume(trainer, opening, reporter)
         else:
-            _start(trainer, folder, dataset)
+            _start(trainer, folder)
         if meter.devices:
             energy.idle = meter.measure_idle()
         keeper = Keeper(trainer, folder, config.checkpoint_every, reporter)
         stopped = None
-        try:
-            with request.listening(), _watched(trainer, request, folder):
-                trainer.fit(keeper)
-        except Stopped as stop:
-            stopped = stop
-            keeper.save()
-        finally:
-            failure = keeper.close()
-        if failure is not None:
-            raise InputError(f"{failure}; free some space or make the folder writable, then continue with --resume")
-        meter.stop()
-        write_power(meter, folder)
-        summary = build_summary(trainer, nvml.driver, argv, stopped=stopped.reason if stopped else None)
-        write_samples(folder, trainer)
-        folder.write_json(folder.summary, summary)  # last, since it says that all is done
+        with request.listening():  # until all is saved: another signal must not end that
+            try:
+                with _watched(trainer, request, folder):
+                    trainer.fit(keeper)
+            except Stopped as stop:
+                stopped = stop
+                keeper.save()
+            finally:
+                failure = keeper.close()
+            if failure is not None:
+                raise InputError(f"{failure}; free some space or make the folder writable, then continue with --resume")
+            meter.stop()
+            write_power(meter, folder)
+            summary = build_summary(trainer, nvml.driver, argv, stopped=stopped.reason if stopped else None)
+            write_samples(folder, trainer)
+            folder.write_json(folder.summary, summary)  # last, since it says that all is done
         exit_code = stopped.exit_code if stopped else 0
     try:
         write_report(folder.path)
@@ -245,32 +256,50 @@ def _introduce(config: TrainConfig, dataset: Dataset, machine: Machine, reporter
     reporter.note(f"precision {machine.precision_note}; compile {machine.compile_note}")
 
 
-def _start(trainer: Trainer, folder: RunFolder, dataset: Dataset) -> None:
+def _start(trainer: Trainer, folder: RunFolder) -> None:
     """Writes what a run folder holds from its first moment; nothing of an earlier attempt stays."""
-    for path in (folder.metrics, folder.quarantine, folder.summary, folder.power, folder.path / STALL_FILE):
+    logs = (folder.metrics, folder.summary, folder.power, folder.samples, folder.path / STALL_FILE)
+    for path in (*logs, folder.previous, folder.best, folder.weights):
         path.unlink(missing_ok=True)
-    folder.write_json(folder.config, dataclasses.asdict(trainer.config))
-    write_classes(folder, dataset.classes)
-    for entry in dataset.quarantined:
+    _describe(trainer, folder)
+    _list_quarantined(trainer, folder)
+
+
+def _list_quarantined(trainer: Trainer, folder: RunFolder) -> None:
+    """Begins `quarantine.jsonl` with what the scan found."""
+    folder.quarantine.unlink(missing_ok=True)
+    for entry in trainer.dataset.quarantined:
         folder.append_quarantine({"id": entry.id, "path": entry.path, "reason": entry.reason})
-    trainer.journal.account.quarantined = len(dataset.quarantined)
+    trainer.journal.account.quarantined = len(trainer.dataset.quarantined)
 
 
-def _resume(trainer: Trainer, opening: Opening, changed: tuple[str, ...], reporter: Reporter) -> None:
-    state, checkpoint = opening.state, opening.checkpoint
+def _describe(trainer: Trainer, folder: RunFolder) -> None:
+    folder.write_json(folder.config, dataclasses.asdict(trainer.config))
+    write_classes(folder, trainer.dataset.classes)
+
+
+def _resume(trainer: Trainer, opening: Opening, reporter: Reporter) -> None:
+    state, checkpoint, folder = opening.state, opening.checkpoint, opening.folder
     assert state is not None
     assert checkpoint is not None
-    for note in (opening.note, *changed):
+    for note in (opening.note, *opening.changed):
         if note is not None:
             reporter.note(note)
+    other_pictures = PICTURES_CHANGED in opening.changed
     try:
-        trainer.load_state_dict(state["trainer"])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{checkpoint}: does not fit this run ({str(error).splitlines()[0]})") from error
-    opening.folder.continue_from(RunFolder(checkpoint.resolve().parent.parent), state["sizes"])
-    if changed:
-        opening.folder.write_json(opening.folder.config, dataclasses.asdict(trainer.config))
+        trainer.load_state_dict(state["trainer"], other_pictures=other_pictures)
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{checkpoint}: does not fit this run ({reason})") from error
+    if state["dtype"] != str(trainer.machine.dtype):
+        trainer.engine.reset_loss_scale()
+    folder.continue_from(checkpoint, state["sizes"])
+    _describe(trainer, folder)
+    if other_pictures:
+        _list_quarantined(trainer, folder)
     offered = trainer.journal.account.whole.offered
     resumed: dict[str, Any] = {"epoch": trainer.epoch, "offered": offered}
-    trainer.journal.account.resumes.append({**resumed, "changed": list(changed)} if changed else resumed)
+    if opening.changed:
+        resumed["changed"] = list(opening.changed)
+    trainer.journal.account.resumes.append(resumed)
     reporter.note(f"continuing in epoch {trainer.epoch} ({offered:,} samples offered so far)")

@@ -30,16 +30,22 @@ class _Slice:
     thumbs: Batch | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        thumbs = None if self.thumbs is None else [part.clone() for part in self.thumbs[:4]]
-        return {"ids": torch.from_numpy(self.ids), "thumbs": thumbs}
+        return {"ids": torch.from_numpy(self.ids), "thumbs": _save(self.thumbs)}
 
     @classmethod
     def from_state(cls, state: dict[str, Any], device: torch.device) -> _Slice:
-        ids = state["ids"].numpy()
-        if state["thumbs"] is None:
-            return cls(ids)
-        images, labels, sample_ids, valid = (part.to(device) for part in state["thumbs"])
-        return cls(ids, Batch(images, labels, sample_ids, valid, len(ids)))
+        return cls(state["ids"].numpy(), _load(state["thumbs"], device))
+
+
+def _save(batch: Batch | None) -> list[Any] | None:
+    return None if batch is None else list(batch)
+
+
+def _load(state: list[Any] | None, device: torch.device) -> Batch | None:
+    if state is None:
+        return None
+    images, labels, ids, valid, num_valid = state
+    return Batch(images.to(device), labels.to(device), ids.to(device), valid.to(device), num_valid)
 
 
 class ThumbnailPass:
@@ -54,11 +60,12 @@ class ThumbnailPass:
     def __init__(self, engine: Engine, loader: ThumbnailLoader, batch_size: int) -> None:
         self._engine, self._loader, self._batch_size = engine, loader, batch_size
         self._decisions = LaggedReader(2 * batch_size, engine.device, torch.float64)
-        self._scored: _Slice | None = None  # the batch whose decision is on its way
+        self._scored: tuple[int, Batch | None] | None = None  # valid rows of the batch whose decision is on its way
         self._selected = np.zeros(0, np.int64)
         self._ready: collections.deque[_Slice] = collections.deque()  # to be pulled
         self._pulled: collections.deque[_Slice] = collections.deque()  # by the loader of full pictures
         self._counts = PhaseCounts()
+        self._offered = np.zeros(0, np.int64)  # since the last moment
         self._first = 0
 
     def slices(self, passage: Passage) -> Iterator[np.ndarray]:
@@ -74,7 +81,7 @@ class ThumbnailPass:
             self._counts.scored += thumbs.num_valid
             self._counts.extra_units += extra
             self._decide(self._decisions.push(decision))
-            self._scored = _Slice(np.zeros(thumbs.num_valid, np.int64), thumbs if check else None)
+            self._scored = thumbs.num_valid, thumbs if check else None
             yield from self._pull()
         self._decide(self._decisions.flush())
         if len(self._selected):
@@ -92,10 +99,12 @@ class ThumbnailPass:
         if decision is None:
             return
         assert self._scored is not None, "a decision without a batch"
+        (num_valid, thumbs), self._scored = self._scored, None
         ids, weights = decision.reshape(2, -1)
-        if self._scored.thumbs is not None and len(self._scored.ids):
-            self._ready.append(_Slice(ids[: len(self._scored.ids)].astype(np.int64), self._scored.thumbs))
-        self._scored = None
+        scored = ids[:num_valid].astype(np.int64)
+        self._offered = np.concatenate((self._offered, scored))
+        if thumbs is not None and num_valid:
+            self._ready.append(_Slice(scored, thumbs))
         self._selected = np.concatenate((self._selected, ids[weights > 0].astype(np.int64)))
         while len(self._selected) >= self._batch_size:
             self._ready.append(_Slice(self._selected[: self._batch_size]))
@@ -114,7 +123,8 @@ class ThumbnailPass:
         """The work since the last call."""
         first, self._first = self._first, passage.offered
         counts, self._counts = self._counts, PhaseCounts()
-        return Moment(first, passage.offered, counts)
+        offered, self._offered = self._offered, self._offered[:0]
+        return Moment(first, passage.offered, counts, offered)
 
     def begin(self) -> None:
         """Starts a new stretch; nothing of the last one is left."""
@@ -124,20 +134,23 @@ class ThumbnailPass:
         """Plain values and tensors, at any place between two batches."""
         return {
             "decision": self._decisions.state(),
-            "scored": None if self._scored is None else self._scored.state_dict(),
+            "scored": None if self._scored is None else [self._scored[0], _save(self._scored[1])],
             "selected": torch.from_numpy(self._selected),
             "ready": [piece.state_dict() for piece in self._ready],
             "pulled": [piece.state_dict() for piece in self._pulled],
-            "counts": Moment(self._first, self._first, self._counts).state_dict(),
+            "moment": Moment(self._first, self._first, self._counts, self._offered).state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where `state_dict` was called."""
         device = self._engine.device
         self._decisions.restore(state["decision"])
-        self._scored = None if state["scored"] is None else _Slice.from_state(state["scored"], device)
+        if state["scored"] is not None:
+            num_valid, thumbs = state["scored"]
+            self._scored = num_valid, _load(thumbs, device)
         self._selected = state["selected"].numpy()
         self._ready.extend(_Slice.from_state(piece, device) for piece in state["ready"])
         self._pulled.extend(_Slice.from_state(piece, device) for piece in state["pulled"])
-        moment = Moment.from_state(state["counts"])
-        self._first, self._counts = moment.first, moment.counts
+        moment = Moment.from_state(state["moment"])
+        assert moment.ids is not None, "a moment of thumbnails has ids"
+        self._first, self._counts, self._offered = moment.first, moment.counts, moment.ids

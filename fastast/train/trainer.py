@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 
 from fastast.config import TrainConfig
 from fastast.console import FewNotes, Reporter
-from fastast.data import Batch, Dataset, EvalLoader, ThumbnailLoader, TrainLoader
+from fastast.data import Batch, Dataset
 from fastast.errors import InputError
 from fastast.run import RunFolder
 from fastast.train.account import PhaseCounts
 from fastast.train.adopt import adopt
+from fastast.train.building import build_engine
 from fastast.train.energy_book import EnergyBook
-from fastast.train.engine import Engine, Status
+from fastast.train.engine import Status
 from fastast.train.evaluate import evaluate
+from fastast.train.feeds import Feeds
 from fastast.train.journal import Journal
-from fastast.train.memory_fit import is_out_of_memory
 from fastast.train.metrics import read_hist
 from fastast.train.optimizer import lr_at
 from fastast.train.passage import Moment, Passage
@@ -82,7 +82,7 @@ class Trainer:
     ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
         assert config.lr is not None, "complete_config was not called"
-        self.config, self.machine, self.dataset, self.folder = config, machine, dataset, folder
+        self.config, self.dataset, self.folder = config, dataset, folder
         self.energy, self.reporter = energy, reporter
         self.batch_size, self.peak_lr = config.batch_size, config.lr
         self.between: Callable[[], None] = lambda: None
@@ -90,66 +90,38 @@ class Trainer:
         self._quarantine_notes = FewNotes(reporter)
         num_train = dataset.train.num_samples
         side = dataset.train.thumbnail_side if config.gate == "proxy" else None
-        self.engine = self._build_engine("none" if continued else config.weights, side)
+        self.engine, self.machine = build_engine(
+            config,
+            machine,
+            reporter,
+            weights="none" if continued else config.weights,
+            num_classes=len(dataset.classes),
+            num_train=num_train,
+            thumbnail_side=side,
+        )
         self.planner = Planner(config, num_train, self.engine.proxy)
         self.policy, self.schedule = self.planner.policy, self.planner.schedule
         self.journal = Journal(
             config, self.planner, folder, energy.meter, reporter, num_train=num_train, device=machine.device
         )
-        for note in self.engine.notes:
-            reporter.note(note)
-        common: dict[str, Any] = {
-            "batch_size": self.batch_size,
-            "image_size": config.image_size,
-            "device": machine.device,
-            "dtype": machine.image_dtype,
-            "num_threads": config.threads,
-            "decode": config.decode,
-            "deterministic": config.deterministic,
-            "on_quarantine": self._quarantine,
-            "on_wait": lambda: self.waiting(),
-            "on_note": reporter.note,
-        }
-        self.loader = TrainLoader(dataset.train, seed=config.seed, min_area=config.min_crop, **common)
-        self.eval_loader = EvalLoader(dataset.val, **common)
-        self._loaders = [self.loader, self.eval_loader]
+        proxy = self.engine.proxy
+        self.feeds = Feeds(
+            config,
+            machine,
+            dataset,
+            thumbnail_size=None if proxy is None or side is None else proxy.size,
+            on_quarantine=self._quarantine,
+            on_wait=lambda: self.waiting(),
+            on_note=reporter.note,
+        )
         self._thumbs: ThumbnailPass | None = None
-        if self.engine.proxy is not None and side is not None:
-            thumb_loader = ThumbnailLoader(self.loader, self.engine.proxy.size)
-            self._loaders.append(thumb_loader)
-            self._thumbs = ThumbnailPass(self.engine, thumb_loader, self.batch_size)
-            reporter.note(f"scoring from the pack's thumbnails at {self.engine.proxy.size} px")
+        if proxy is not None and self.feeds.thumbs is not None:
+            self._thumbs = ThumbnailPass(self.engine, self.feeds.thumbs, self.batch_size)
+            reporter.note(f"scoring from the pack's thumbnails at {proxy.size} px")
         self._next_stretch = 0
         self._passage: Passage | None = None
         self._trained = False  # all but the evaluation of the next stretch is done
         self._lap_s = self._began_s = time.monotonic()
-
-    def _build_engine(self, weights: str, thumbnail_side: int | None) -> Engine:
-        engine = Engine(
-            self.config,
-            self.machine,
-            weights=weights,
-            num_classes=len(self.dataset.classes),
-            num_train=self.dataset.train.num_samples,
-            thumbnail_side=thumbnail_side,
-        )
-        if not self.machine.compiled:
-            return engine
-        self.reporter.note("compiling (once; not counted in the run's times)")
-        try:
-            engine.warm_up()
-        except Exception as error:  # the compiler stack raises its own kinds, none of them a common base
-            if is_out_of_memory(error):
-                raise
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            if self.config.compile != "auto":
-                raise InputError(
-                    f"--compile {self.config.compile}: {self.config.arch} does not compile ({reason}); use off"
-                ) from error
-            self.machine = replace(self.machine, compiled=False, compile_note=f"off: failed to compile ({reason})")
-            self.reporter.note(f"compile {self.machine.compile_note}")
-            return self._build_engine(weights, thumbnail_side)
-        return engine
 
     def _quarantine(self, sample_id: int, path: str, reason: str) -> None:
         self.journal.account.quarantined += 1
@@ -158,8 +130,7 @@ class Trainer:
 
     def close(self) -> None:
         """Frees the data pipelines."""
-        for loader in self._loaders:
-            loader.close()
+        self.feeds.close()
 
     def fit(self, saves: Saves) -> None:
         """Runs every stretch that is left, evaluating at the end of each epoch.
@@ -199,19 +170,22 @@ class Trainer:
         if scoring:
             self.engine.set_target(self.planner.target(stretch.epoch))
         if self._passage is None:
-            bad_ids = self.loader.bad_ids
-            self._passage = Passage(stretch, self.planner.plan(stretch, bad_ids, self.engine.memory), bad_ids)
+            bad_ids = self.feeds.train.bad_ids
+            plan = self.planner.plan(stretch, bad_ids, self.engine.memory)
+            self._passage = Passage(stretch, plan, bad_ids)
+            if plan.num_clipped:
+                self.reporter.note(f"{plan.num_clipped:,} importance weights were cut to --clip-weights")
         passage, thumbs = self._passage, self._thumbs if scoring else None
         self.engine.begin_epoch(stretch.epoch)
         self.energy.meter.set_phase(stretch.phase)
         part = self.energy.part_meter(stretch.phase)
         part.start()
         self._lap()
-        waited, decoded = self._waited_s(), self.loader.num_decoded
+        waited, decoded = self.feeds.wait_s, self.feeds.train.num_decoded
         if thumbs is None:
-            batches = self.loader.epoch(stretch.epoch, passage.rest())
+            batches = self.feeds.train.epoch(stretch.epoch, passage.rest())
         else:
-            batches = self.loader.stream(stretch.epoch, thumbs.slices(passage))
+            batches = self.feeds.train.stream(stretch.epoch, thumbs.slices(passage))
         try:
             for batch in batches:
                 if thumbs is None:
@@ -223,25 +197,28 @@ class Trainer:
                 progress = self.schedule.progress(stretch.offered_before + (moment.first + moment.last) / 2)
                 self.engine.set_lr(lr_at(progress, peak=self.peak_lr, warmup=self.config.lr_warmup))
                 part.step(moment.last - moment.first)
-                moment.counts.decoded, decoded = self.loader.num_decoded - decoded, self.loader.num_decoded
-                moment.counts.data_wait, waited = self._waited_s() - waited, self._waited_s()
+                moment.counts.decoded, decoded = self.feeds.train.num_decoded - decoded, self.feeds.train.num_decoded
+                moment.counts.data_wait, waited = self.feeds.wait_s - waited, self.feeds.wait_s
                 moment.counts.seconds = self._lap()
                 self._learn(self.journal.send(self.engine.status(), moment), passage)
                 self.between()
                 if saves.due():
                     part.stop()
+                    self.journal.account.phases[stretch.phase].seconds += self._lap()
                     saves.save()
                     part.start()
                     self._lap()  # saving is no part of training
             if thumbs is not None:  # what was scored after the last selected batch
-                self._learn(self.journal.send(self.engine.status(), thumbs.moment(passage)), passage)
+                moment = thumbs.moment(passage)
+                moment.counts.seconds = self._lap()
+                self._learn(self.journal.send(self.engine.status(), moment), passage)
                 thumbs.begin()
             self._learn(self.journal.flush(), passage)
         finally:
             part.stop()
+            self.journal.account.phases[stretch.phase].seconds += self._lap()
             batches.close()
-        self.journal.account.phases[stretch.phase].seconds += self._lap()
-        if self.loader.bad_ids[passage.plan.order[passage.plan.places]].all():
+        if self.feeds.train.bad_ids.all():
             raise InputError("no training picture could be decoded; quarantine.jsonl says why")
         if stretch.ends_epoch:
             self.engine.memory.tick(passage.plan.keep)
@@ -258,12 +235,9 @@ class Trainer:
                 counts.extra_units = self.engine.learn_proxy(batch)
         return Moment(*passage.advance(self.batch_size), counts)
 
-    def _waited_s(self) -> float:
-        return sum(loader.wait_s for loader in self._loaders if loader is not self.eval_loader)
-
     def _learn(self, status: Status | None, passage: Passage) -> None:
         """Takes in what the device reported, and trains every full batch it tells of."""
-        for _ in range(self.journal.learn(status, passage, self.loader.bad_ids, self.engine.guard.lr)):
+        for _ in range(self.journal.learn(status, passage, self.feeds.train.bad_ids, self.engine.guard.lr)):
             self.engine.train()
             self.journal.trained(passage.stretch.phase)
 
@@ -273,7 +247,7 @@ class Trainer:
         try:
             accuracy = evaluate(
                 self.engine.eval_step,
-                self.eval_loader,
+                self.feeds.val,
                 run=self.engine.evaluate,
                 on_logits=lambda *_: self.between(),
             )
@@ -314,29 +288,31 @@ class Trainer:
             "trained": self._trained,
             "passage": None if self._passage is None else self._passage.state_dict(),
             "thumbs": None if self._thumbs is None else self._thumbs.state_dict(),
-            "bad_ids": torch.from_numpy(self.loader.bad_ids),
-            "bad_val_ids": torch.from_numpy(self.eval_loader.bad_ids),
+            "bad_ids": torch.from_numpy(self.feeds.train.bad_ids),
+            "bad_val_ids": torch.from_numpy(self.feeds.val.bad_ids),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, other_pictures: bool = False) -> None:
         """Takes up where `state_dict` was called.
+
+        Args:
+            state: of `state_dict`; changed if there are other pictures.
+            other_pictures: the training set is not the one of the state.
 
         Raises:
             RuntimeError: the state is of another network, batch size or schedule.
         """
-        num_train = self.dataset.train.num_samples
-        if len(state["bad_ids"]) != num_train:
-            dropped = adopt(state, num_train)
+        if other_pictures:
+            dropped = adopt(state, self.dataset.train.num_samples)
             self.reporter.note(f"remembered losses start anew, and the epoch too; {dropped} waiting rows are dropped")
-        if len(state["bad_val_ids"]) != len(self.eval_loader.bad_ids):
-            state["bad_val_ids"] = torch.zeros(len(self.eval_loader.bad_ids), dtype=torch.bool)
+            state["bad_val_ids"] = torch.zeros(self.dataset.val.num_samples, dtype=torch.bool)
         self.engine.load_state_dict(state["engine"])
         self.engine.set_lr(state["lr"])
         self.journal.load_state_dict(state["journal"])
         self.energy.load_state_dict(state["energy"])
         self._next_stretch, self._trained = state["next_stretch"], state["trained"]
         # Within a stretch nothing of it may be another; between two, what lies ahead may be.
-        known = slice(None) if state["passage"] is not None or self._trained else slice(3)
+        known = slice(None) if state["passage"] is not None or self._trained else slice(2 if other_pictures else 3)
         here, there = self._place(), state["stretch"]
         if there is not None and (here is None or here[known] != there[known]):
             raise RuntimeError("its schedule is another one where the run stands")
@@ -347,5 +323,5 @@ class Trainer:
             raise RuntimeError("one of both scored from thumbnails: the pack has them now, or had them then")
         if self._thumbs is not None:
             self._thumbs.load_state_dict(state["thumbs"])
-        self.loader.bad_ids[:] = state["bad_ids"].numpy()
-        self.eval_loader.bad_ids[:] = state["bad_val_ids"].numpy()
+        self.feeds.train.bad_ids[:] = state["bad_ids"].numpy()
+        self.feeds.val.bad_ids[:] = state["bad_val_ids"].numpy()

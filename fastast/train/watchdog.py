@@ -7,7 +7,7 @@ import faulthandler
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from fastast.run import RunFolder
 
@@ -31,23 +31,12 @@ class Watchdog:
         self._timeout_s = timeout_s
         self._on_stall = on_stall
         self._beats = 0
-        self._pauses = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def beat(self) -> None:
         """Says that the loop goes on; once for each batch."""
         self._beats += 1
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """For work without beats that may take long, such as compiling."""
-        self._pauses += 1
-        try:
-            yield
-        finally:
-            self.beat()
-            self._pauses -= 1
 
     def __enter__(self) -> Watchdog:
         self._thread.start()
@@ -65,7 +54,7 @@ class Watchdog:
             # A wait that took far longer than asked means that this thread did not run either.
             silent_s += min(now - before, 2 * interval)
             before = now
-            if self._beats != heard or self._pauses:
+            if self._beats != heard:
                 silent_s, heard = 0.0, self._beats
             if silent_s >= self._timeout_s:
                 self._on_stall()

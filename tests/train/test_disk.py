@@ -1,14 +1,22 @@
-"""A full disk is one clear line, and what was saved before stays whole."""
+"""A disk that is full or read-only: what was saved stands, the run goes on where it can, or can be continued."""
 
 import json
 import os
 import subprocess
+import threading
 
 import pytest
-import torch
 
 from fastast.cli import main
-from tests.train.test_run import options
+from fastast.report.page import write_report
+from fastast.run import RunFolder
+from fastast.train import session
+from fastast.train.checkpoint import load_checkpoint
+from tests.train.test_run import gated, lines_of, losses, options
+
+__all__ = ["gated"]
+
+pytestmark = pytest.mark.system
 
 
 @pytest.fixture
@@ -21,21 +29,153 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
-@pytest.mark.system
-def test_a_full_disk_ends_the_run_with_one_line_and_leaves_the_last_checkpoint_whole(pictures, small_disk, capsys):
-    out = small_disk / "run"
-    assert main(["train", *options(pictures, out, epochs=1)]) == 0
-    checkpoint = (out / "checkpoints" / "last.pt").read_bytes()
-    capsys.readouterr()
-    room = os.statvfs(small_disk)
-    (small_disk / "filler").write_bytes(bytes(room.f_bavail * room.f_bsize - 30_000))  # too little for a checkpoint
-    assert main(["train", *options(pictures, small_disk / "other")]) == 2
+class Filler:
+    """A file that takes what is left of a disk."""
+
+    def __init__(self, disk):
+        self.path = disk / "filler"
+
+    def leave(self, room):
+        """Leaves so many bytes, give or take a page, once no checkpoint is being written."""
+        for thread in threading.enumerate():
+            if thread.name == "checkpoint":
+                thread.join()
+        self.path.write_bytes(b"")
+        disk = os.statvfs(self.path)
+        self.path.write_bytes(bytes(max(0, disk.f_bavail * disk.f_bsize - room)))
+
+    def free(self):
+        self.path.unlink()
+
+
+def when_lines_are_written(monkeypatch, actions):
+    """Calls each action before the line of `metrics.jsonl` that it is keyed by."""
+    append, count = RunFolder.append_metrics, 0
+
+    def counted(self, line):
+        nonlocal count
+        count += 1
+        if count in actions:
+            actions[count]()
+        append(self, line)
+
+    monkeypatch.setattr(RunFolder, "append_metrics", counted)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_a_note(gated, pictures, small_disk, monkeypatch, capsys):
+    out, filler = small_disk / "run", Filler(small_disk)
+    saved = []
+    when_lines_are_written(
+        monkeypatch,
+        {
+            3: lambda: filler.leave(30_000),  # lines fit, a checkpoint does not
+            21: lambda: saved.append(load_checkpoint(out / "checkpoints" / "last.pt")["trainer"]["next_stretch"]),
+            22: filler.free,  # in the second epoch, after the first one's best weights could not be written
+        },
+    )
+    assert main(["train", *options(pictures, out), "--checkpoint-every", "1e-9"]) == 0
+    said = capsys.readouterr().out
+    assert "last.pt: not written (No space left on device); what was saved before stands" in said
+    assert saved == [0]
+    assert losses(out) == losses(gated)
+    for name in ("model.safetensors", "classes.json"):
+        assert (out / name).read_bytes() == (gated / name).read_bytes()
+    best = [load_checkpoint(run / "checkpoints" / "best.pt")["epoch"] for run in (out, gated)]
+    assert best[0] == best[1]
+    assert load_checkpoint(out / "checkpoints" / "last.pt")["trainer"]["next_stretch"] == 3
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_one_line_and_space_brings_it_back(
+    gated, pictures, small_disk, monkeypatch, capsys
+):
+    out, filler = small_disk / "run", Filler(small_disk)
+    with monkeypatch.context() as patch:
+        when_lines_are_written(patch, {20: lambda: filler.leave(30_000)})
+        assert main(["train", *options(pictures, out)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "space" in error.lower()
-    assert (small_disk / "other" / "config.json").exists()
-    for path in (small_disk / "other" / "checkpoints").iterdir():  # what was finished is whole, and no more is there
-        assert torch.load(path, weights_only=True)["schema"] == 1
-    assert (out / "checkpoints" / "last.pt").read_bytes() == checkpoint
-    assert torch.load(out / "checkpoints" / "last.pt", weights_only=True)["schema"] == 1
+    assert "last.pt: not written (No space left on device)" in error
+    assert "free some space or make the folder writable, then continue with --resume" in error
+    assert not (out / "summary.json").exists()
+    assert load_checkpoint(out / "checkpoints" / "last.pt")["trainer"]["next_stretch"] == 1
+    assert not list((out / "checkpoints").glob(".*"))
+    filler.free()
+    assert main(["train", "--out", str(out), "--resume"]) == 0
+    assert losses(out) == losses(gated)
+
+
+def test_a_log_that_cannot_be_written_ends_the_run_and_loses_nothing(gated, pictures, small_disk, monkeypatch, capsys):
+    out, filler = small_disk / "run", Filler(small_disk)
+    with monkeypatch.context() as patch:
+        when_lines_are_written(patch, {20: lambda: filler.leave(0)})
+        assert main(["train", *options(pictures, out)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "no space left on the device" in error
+    assert "--resume" in error
+    assert len(lines_of(out)) >= 16  # whole lines
+    filler.free()
+    assert main(["train", "--out", str(out), "--resume"]) == 0
+    assert losses(out) == losses(gated)
+
+
+def test_a_line_waits_for_a_checkpoint_that_fills_the_disk_to_be_removed(gated, pictures, small_disk, monkeypatch):
+    out, filler = small_disk / "run", Filler(small_disk)
+
+    def full_for_a_moment():
+        filler.leave(0)
+        threading.Timer(0.3, filler.free).start()
+
+    when_lines_are_written(monkeypatch, {20: full_for_a_moment})
+    assert main(["train", *options(pictures, out)]) == 0
+    assert losses(out) == losses(gated)
+
+
+def test_a_report_that_cannot_be_written_costs_a_note(pictures, small_disk, monkeypatch, capsys):
+    out, filler = small_disk / "run", Filler(small_disk)
+
+    def fill_and_write(path):
+        filler.leave(0)
+        write_report(path)
+
+    monkeypatch.setattr(session, "write_report", fill_and_write)
+    assert main(["train", *options(pictures, out, epochs=1)]) == 0
+    assert "report.html was not written: " in capsys.readouterr().out
+    assert not (out / "report.html").exists()
     assert json.loads((out / "summary.json").read_text())["stopped"] is None
+    filler.free()
+    assert main(["report", str(out)]) == 0
+    assert (out / "report.html").exists()
+
+
+def test_figures_that_cannot_be_written_leave_the_run_unfinished(gated, pictures, small_disk, monkeypatch, capsys):
+    out, filler, build = small_disk / "run", Filler(small_disk), session.build_summary
+
+    def fill_and_build(*arguments, **options):
+        filler.leave(0)
+        return build(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "build_summary", fill_and_build)
+        assert main(["train", *options(pictures, out)]) == 2
+    assert "no space left" in capsys.readouterr().err
+    filler.free()
+    assert main(["train", "--out", str(out), "--resume"]) == 0
+    assert losses(out) == losses(gated)
+    assert (out / "samples.npz").exists()
+    assert (out / "summary.json").exists()
+
+
+def test_a_read_only_folder_is_one_line_and_a_finished_run_in_it_can_be_shown(pictures, small_disk, capsys):
+    out = small_disk / "run"
+    assert main(["train", *options(pictures, out, epochs=1)]) == 0
+    assert main(["train", *options(pictures, small_disk / "begun"), "--max-time", "0.001s"]) == 3
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    capsys.readouterr()
+    for arguments in (options(pictures, small_disk / "new"), ["--out", str(small_disk / "begun"), "--resume"]):
+        assert main(["train", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "Read-only file system; name a folder that can be written to" in error
+    assert main(["train", "--out", str(out), "--resume"]) == 0
+    assert "finished already" in capsys.readouterr().out

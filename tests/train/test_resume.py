@@ -11,6 +11,7 @@ import torch
 from fastast.cli import main
 from fastast.run import RunFolder
 from fastast.train.keeper import Keeper
+from fastast.train.session import PICTURES_CHANGED
 from fastast.train.stopping import StopRequest
 from tests.conftest import damaged_png
 from tests.train.test_engine import assert_same
@@ -126,7 +127,7 @@ def test_force_continues_with_other_options_and_pictures_and_says_so(pictures, t
     assert main(["train", *options(data, out, target=0.5, epochs=4), "--resume", "--force"]) == 0
     summary = json.loads((out / "summary.json").read_text())
     (resumed,) = summary["resumes"]
-    assert resumed["changed"] == ["--epochs 3.0 -> 4.0", "--target 0.3 -> 0.5", "the pictures have changed"]
+    assert resumed["changed"] == ["--epochs 3.0 -> 4.0", "--target 0.3 -> 0.5", PICTURES_CHANGED]
     assert json.loads((out / "config.json").read_text())["target"] == 0.5
     samples = summary["samples"]
     assert samples["offered"] == 240 + 3 * 239

@@ -313,7 +313,7 @@ def test_nothing_in_the_loop_waits_for_the_device(pictures, tmp_path, monkeypatc
     run_stretch, plan = Trainer._run_stretch, Planner.plan
 
     def guarded(self, stretch, saves):
-        plans = {stretch: plan(self.planner, stretch, self.loader.bad_ids, self.engine.memory)}
+        plans = {stretch: plan(self.planner, stretch, self.feeds.train.bad_ids, self.engine.memory)}
         monkeypatch.setattr(Planner, "plan", lambda planner, stretch, *rest: plans[stretch])
         with no_sync(LaggedReader._read, Feed._collect):
             run_stretch(self, stretch, saves)

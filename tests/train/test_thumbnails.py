@@ -1,13 +1,17 @@
 """Runs scored from a pack's thumbnails: what is decoded, counted, selected, and continued."""
 
 import json
+import shutil
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from fastast.cli import main
+from fastast.data import open_dataset
 from fastast.data.feed import Feed
+from fastast.data.pack_catalog import PackCatalog
 from fastast.gate import LaggedReader
 from fastast.train.planner import Planner
 from fastast.train.stopping import StopRequest
@@ -85,6 +89,7 @@ def test_every_batch_is_trained_as_the_gate_decided(pack, tmp_path, monkeypatch)
 @pytest.mark.parametrize("more", [[], ["--proxy-arch", "tiny"]])
 def test_a_stopped_run_continues_to_the_same_bits(pack, tmp_path, monkeypatch, more):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
+    more = [*more, "--log-every", "1"]
     assert main(["train", *arguments(pack, whole), "--unbiased", *more]) == 0
     check, stops = StopRequest.check, [18, 3, 9, 2]
 
@@ -116,3 +121,30 @@ def test_nothing_in_the_loop_waits_for_the_device(pack, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trainer, "_run_stretch", guarded)
     assert main(["train", *arguments(pack, tmp_path / "run", epochs=2), "--unbiased", "--proxy-arch", "tiny"]) == 0
+
+
+def test_a_scored_sample_counts_as_offered_whenever_its_picture_turns_out_damaged(pictures, tmp_path, monkeypatch):
+    data, pack = tmp_path / "data", tmp_path / "pack"
+    shutil.copytree(pictures, data)
+    assert main(["pack", str(data), str(pack), "--thumbnails", "20"]) == 0
+    index = open_dataset(str(pack)).train
+    damaged = set(range(0, SIZE, 6))
+    with open(next(pack.glob("train*.tar")), "r+b") as shard:
+        for sample in damaged:  # the middle of the picture's data, where no header scan looks
+            shard.seek(int(index._offsets[sample] + index._lengths[sample] // 2))
+            shard.write(bytes(64))
+    runs, read = [], PackCatalog.read_one
+    for pause in (0.0, 0.005):
+
+        def slow(self, sample, seconds=pause):
+            time.sleep(seconds)
+            return read(self, sample)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PackCatalog, "read_one", slow)
+            out = tmp_path / f"run{pause}"
+            assert main(["train", *arguments(pack, out, epochs=2, warmup_epochs=0)]) == 0
+        summary = json.loads((out / "summary.json").read_text())
+        assert summary["samples"]["offered"] == summary["samples"]["scored"]
+        runs.append((summary["samples"], losses(out)))
+    assert runs[0] == runs[1]

@@ -1,0 +1,98 @@
+"""Pictures that vanish while a run reads them: one of them, or all with the disk that they are on."""
+
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+
+import numpy as np
+import pytest
+
+from fastast.cli import main
+from fastast.data import epoch_ids
+from tests.train.test_disk import when_lines_are_written
+from tests.train.test_faults import num_lines, training, until
+from tests.train.test_run import gated, lines_of, losses, options
+
+__all__ = ["gated"]
+
+AWAY_S = 2.5
+
+
+@pytest.fixture
+def data(pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def and_back(go, come_back):
+    """Something that goes, and comes back after a while."""
+    go()
+    threading.Timer(AWAY_S, come_back).start()
+
+
+def test_a_picture_deleted_within_an_epoch_costs_itself_only(data, tmp_path, monkeypatch, capsys):
+    out, last = tmp_path / "run", int(epoch_ids(240, 0, 1)[-1])
+    deleted = sorted((data / "train").glob("*/*"))[last]
+    when_lines_are_written(monkeypatch, {18: deleted.unlink})  # early in the second epoch, which ends with it
+    assert main(["train", *options(data, out)]) == 0
+    (entry,) = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert (entry["id"], entry["path"]) == (last, str(deleted))
+    assert f"quarantined {deleted}: " in capsys.readouterr().out
+    assert [line["offered"] for line in lines_of(out) if line["kind"] == "epoch"] == [240, 239, 239]
+    with np.load(out / "samples.npz") as table:
+        assert table["offered"].tolist() == [1 if sample == last else 3 for sample in range(240)]
+    samples = json.loads((out / "summary.json").read_text())["samples"]
+    assert samples["backward"] + samples["leftover"] == samples["selected"]
+
+
+def test_a_data_folder_that_goes_away_and_comes_back_costs_nothing(gated, data, tmp_path, monkeypatch, capsys):
+    out, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    move = functools.partial(and_back, lambda: data.rename(elsewhere), lambda: elsewhere.rename(data))
+    when_lines_are_written(monkeypatch, {18: move})
+    assert main(["train", *options(data, out)]) == 0
+    assert losses(out) == losses(gated)
+    assert not (out / "quarantine.jsonl").exists()
+    said = capsys.readouterr().out
+    assert said.index("is gone") < said.index("is back")
+
+
+@pytest.mark.system
+def test_a_disk_that_is_unmounted_and_mounted_again_costs_nothing(gated, data, tmp_path, monkeypatch):
+    out, place = tmp_path / "run", tmp_path / "mounted"
+    place.mkdir()
+
+    def mount():
+        subprocess.run(["mount", "--bind", str(data), str(place)], check=True)
+
+    def unmount():
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+    if subprocess.run(["mount", "--bind", str(data), str(place)], capture_output=True).returncode:
+        pytest.skip("needs root to mount a folder")
+    try:
+        when_lines_are_written(monkeypatch, {18: functools.partial(and_back, unmount, mount)})
+        assert main(["train", *options(place, out)]) == 0
+    finally:
+        subprocess.run(["umount", "-l", str(place)], capture_output=True)
+    assert losses(out) == losses(gated)
+    assert not (out / "quarantine.jsonl").exists()
+
+
+def test_a_run_that_waits_for_its_data_can_be_stopped_and_continued(gated, data, tmp_path):
+    out, log, elsewhere = tmp_path / "run", tmp_path / "log", tmp_path / "elsewhere"
+    with training(options(data, out), log) as process:
+        until(lambda: num_lines(out) > 16, process)
+        data.rename(elsewhere)
+        process.join(1)
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(30)
+        assert process.exitcode == 143
+    assert json.loads((out / "summary.json").read_text())["stopped"] == "signal"
+    elsewhere.rename(data)
+    assert main(["train", "--out", str(out), "--resume"]) == 0
+    assert losses(out) == losses(gated)
+    assert not (out / "quarantine.jsonl").exists()
