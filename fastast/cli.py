@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import errno
 import os
 import sys
@@ -11,19 +10,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from fastast._version import __version__
-from fastast.config import TrainConfig
+from fastast.arguments import add_run_options, given_options
+from fastast.config import GATES
 from fastast.errors import InputError
-
-# Option groups of `train --help`: the first field of each, and its title.
-GROUPS = {
-    "data": "what to train on",
-    "arch": "the network",
-    "epochs": "the schedule",
-    "gate": "the gate",
-    "checkpoint_every": "stopping and continuing",
-    "dense_calibration": "the ledger",
-    "seed": "the machine",
-}
 
 # Faults of a path that the user named.
 PATH_ERRORS = {
@@ -59,6 +48,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"fastast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_bench(commands)
     _add_evaluate(commands)
     _add_report(commands)
     _add_pack(commands)
@@ -76,24 +66,7 @@ def _add_train(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
-    group: Any = parser
-    for field in dataclasses.fields(TrainConfig):
-        if field.name in GROUPS:
-            group = parser.add_argument_group(GROUPS[field.name])
-        doc, kind = field.metadata["doc"], field.metadata["kind"]
-        flag = "--" + field.name.replace("_", "-")
-        if kind is bool:
-            group.add_argument(flag, action="store_true", help=doc)
-            continue
-        shown = doc if field.default is None else f"{doc} (default {field.default})"
-        group.add_argument(
-            flag,
-            type=kind,
-            metavar=field.metadata["metavar"],
-            choices=field.metadata["choices"] or None,
-            help=shown.replace("%", "%%"),
-        )
-    parser.add_argument("--config", metavar="FILE.toml", default=None, help="read options from a file; typed ones win")
+    add_run_options(parser)
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -115,9 +88,49 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     from fastast.console import Reporter
     from fastast.train.session import train
 
-    options = vars(args)
-    given = {f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options}
-    return train(given, toml_path=args.config, resume=args.resume, force=args.force, argv=argv, reporter=Reporter())
+    reporter = Reporter()
+    return train(
+        given_options(args), toml_path=args.config, resume=args.resume, force=args.force, argv=argv, reporter=reporter
+    )
+
+
+def _add_bench(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="gates beside the baselines that keep them honest, seed by seed",
+        description="Runs every gate and its matched baselines: random at its share, dense at its forward units, time "
+        "and joules. Takes the options of train. Exit code 0 although single runs failed, 1 if not one came out.",
+        epilog="example:\n  fastast bench --data D --gates random,memory --epochs 5 --out runs/bench\n"
+        "The same command continues a bench that was stopped.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--gates", metavar="A,B", default=",".join(GATES), help="gates to compare (default all)")
+    parser.add_argument("--seeds", type=int, metavar="N", default=3, help="number of seeds, from --seed on (default 3)")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the bench")
+    parser.add_argument(
+        "--budget", metavar="TIME", default=None, help="fit the epochs, at most --epochs, so that all of it takes this"
+    )
+    parser.add_argument("--dry-run", action="store_true", default=False, help="print the plan and an estimate of time")
+    add_run_options(parser, leave_out=("gate", "out", "max_time"))
+    parser.set_defaults(run=_bench)
+
+
+def _bench(args: argparse.Namespace, argv: list[str]) -> int:
+    from fastast.bench.command import run_bench
+    from fastast.console import Reporter
+
+    return run_bench(
+        {name: value for name, value in given_options(args).items() if name != "out"},
+        toml_path=args.config,
+        gates=args.gates,
+        num_seeds=args.seeds,
+        out=args.out,
+        budget=args.budget,
+        dry_run=args.dry_run,
+        argv=argv,
+        reporter=Reporter(),
+    )
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -183,7 +196,12 @@ def _add_pack(commands: Any) -> None:
     parser.add_argument("source", metavar="SRC", help="folders as --data takes them; with --verify alone, a pack")
     parser.add_argument("out", metavar="OUT", nargs="?", help="the folder of the pack")
     parser.add_argument("--max-side", type=int, metavar="PX", help="re-encode larger pictures down to this longer side")
-    parser.add_argument("--thumbnails", type=int, metavar="PX", help="store a thumbnail of this side with each picture")
+    parser.add_argument(
+        "--thumbnails",
+        type=int,
+        metavar="PX",
+        help="store a thumbnail with this short side, pixels; the proxy gate scores those",
+    )
     parser.add_argument("--shard-size", type=float, default=1024, metavar="MB", help="megabytes a shard (default 1024)")
     parser.add_argument("--quality", type=int, default=95, metavar="Q", help="quality of re-encoded JPEGs (default 95)")
     parser.add_argument("--verify", action="store_true", help="read the pack back and check all of it")

@@ -35,7 +35,7 @@ TRAIN_OPTIONS = {
 
 def test_the_commands_and_options_are_those_that_others_script_against():
     commands = build_parser()._subparsers._group_actions[0].choices
-    assert set(commands) == {"train", "evaluate", "report", "pack", "meter", "doctor"}
+    assert set(commands) == {"train", "bench", "evaluate", "report", "pack", "meter", "doctor"}
     options = {name for action in commands["train"]._actions for name in action.option_strings if name != "-h"}
     assert options == TRAIN_OPTIONS
 

@@ -1,0 +1,211 @@
+"""How long a matrix takes: by arithmetic from the pace of a dense run, and by what is finished already."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastast.bench.plan import DENSE_UNITS, GATE, Entry, Job, Work, walk
+from fastast.config import TrainConfig
+from fastast.errors import InputError
+from fastast.gate import make_policy
+
+# A gate takes longer than its counted work: pictures are still decoded, steps are smaller. A guess, and it also keeps
+# an estimate from sharing a run between equal work and equal time.
+GATE_OVERHEAD = 1.1
+# With fewer epochs after warm-up and before anneal there is no gate to judge.
+MIN_GATED_EPOCHS = 1.0
+# Seconds that a process takes to start and to end, where it was not seen.
+START_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The pace of dense training here.
+
+    Attributes:
+        num_train: pictures offered in an epoch.
+        batch: samples of a step.
+        s_per_unit: seconds for each forward unit.
+        eval_s: seconds of one evaluation.
+        start_s: seconds that a process takes to start and to end.
+    """
+
+    num_train: float
+    batch: float
+    s_per_unit: float
+    eval_s: float
+    start_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        summary: its `summary.json`, or None for a run that failed.
+        reason: why it failed.
+        seconds: how long its process took.
+        before: it was finished before this bench was started; `seconds` is then in part a guess.
+    """
+
+    summary: dict[str, Any] | None
+    reason: str | None = None
+    seconds: float = 0.0
+    before: bool = False
+
+    @property
+    def work(self) -> Work | None:
+        """What the run took."""
+        return None if self.summary is None else work_of(self.summary)
+
+
+def work_of(summary: Mapping[str, Any]) -> Work:
+    """What a run took, by its summary."""
+    samples = summary["samples"]
+    return Work(
+        offered=samples["offered"],
+        backward=samples["backward"],
+        steps=samples["steps"],
+        forward_units=summary["compute"]["forward_units"],
+        share=summary["gate"]["activation_rate"],
+        train_s=summary["time_s"]["train"],
+        train_j=summary["energy"]["train_gpu_j"],
+    )
+
+
+def pace_of(outcome: Outcome, epochs: float) -> Pace | None:
+    """The pace that a dense run of `epochs` showed; None if it trained nothing."""
+    summary, work = outcome.summary, outcome.work
+    if summary is None or work is None or not (work.steps and work.train_s):
+        return None
+    time_s = summary["time_s"]
+    s_per_unit = work.train_s / work.forward_units
+    # A run cut off by its time limit has not evaluated: an evaluation is one forward for each picture.
+    eval_s = time_s["eval"] / math.ceil(epochs) or summary["data"]["val"] * s_per_unit
+    return Pace(
+        num_train=summary["data"]["train"],
+        batch=work.backward / work.steps,
+        s_per_unit=s_per_unit,
+        eval_s=eval_s,
+        start_s=max(0.0, outcome.seconds - time_s["total"]),
+    )
+
+
+def predict(config: TrainConfig, pace: Pace, job: Job) -> tuple[Work, float]:
+    """What a run would take, and the seconds of its process, by the cost model of its gate."""
+    offered = job.epochs * pace.num_train
+    gated, share, cost = 0.0, 1.0, DENSE_UNITS
+    if job.gate != "dense":
+        gated = max(0.0, job.epochs - config.warmup_epochs - config.anneal) * pace.num_train
+        options: dict[str, dict[str, float]] = {
+            "proxy": {"score_units": ((config.proxy_size or config.image_size // 2) / config.image_size) ** 2},
+            "infobatch": {"prune": config.prune},
+        }
+        policy = make_policy(job.gate, **options.get(job.gate, {}))
+        target = job.changes.get("target", config.target)
+        if config.target_schedule == "linear" and "target" not in job.changes:
+            target = (1 + target) / 2
+        share = policy.planned_share(target)
+        cost = policy.cost(share)
+    units = DENSE_UNITS * (offered - gated) + cost * gated
+    backward = offered - gated + share * gated
+    train_s = units * pace.s_per_unit * (GATE_OVERHEAD if job.role == GATE else 1.0)
+    work = Work(
+        offered=offered,
+        backward=backward,
+        steps=backward / pace.batch,
+        forward_units=units,
+        share=share,
+        train_s=train_s,
+    )
+    return work, pace.start_s + train_s + math.ceil(job.epochs) * pace.eval_s
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a matrix is expected to be.
+
+    Attributes:
+        entries: its places.
+        seconds: expected seconds of each run that is not finished, by name.
+        num_runs: runs in all, finished ones included.
+    """
+
+    entries: list[Entry]
+    seconds: dict[str, float]
+    num_runs: int
+
+    @property
+    def left_s(self) -> float:
+        """Expected seconds until the end."""
+        return sum(self.seconds.values())
+
+
+def estimate(
+    config: TrainConfig,
+    gates: Sequence[str],
+    seeds: Sequence[int],
+    epochs: float,
+    pace: Pace,
+    known: Mapping[str, Outcome] | None = None,
+) -> Estimate:
+    """Walks the matrix with what is known, and with a prediction for the rest.
+
+    Args:
+        config: options of the runs.
+        gates, seeds, epochs: as of `walk`.
+        pace: of dense training.
+        known: outcomes of the runs that are finished, by name. A run that another seed has had is expected to take
+            what it took there.
+    """
+    known = known or {}
+    places: dict[str, Outcome] = {}
+    for name, outcome in known.items():
+        if outcome.summary is not None:
+            places.setdefault(name.split("-", 1)[1], outcome)
+    seconds: dict[str, float] = {}
+    names = set()
+
+    def run(job: Job) -> Work | None:
+        names.add(job.name)
+        if job.name in known:
+            return known[job.name].work
+        if job.place in places:
+            earlier = places[job.place]
+            seconds[job.name] = earlier.seconds
+            return earlier.work
+        work, seconds[job.name] = predict(config, pace, job)
+        return work
+
+    entries = walk(gates, seeds, epochs, run)
+    return Estimate(entries, seconds, len(names))
+
+
+def fit_epochs(
+    config: TrainConfig, gates: Sequence[str], seeds: Sequence[int], pace: Pace, budget_s: float, flag: str
+) -> float:
+    """The most epochs, `config.epochs` at most, with which the matrix is expected to take `budget_s` at most.
+
+    Raises:
+        InputError: not even the shortest useful runs fit; `flag` is the option to name.
+    """
+
+    def seconds(epochs: float) -> float:
+        return estimate(config, gates, seeds, epochs, pace).left_s
+
+    least = min(config.epochs, config.warmup_epochs + config.anneal + MIN_GATED_EPOCHS)
+    if seconds(least) > budget_s:
+        raise InputError(
+            f"{flag}: {least:g} epochs for each run would take about {seconds(least) / 60:.1f} minutes by an estimate; "
+            "allow more, or name fewer --gates, --seeds or --warmup-epochs"
+        )
+    low, high = least, config.epochs
+    if seconds(high) <= budget_s:
+        return high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if seconds(middle) <= budget_s else (low, middle)
+    return max(least, math.floor(low * 10) / 10)

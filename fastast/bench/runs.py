@@ -1,0 +1,136 @@
+"""Runs of a bench as processes: each is a `fastast train` that continues where it was stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from fastast.bench.estimate import START_S, Outcome
+from fastast.bench.plan import Job
+from fastast.run import RunFolder, read_json
+from fastast.train.stopping import SIGNALS, Stopped
+
+ERROR_PREFIX = "fastast train: error: "
+BAD_INPUT = 2
+
+
+class BadInput(Exception):
+    """The run refused its options or its data, as every run like it will."""
+
+
+def flags(options: Mapping[str, Any]) -> list[str]:
+    """The command line of options given by field name of `TrainConfig`."""
+    words = []
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(flag)
+        elif value is not None and value is not False:
+            words += [flag, str(value)]
+    return words
+
+
+class Runner:
+    """Runs jobs one after another under a folder, and knows those that are finished there.
+
+    Args:
+        root: the bench's folder; runs go to `runs/`, what their processes print to `logs/`.
+        options: what all runs are given, by field name of `TrainConfig`.
+    """
+
+    def __init__(self, root: Path, options: Mapping[str, Any]) -> None:
+        self._root, self._options = root, options
+        self._process: subprocess.Popen[bytes] | None = None
+        self._signum: int | None = None
+
+    def folder(self, job: Job) -> Path:
+        """The run folder of a job."""
+        return self._root / "runs" / job.name
+
+    def finished(self, job: Job) -> Outcome | None:
+        """The outcome of a run that is finished already."""
+        summary = RunFolder(self.folder(job)).finished_summary()
+        return None if summary is None else Outcome(summary, seconds=summary["time_s"]["total"] + START_S, before=True)
+
+    def run(self, job: Job) -> Outcome:
+        """Runs a job to its end, from where it was stopped if it was.
+
+        Raises:
+            Stopped: a signal came; the run has a checkpoint.
+            BadInput: the run exited with code 2.
+        """
+        options = {**self._options, **job.changes, "gate": job.gate, "seed": job.seed, "epochs": job.epochs}
+        return self.train(self.folder(job), options)
+
+    def train(self, folder: Path, options: Mapping[str, Any]) -> Outcome:
+        """Runs `fastast train` in a folder; as `run`. A run that `max_time` stopped has an outcome, too."""
+        self._check()
+        began = time.monotonic()
+        log = self._root / "logs" / f"{folder.name}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        words = [sys.executable, "-m", "fastast", "train", *flags(options), "--out", str(folder), "--resume", "auto"]
+        with open(log, "ab+") as file:
+            start = file.seek(0, 2)
+            # In a session of its own, so that Ctrl-C in a terminal reaches it once, and through this process.
+            self._process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+            try:
+                self._forward()
+                code = self._process.wait()
+            finally:
+                if self._process.poll() is None:
+                    self._process.kill()
+                    self._process.wait()
+                self._process = None
+            file.seek(start)
+            printed = file.read().decode(errors="replace")
+        self._check()
+        seconds = time.monotonic() - began
+        if code in (0, 3) and RunFolder(folder).summary.exists():
+            return Outcome(read_json(RunFolder(folder).summary), seconds=seconds)
+        reason = why(code, printed)
+        if code == BAD_INPUT:
+            raise BadInput(reason)
+        return Outcome(None, f"{reason} ({log})", seconds)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hands signals on to the run within the block; then `run` raises Stopped."""
+
+        def handle(signum: int, frame: FrameType | None) -> None:
+            self._signum = signum
+            self._forward()
+
+        previous = {signum: signal.signal(signum, handle) for signum in SIGNALS}
+        try:
+            yield
+        finally:
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
+
+    def _forward(self) -> None:
+        if self._signum is not None and self._process is not None:
+            self._process.send_signal(self._signum)
+
+    def _check(self) -> None:
+        if self._signum is not None:
+            raise Stopped("signal", 128 + self._signum, f"stopped by {signal.Signals(self._signum).name}")
+
+
+def why(code: int, printed: str) -> str:
+    """The reason that a failed run gives: its last error line, or else its last line of any kind."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(ERROR_PREFIX)]
+    if errors:
+        return errors[-1].removeprefix(ERROR_PREFIX)
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    return f"exit code {code}: {lines[-1][:300]}" if lines else f"exit code {code}"

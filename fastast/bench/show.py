@@ -1,0 +1,140 @@
+"""What a bench prints: its plan, one line for each run, its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastast.bench.estimate import Estimate, Outcome
+from fastast.bench.plan import GATE, Job
+from fastast.bench.verdict import NOT_MEASURED, TIERS, top1
+from fastast.console import duration, percent
+
+UNMEASURED = "-"  # in the tables
+ROLE_NAMES = {
+    "random_equal_share": "random, equal share",
+    "dense_equal_units": "dense, equal units",
+    "dense_equal_time": "dense, equal time",
+    "dense_equal_joules": "dense, equal joules",
+}
+
+
+def title(role: str, of: str | None, gate: str) -> str:
+    """A place in the comparison, in words."""
+    return gate if of is None else f"{of}: {ROLE_NAMES[role]}"
+
+
+def plan_lines(estimate: Estimate, known: Mapping[str, Outcome]) -> list[str]:
+    """The plan, a line for each place, and what it is expected to take."""
+    lines = []
+    started: set[str] = set()
+    for entry in estimate.entries:
+        job = entry.job
+        words = f"  seed {job.seed} {title(entry.role, entry.of, job.gate)}"
+        if job.name in started:
+            lines.append(f"{words}: shares the run of {title(job.role, job.of, job.gate)}")
+            continue
+        started.add(job.name)
+        state = "finished" if job.name in known else f"about {duration(estimate.seconds[job.name])}"
+        lines.append(f"{words}: {job.epochs:.4g} epochs, {state}")
+    left = duration(estimate.left_s)
+    return [
+        f"{estimate.num_runs} runs, about {left} to go (an estimate by the pace of dense training here and the cost "
+        "model of the gates; the lengths of matched runs follow from what their gates really take):",
+        *lines,
+    ]
+
+
+def run_line(done: int, total: int | None, job: Job, outcome: Outcome, left_s: float | None) -> str:
+    """One line for a run that has ended."""
+    words = f"[{done}/{'?' if total is None else total}] seed {job.seed} {title(job.role, job.of, job.gate)}"
+    if outcome.summary is None:
+        words += f": FAILED: {outcome.reason}"
+    else:
+        accuracy, units = outcome.summary["accuracy"]["val_top1"], outcome.summary["compute"]["forward_units"]
+        took = "finished before" if outcome.before else duration(outcome.seconds)
+        words += f": top-1 {percent(accuracy)}, {units:,.0f} forward units, {took}"
+    return words if left_s is None else f"{words}; about {duration(left_s)} left"
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Accuracy and cost of every row, mean and standard error."""
+    header = ("run", "n", "top-1", "trained", "forward units", "training", "joules")
+    lines = [
+        (
+            title(row["role"], row["for"], row["gate"]),
+            str(row["n"]),
+            top1(row),
+            _share(row, "activation"),
+            _figure(row, "forward_units", ",.0f"),
+            _figure(row, "train_s", ",.1f", " s"),
+            _figure(row, "gpu_j", ",.0f"),
+        )
+        for row in rows
+    ]
+    return _aligned(header, lines)
+
+
+def speed_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Speed and savings of the gates: of the gated part, and of the whole run in brackets."""
+    header = ("gate", "images/s", "speed-up", "ceiling", "of it", "est. savings", "arithmetic", "measured", "data wait")
+    lines = [
+        (
+            row["gate"],
+            _figure(row, "offered_per_s", ",.0f"),
+            f"{_figure(row, 'speedup', '.2f', 'x')} ({_figure(row, 'run_speedup', '.2f', 'x')})",
+            _figure(row, "speedup_ceiling", ".2f", "x"),
+            _share(row, "share_of_ceiling"),
+            *(
+                f"{_share(row, f'savings_{kind}')} ({_share(row, f'run_savings_{kind}')})"
+                for kind in ("estimated", "arithmetic", "measured")
+            ),
+            _share(row, "data_wait"),
+        )
+        for row in rows
+        if row["role"] == GATE
+    ]
+    return _aligned(header, lines)
+
+
+def goals_table(goals: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The goals in three tiers, for every gate."""
+    lines = [
+        (
+            *(line["gate"], f"{line['goal']}, {line['scope']}", _goal_figure(line)),
+            *(line["tiers"].get(tier, "") for tier in TIERS),
+        )
+        for line in goals
+    ]
+    return _aligned(("gate", "goal", "figure", *TIERS), lines)
+
+
+def _aligned(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of text; lines are never cut, as a log file has no width. None if there is nothing to show."""
+    if not lines:
+        return []
+    widths = [max(len(cell) for cell in column) for column in zip(header, *lines, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in (header, *lines)
+    ] + [""]
+
+
+def _goal_figure(line: Mapping[str, Any]) -> str:
+    figure = line["figure"]
+    if figure is None:
+        return NOT_MEASURED
+    if line["goal"] == "speed-up":
+        return f"{figure:.2f}x"
+    return f"{figure:g}" if line["goal"] == "failures" else f"{figure:.2%}"
+
+
+def _share(row: Mapping[str, Any], name: str) -> str:
+    return UNMEASURED if row[name]["mean"] is None else f"{row[name]['mean']:.1%}"
+
+
+def _figure(row: Mapping[str, Any], name: str, form: str, unit: str = "") -> str:
+    mean, error = row[name]["mean"], row[name]["se"]
+    if mean is None:
+        return UNMEASURED
+    return f"{mean:{form}}{unit}" if error is None else f"{mean:{form}} +- {error:{form}}{unit}"
