@@ -32,7 +32,7 @@ from typing import Any
 import torch
 
 from benchmarks.accuracy_table import rows, table
-from benchmarks.common import provenance, publish
+from benchmarks.common import command_line, provenance, publish
 from benchmarks.subset import link_subset
 from fastast.files import write_whole
 from fastast.run import RunFolder, code_version
@@ -278,15 +278,9 @@ def main(argv: list[str] | None = None) -> None:
         make_data(args.data, block.data, args.train, args.val, skip)
     done = [run_block(block, seeds, work, args.jobs) for block in blocks]
     start = 100 * run_job(pretrained, work)["accuracy"]["best_val_top1"]
-    words = " ".join(["python -m benchmarks.accuracy", f"--data {args.data.name}", f"--seeds {args.seeds}"])
-    changed = [
-        f"--{key.replace('_', '-')} {value:g}"
-        for key, value in vars(args).items()
-        if key in CHANGEABLE and value != parser.get_default(key)
-    ]
     result = {
         **provenance(torch.device("cpu")),
-        "command": " ".join([words, *changed]),
+        "command": command_line("benchmarks.accuracy", parser, args),
         "seeds": seeds,
         "sizes": {"train": args.train, "val": args.val, "start_top1": start},
         "blocks": done,
@@ -294,9 +288,6 @@ def main(argv: list[str] | None = None) -> None:
     publish(result, args.out)
     if args.out:
         write_whole(Path(args.out).with_suffix(".md"), table(result))
-
-
-CHANGEABLE = ("train", "val", "epochs", "tuning_epochs", "lr", "tuning_lr")
 
 
 if __name__ == "__main__":

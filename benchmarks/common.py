@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
+import shlex
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import nvidia.dali
@@ -30,6 +33,18 @@ def provenance(device: torch.device) -> dict[str, Any]:
         },
         "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def command_line(module: str, parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
+    """The command that gives a result again: every option unlike its default but --out; of paths the last part."""
+    words = ["python", "-m", module]
+    for key, value in vars(args).items():
+        if key == "out" or value == parser.get_default(key):
+            continue
+        values = value if isinstance(value, list) else [value]
+        words += ["--" + key.replace("_", "-")]
+        words += [shlex.quote(v.name if isinstance(v, Path) else str(v)) for v in values]
+    return " ".join(words)
 
 
 def publish(result: dict[str, Any], out: str | None) -> None:

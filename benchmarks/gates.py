@@ -39,7 +39,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks.common import provenance, publish
+from benchmarks.common import command_line, provenance, publish
 from benchmarks.gates_parts import Parts, ceiling
 from benchmarks.gates_table import contender_row, table
 from benchmarks.subset import link_subset
@@ -302,7 +302,7 @@ def main(argv: list[str] | None = None) -> None:
     result = {
         **provenance(torch.device("cpu")),
         **{key: getattr(args, key) for key in ("arch", "image_size", "batch_size", "count", "thumbnails", "seed")},
-        "data": args.data.name,
+        "command": command_line("benchmarks.gates", parser, args),
         "n": args.rounds,
         **found,
     }

@@ -84,8 +84,7 @@ def table(result: dict[str, Any]) -> str:
         "left out; `infobatch` is shown without its dense last 12.5 %.",
         "",
         f"{hardware['name']}, {hardware['threads']} threads, seed {result['seed']}; {stamp(result)}. "
-        f"`python -m benchmarks.gates --data {result['data']} --arch {result['arch']} "
-        f"--image-size {result['image_size']}`",
+        f"`{result['command']}`",
         "",
     ]
     return "\n".join(lines)
