@@ -60,7 +60,9 @@ def batch(seed, size=B, num_valid=None, side=SIDE):
 
 
 def small(full):
-    return full._replace(images=F.avg_pool2d(full.images, SIDE // SMALL))
+    """Thumbnails of a batch in tensors of their own, as a loader gives them: the compiler tells shared ones apart."""
+    images, (_, labels, ids, valid, num_valid) = F.avg_pool2d(full.images, SIDE // SMALL), full
+    return Batch(images, labels.clone(), ids.clone(), valid.clone(), num_valid)
 
 
 def plain_training(network, batches, lr):
