@@ -20,7 +20,7 @@ from benchmarks.common import provenance, publish
 from fastast.gate import Gate, SampleQueue, ScoreMemory
 from fastast.train.model import build_model, scoring_twin
 from fastast.train.optimizer import GuardedStep, build_sgd
-from fastast.train.steps import ScoreStep, TrainStep, logits_of
+from fastast.train.steps import Objective, ScoreStep, TrainStep, logits_of
 
 
 def main() -> None:
@@ -43,7 +43,8 @@ def main() -> None:
     guard.set_lr(0.01)
     queue, gated_queue = (SampleQueue(batch, (3, size, size), device=device) for _ in range(2))
     score = ScoreStep(twin, Gate(0.1), gated_queue, dtype=torch.float32)
-    train = TrainStep(model, guard, ScoreMemory(batch), dtype=torch.float32, label_smoothing=0.1, compiled=False)
+    objective = Objective(model, dtype=torch.float32, label_smoothing=0.1, compiled=False)
+    train = TrainStep(objective, guard, ScoreMemory(batch))
     images = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
     labels, ids = torch.randint(0, 10, (batch,)), torch.arange(batch)
     valid, epoch = torch.ones(batch, dtype=torch.bool), torch.zeros((), dtype=torch.int64)

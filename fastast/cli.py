@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -12,13 +13,15 @@ from typing import Any, NoReturn
 from fastast._version import __version__
 from fastast.arguments import add_run_options, given_options
 from fastast.config import GATES
-from fastast.errors import InputError
+from fastast.errors import InputError, ToldElsewhere
 
 # Faults of a path that the user named.
 PATH_ERRORS = {
     *(errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 }
+
+PLANNED_STOPS = {3, 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR1}
 
 TRAIN_EXAMPLES = """\
 examples:
@@ -269,11 +272,21 @@ def _add_doctor(commands: Any) -> None:
         help="what this machine can do, and what to fix",
         description="Checks GPU, driver, NVML, DALI, compiler and precision, and names the remedy for what is missing.",
     )
-    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print the checks as JSON")
+    how.add_argument(
+        "--quick",
+        action="store_true",
+        help="a health check: packages, the driver's libraries, the current folder; disturbs no measurement",
+    )
     parser.set_defaults(run=_doctor)
 
 
 def _doctor(args: argparse.Namespace, argv: list[str]) -> int:
+    if args.quick:
+        from fastast.doctor_quick import run_quick_doctor
+
+        return run_quick_doctor()
     from fastast.doctor import run_doctor
 
     return run_doctor(as_json=args.json)
@@ -287,9 +300,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
-    args = parser.parse_args(arguments)
+    code = _run(parser.parse_args(arguments), arguments)
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return code
+    # torchrun takes any code but 0 for a failure, and would start a stopped run again.
+    path = os.environ.get("FASTAST_EXIT_FILE")  # of `--nproc`
+    if path and code:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(code))
+    return 0 if path or code in PLANNED_STOPS else code
+
+
+def _run(args: argparse.Namespace, arguments: list[str]) -> int:
     try:
         return args.run(args, arguments)
+    except ToldElsewhere:
+        return 2
     except InputError as error:
         return _fail(args.command, str(error))
     except OSError as error:

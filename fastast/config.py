@@ -14,6 +14,9 @@ GATES = ("dense", "random", "forward", "proxy", "memory", "infobatch")
 SIGNIFICANCE = ("loss", "loss+std", "loss+entropy", "margin", "el2n")
 
 
+STALL_TIMEOUT_S = 1800.0
+
+
 @dataclass(kw_only=True, slots=True)
 class TrainConfig:
     """Everything that decides a run. `None` means "chosen for this machine or data", as the doc line says.
@@ -52,7 +55,7 @@ class TrainConfig:
     )
     weights: str = option(
         "none",
-        "none, imagenet (torchvision's best), or a .pt/.pth/.safetensors file",
+        "none, imagenet (torchvision's best; a module:function gets weights= too), or a .pt/.pth/.safetensors file",
         kind=str,
         metavar="none|imagenet|FILE",
     )
@@ -159,7 +162,7 @@ class TrainConfig:
         None, "stop with a checkpoint after this long, for example 8h50m, 45m or 90s", kind=str, metavar="TIME"
     )
     stall_timeout: float = option(
-        1800.0,
+        STALL_TIMEOUT_S,
         "seconds without a batch, waits for data that went away included, after which the run ends; 0: never",
         kind=float,
         metavar="S",
@@ -209,10 +212,17 @@ class TrainConfig:
     deterministic: bool = option(
         False, "on a GPU, only use decoders and kernels that give the same bits every time", kind=bool
     )
+    nproc: str | None = option(
+        None,
+        "processes to start on this machine, one for each GPU: a number, or auto for all GPUs",
+        kind=str,
+        metavar="N|auto",
+    )
     threads: int | None = option(
         None, "decoder threads; default the cores this process may use, at most 8", kind=int, metavar="N"
     )
     log_every: int = option(10, "offered batches between two step lines of metrics.jsonl", kind=int, metavar="N")
+    tensorboard: bool = option(False, "also write TensorBoard event files (to tensorboard/ in the run folder)", kind=bool)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -268,6 +278,10 @@ class TrainConfig:
             value = getattr(self, name)
             require(value is None or value >= 0, f"--{name.replace('_', '-')} {value}: must be 0 or more")
         require(0 <= self.seed < 2**63, f"--seed {self.seed}: must be 0 or more, and below 2^63")
+        require(
+            self.nproc in (None, "auto") or ((self.nproc or "").isdecimal() and int(self.nproc or 0) > 0),
+            f"--nproc {self.nproc}: give a number of processes, or auto",
+        )
         require(self.threads is None or self.threads >= 1, f"--threads {self.threads}: must be at least 1")
         require(self.log_every >= 1, f"--log-every {self.log_every}: must be at least 1")
         require(

@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class ToldElsewhere(InputError):
+    """An InputError of another rank of a distributed run, which has shown it."""

@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ class RunFolder:
     """Paths and writers of one run's folder.
 
     `metrics.jsonl` and `quarantine.jsonl` grow a whole line at a time; every other file is written whole.
+
+    Attributes:
+        on_metrics: called with each line of `metrics.jsonl` once it is written, or None.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -46,6 +49,7 @@ class RunFolder:
         self.classes = self.path / "classes.json"
         self.samples = self.path / "samples.npz"
         self.power = self.path / "power.csv"
+        self.on_metrics: Callable[[dict[str, Any]], None] | None = None
 
     def create(self) -> None:
         """Makes the folder.
@@ -114,6 +118,8 @@ class RunFolder:
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Adds one line to `metrics.jsonl`."""
         _append_line(self.metrics, line)
+        if self.on_metrics is not None:
+            self.on_metrics(line)
 
     def append_quarantine(self, line: dict[str, Any]) -> None:
         """Adds one line (id or null, path, reason) to `quarantine.jsonl`."""
@@ -153,6 +159,16 @@ class RunFolder:
     def write_json(self, path: Path, value: Any) -> None:
         """Writes `value` as indented JSON, whole. NaN and infinity become null."""
         write_whole(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+
+
+class OtherRanksFolder(RunFolder):
+    """A run's folder as ranks beside the first have it: they know where it is, and write none of its lines."""
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Leaves the line to the first rank."""
+
+    def append_quarantine(self, line: dict[str, Any]) -> None:
+        """Leaves the line to the first rank."""
 
 
 def read_json(path: Path) -> dict[str, Any]:

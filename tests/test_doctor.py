@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
-from fastast import doctor
+from fastast import doctor, doctor_quick
 from fastast.doctor import MISSING, OK, WARN, Check, diagnose, exit_code, gpu_findings, print_report, report_data
 from fastast.energy.nvml import NO_DRIVER, Device, Machine
 from fastast.errors import InputError
 from fastast.precision import _choose_cpu, _choose_cuda, choose_precision
+from tests.conftest import ROOT, run_fastast
 
 NEW = ["sm_75", "sm_80", "sm_90", "sm_100", "compute_120"]
 
@@ -161,3 +165,62 @@ def test_precision_on_cpu(wanted: str, flags: set[str], dtype: torch.dtype, reas
 def test_fp16_on_a_cpu_is_refused() -> None:
     with pytest.raises(InputError, match="fp16"):
         choose_precision(torch.device("cpu"), "fp16")
+
+
+def test_the_quick_check_is_one_line_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; from fastast.cli import main; code = main(['doctor', '--quick']);"
+        "print(code, *(name for name in ('torch', 'nvidia.dali', 'numpy', 'rich', 'pynvml') if name in sys.modules))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert (done.stdout, done.stderr) == ("ok\n0\n", "")
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_quick_check_names_all_that_is_broken(tmp_path: Path) -> None:
+    # A Python that has fastast and nothing else: no site-packages.
+    code = "from fastast.cli import main; raise SystemExit(main(['doctor', '--quick']))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd="/proc", env=environment
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.count("\n") == 1
+    for words in ("torch is not installed", "nvidia.dali is not installed", "/proc"):
+        assert words in done.stdout
+
+
+def test_the_quick_check_tells_a_gpu_without_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    assert doctor_quick.broken_driver(str(tmp_path)) == []
+    (tmp_path / "nvidia0").touch()
+    loaded = []
+
+    def load(name: str) -> None:
+        loaded.append(name)
+        if "ml" in name:
+            raise OSError("cannot open shared object file")
+
+    monkeypatch.setattr(doctor_quick.ctypes, "CDLL", load)
+    (line,) = doctor_quick.broken_driver(str(tmp_path))
+    assert loaded == ["libcuda.so.1", "libnvidia-ml.so.1"]
+    assert "libnvidia-ml.so.1" in line
+    assert "utility" in line
+
+
+def test_the_quick_check_wants_space_for_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor_quick.broken_folder(str(tmp_path)) == []
+    monkeypatch.setattr(doctor_quick, "MIN_FREE_B", 2**62)
+    (line,) = doctor_quick.broken_folder(str(tmp_path))
+    assert str(tmp_path) in line
+    assert "MiB free" in line
+    (line,) = doctor_quick.broken_folder(str(tmp_path / "absent"))
+    assert "absent cannot be used: No such file" in line
+
+
+def test_the_quick_check_and_the_report_as_json_exclude_each_other() -> None:
+    done = run_fastast("doctor", "--quick", "--json")
+    assert done.returncode == 2
+    assert "not allowed with" in done.stderr

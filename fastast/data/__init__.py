@@ -5,7 +5,7 @@ from fastast.data.drawn import draw_dataset
 from fastast.data.feed import Batch
 from fastast.data.layout import Dataset, open_dataset, open_folder
 from fastast.data.loader import EvalLoader, ThumbnailLoader, TrainLoader
-from fastast.data.order import epoch_ids, rank_batches
+from fastast.data.order import epoch_ids, rank_rows, rank_slices
 
 __all__ = [
     "Batch",
@@ -19,5 +19,6 @@ __all__ = [
     "epoch_ids",
     "open_dataset",
     "open_folder",
-    "rank_batches",
+    "rank_rows",
+    "rank_slices",
 ]

@@ -181,8 +181,8 @@ class Feed:
             self._require(current)  # the caller's iterator may do anything
             if ids is None:
                 break
-            if not 0 < len(ids) <= self._batch_size:
-                raise ValueError(f"a slice of {len(ids)} ids: must be 1 to {self._batch_size}, the batch size")
+            if len(ids) > self._batch_size:
+                raise ValueError(f"a slice of {len(ids)} ids: must be at most {self._batch_size}, the batch size")
             ids = ids[~self.bad_ids[ids]]
             self._flights.append(_Flight(ids, self._reader.start(ids), self._lane(self._share.next_on_cpu())))
         return outside_s

@@ -97,14 +97,14 @@ class TrainLoader(Feed):
 
         Args:
             epoch: as in `epoch`.
-            slices: int64[n] each, n in 1 .. batch_size; pulled in the caller's thread, and no time spent in it is
+            slices: int64[n] each, n <= batch_size; pulled in the caller's thread, and no time spent in it is
                 counted in `wait_s`.
 
         Yields:
             As `epoch`.
 
         Raises:
-            ValueError: a slice is empty or too long.
+            ValueError: a slice is too long.
         """
         return self._iterate(slices, lambda ids: self.windows(epoch, ids))
 
@@ -149,6 +149,10 @@ class ThumbnailLoader(Feed):
 
     def epoch(self, epoch: int, ids: np.ndarray) -> Generator[Batch, None, None]:
         """As `TrainLoader.epoch`, from the thumbnails."""
+        return self.stream(epoch, self._slices(ids))
+
+    def stream(self, epoch: int, slices: Iterable[np.ndarray]) -> Generator[Batch, None, None]:
+        """As `TrainLoader.stream`, from the thumbnails."""
 
         def geometry(ids: np.ndarray) -> tuple[np.ndarray, ...]:
             anchors, shapes, flips = self._full.windows(epoch, ids)
@@ -159,14 +163,14 @@ class ThumbnailLoader(Feed):
             begin[flipped, 1], end[flipped, 1] = end[flipped, 1], begin[flipped, 1]
             return begin.astype(np.float32), end.astype(np.float32)
 
-        return self._iterate(self._slices(ids), geometry)
+        return self._iterate(slices, geometry)
 
     def _quarantine(self, sample: int, reason: str) -> None:
         super()._quarantine(sample, f"thumbnail: {reason}")
 
 
 class EvalLoader(Feed):
-    """Every picture once, in id order, as torchvision's Resize(int(S / 0.875)) and CenterCrop(S) show it.
+    """Pictures in id order, as torchvision's Resize(int(S / 0.875)) and CenterCrop(S) show it.
 
     Args as in `TrainLoader`, which draws nothing here.
     """
@@ -204,7 +208,11 @@ class EvalLoader(Feed):
         )
 
     def __iter__(self) -> Generator[Batch, None, None]:
-        return self._iterate(self._slices(np.arange(self.catalog.num_samples)), self._window)
+        return self.over(self._slices(np.arange(self.catalog.num_samples)))
+
+    def over(self, slices: Iterable[np.ndarray]) -> Generator[Batch, None, None]:
+        """One batch for each slice of ids, int64[n], n <= batch_size; iterating takes every picture once."""
+        return self._iterate(slices, self._window)
 
     def _window(self, ids: np.ndarray) -> tuple[np.ndarray, ...]:
         """Corners, in the picture's own pixels, of what the centre crop of the resized picture shows."""

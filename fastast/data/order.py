@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from fastast.philox import random_words
@@ -29,20 +31,31 @@ def epoch_ids(num_samples: int, seed: int, epoch: int, keep: np.ndarray | None =
     return order if keep is None else order[keep[order]]
 
 
-def rank_batches(ids: np.ndarray, batch_size: int, rank: int, world_size: int) -> np.ndarray:
-    """The ids of one rank, in the order in which it sees them.
+def rank_rows(num_rows: int, batch_size: int, rank: int, world_size: int) -> slice:
+    """The rows of a global batch that one rank takes.
 
-    Rank r takes rows r B .. (r+1) B of each global batch of B x world_size ids. A last, partial global batch is
-    shared out evenly, so that no two ranks differ by more than one row; ranks whose share is one batch short of
-    the others' (fewer rows than ranks are left) must be given an empty batch by the caller.
+    Of a whole one rank r takes rows r B .. (r+1) B. A partial one is shared out evenly, so that no two ranks differ
+    by more than one row; with fewer rows than ranks some get none.
 
     Args:
-        ids: int64[N], the global order.
-        batch_size: rows of one rank in a global batch, B.
+        num_rows: rows of the global batch, at most B x world_size.
+        batch_size: rows of one rank in a whole batch, B.
         rank: in [0, world_size).
         world_size: number of ranks.
     """
-    whole = len(ids) - len(ids) % (batch_size * world_size)
-    mine = ids[:whole].reshape(-1, world_size, batch_size)[:, rank].reshape(-1)
-    rest = ids[whole:]
-    return np.concatenate([mine, rest[rank * len(rest) // world_size : (rank + 1) * len(rest) // world_size]])
+    if num_rows == batch_size * world_size:
+        return slice(rank * batch_size, (rank + 1) * batch_size)
+    return slice(rank * num_rows // world_size, (rank + 1) * num_rows // world_size)
+
+
+def rank_slices(ids: np.ndarray, batch_size: int, rank: int, world_size: int) -> Iterator[np.ndarray]:
+    """The ids of one rank in each global batch, as many slices on every rank; the last may be empty.
+
+    Args:
+        ids: int64[N], the global order.
+        batch_size, rank, world_size: as for `rank_rows`.
+    """
+    size = batch_size * world_size
+    for first in range(0, len(ids), size):
+        rows = ids[first : first + size]
+        yield rows[rank_rows(len(rows), batch_size, rank, world_size)]

@@ -45,6 +45,13 @@ class IdlePower:
     note: str
 
 
+def merge_idle(ranks: Sequence[IdlePower]) -> IdlePower:
+    """The idle power of the GPUs of all ranks of a distributed run."""
+    known = [rank.watts for rank in ranks if rank.watts is not None]
+    notes = "; ".join(dict.fromkeys(rank.note for rank in ranks))
+    return IdlePower(sum(known) if len(known) == len(ranks) else None, notes)
+
+
 class EnergyMeter:
     """Meters GPUs and CPU from `start` to `stop`.
 

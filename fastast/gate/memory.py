@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,8 @@ class ScoreMemory(nn.Module):
     _score: Tensor
     _age: Tensor
     _selected: Tensor
+    _recorded: Tensor
+    _num_records: Tensor
 
     def __init__(self, num_samples: int) -> None:
         super().__init__()
@@ -26,6 +30,8 @@ class ScoreMemory(nn.Module):
         self.register_buffer("_score", torch.full((num_samples + 1,), torch.nan))
         self.register_buffer("_age", torch.zeros(num_samples + 1, dtype=torch.int32))
         self.register_buffer("_selected", torch.zeros(num_samples + 1, dtype=torch.int32))
+        self.register_buffer("_recorded", torch.zeros(num_samples + 1, dtype=torch.int32))  # in which call; 0: never
+        self.register_buffer("_num_records", torch.zeros((), dtype=torch.int32))
 
     @property
     def score(self) -> Tensor:
@@ -39,7 +45,7 @@ class ScoreMemory(nn.Module):
 
     @property
     def selected(self) -> Tensor:
-        """How often the sample was recorded, int32 [N]."""
+        """How often the sample was recorded, int32 [N]; on one of several ranks since their last `merge`."""
         return self._selected[:-1]
 
     @torch.no_grad()
@@ -52,7 +58,9 @@ class ScoreMemory(nn.Module):
             valid: bool [B]; rows where it is false are left out.
         """
         slot = torch.where(valid, ids, self.num_samples)
+        self._num_records += 1
         self._score.index_copy_(0, slot, scores.to(self._score.dtype))
+        self._recorded.index_copy_(0, slot, self._num_records.expand(len(slot)))
         self._age.index_fill_(0, slot, 0)
         self._selected.index_add_(0, slot, torch.ones_like(slot, dtype=torch.int32))
 
@@ -67,3 +75,27 @@ class ScoreMemory(nn.Module):
         if chosen is not None:
             self.age.masked_fill_(chosen, 0)
         self._age += 1
+
+    @torch.no_grad()
+    def merge(self, rank: int, num_ranks: int, reduce: Callable[[Tensor, str], Tensor]) -> None:
+        """Gives the memories of several ranks, which record in step, the scores and ages that one would have.
+
+        Call it on all ranks. Of a sample that several have recorded the latest score counts, of two in one step that
+        of the higher rank. `selected` becomes the sum on rank 0, and 0 on the others.
+
+        Args:
+            rank, num_ranks: of this memory.
+            reduce: `reduce(tensor, "sum" | "max" | "min")` replaces a tensor by that over all ranks, and returns it.
+        """
+        if num_ranks == 1:
+            return
+        mine = self._recorded.long() * num_ranks + rank
+        latest = reduce(mine.clone(), "max")
+        never = latest < num_ranks
+        bits = torch.where(mine == latest, self._score.view(torch.int32), 0)  # exact, NaN included
+        self._score.copy_(torch.where(never, torch.nan, reduce(bits, "sum").view(torch.float32)))
+        self._recorded.copy_(latest // num_ranks)
+        reduce(self._age, "min")
+        reduce(self._selected, "sum")
+        if rank:
+            self._selected.zero_()

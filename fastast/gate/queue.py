@@ -24,7 +24,8 @@ class SampleQueue(nn.Module):
 
     `push` moves the selected rows of a batch behind one another (mask, cumulative sum, scatter); `pop` hands out the
     oldest `batch_size` rows without a copy. How many rows stand ready is known on the device only: `status` is the
-    vector to read, late or not, and `check` turns it into the fill. The caller pops only what is there.
+    vector to read, late or not, and `check` turns it into the fill. The caller pops only what is there. Between the
+    queues of several ranks `give` and `take` move rows; `moved` counts them, those that came less those that went.
 
     Args:
         batch_size: rows of a popped batch, B.
@@ -40,6 +41,7 @@ class SampleQueue(nn.Module):
     weights: Tensor
     pushed: Tensor
     popped: Tensor
+    moved: Tensor
     overflow: Tensor
 
     def __init__(
@@ -65,6 +67,7 @@ class SampleQueue(nn.Module):
             ("weights", torch.zeros(rows, device=device)),
             ("pushed", counter),
             ("popped", counter.clone()),
+            ("moved", counter.clone()),
             ("overflow", counter.clone()),
         ):
             self.register_buffer(name, value, persistent=False)  # the extra state has the waiting rows alone
@@ -112,8 +115,39 @@ class SampleQueue(nn.Module):
         self.popped += self.batch_size
         return Rows(self.images[rows].permute(0, 3, 1, 2), self.labels[rows], self.ids[rows], self.weights[rows])
 
+    @torch.no_grad()
+    def give(self, num_rows: int) -> Rows:
+        """Takes the newest rows out again, for another rank's queue; the caller knows that so many wait.
+
+        Args:
+            num_rows: n, at most B.
+
+        Returns:
+            Copies of B rows, of which the first n count.
+        """
+        place = torch.arange(self.batch_size, device=self.pushed.device)
+        slot = (self.pushed - num_rows + place) % self.capacity
+        rows = Rows(self.images[slot].permute(0, 3, 1, 2), self.labels[slot], self.ids[slot], self.weights[slot])
+        self.pushed -= num_rows
+        self.moved -= num_rows
+        return rows
+
+    def blank(self) -> Rows:
+        """B rows of zeros, as `give` returns them: to be filled with what another rank gave."""
+        size, shape = self.batch_size, self.images.shape[1:]
+        return Rows(
+            self.images.new_zeros(size, *shape).permute(0, 3, 1, 2),
+            *(part.new_zeros(size) for part in (self.labels, self.ids, self.weights)),
+        )
+
+    def take(self, rows: Rows, num_rows: int) -> None:
+        """Appends the first `num_rows` rows of what another rank's queue gave."""
+        mask = torch.arange(self.batch_size, device=self.pushed.device) < num_rows
+        self.push(rows.images, rows.labels, rows.ids, mask, rows.weights)
+        self.moved += num_rows
+
     def status(self) -> Tensor:
-        """int64 [3] on the device: rows pushed, popped and refused so far."""
+        """int64 [3] on the device: rows pushed (moved ones included), popped and refused so far."""
         return torch.stack((self.pushed, self.popped, self.overflow))
 
     @staticmethod
@@ -134,11 +168,14 @@ class SampleQueue(nn.Module):
         """Counters and waiting rows, on the CPU. Waits for the device."""
         status = self.status().tolist()
         rows = self._waiting(status)
-        return {"status": status} | {name: getattr(self, name)[rows].cpu() for name in Rows._fields}
+        return {"status": status, "moved": int(self.moved)} | {
+            name: getattr(self, name)[rows].cpu() for name in Rows._fields
+        }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         for counter, value in zip((self.pushed, self.popped, self.overflow), state["status"], strict=True):
             counter.fill_(value)
+        self.moved.fill_(state["moved"])
         self._block = state["status"][1] // self.batch_size % self.num_batches
         rows = self._waiting(state["status"])
         for name in Rows._fields:

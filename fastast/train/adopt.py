@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
+from fastast.gate import Rows
 from fastast.train.account import PhaseCounts
-from fastast.train.passage import Moment
+from fastast.train.passage import NO_IDS, Moment
+from fastast.train.shards import QUEUE
 
 
 def adopt(state: dict[str, Any], num_train: int) -> int:
@@ -24,12 +25,16 @@ def adopt(state: dict[str, Any], num_train: int) -> int:
     Returns:
         The number of waiting rows that were dropped; they no longer count as selected.
     """
-    queue = state["engine"]["score_step"]["queue._extra_state"]
-    _, popped, overflow = queue["status"]
-    queue["status"] = [popped, popped, overflow]
-    for name in ("images", "labels", "ids", "weights"):
-        queue[name] = queue[name][:0]
+    popped = 0
+    for part in (state, *state["ranks"]):
+        queue = part["engine"]["score_step"][QUEUE]
+        _, handed_out, overflow = queue["status"]
+        queue["status"] = [handed_out, handed_out, overflow]
+        popped += handed_out
+        for name in Rows._fields:
+            queue[name] = queue[name][:0]
     journal = state["journal"]
+    journal["moved"] = [part["engine"]["score_step"][QUEUE]["moved"] for part in (state, *state["ranks"])]
     phases = list(journal["account"]["phases"].values())
     dropped = left = sum(counts["selected"] - counts["backward"] for counts in phases)
     for counts in reversed(phases):  # it is the last phase whose rows wait
@@ -40,15 +45,17 @@ def adopt(state: dict[str, Any], num_train: int) -> int:
         status[0] = min(status[0], popped)
     memory, last = state["engine"]["train_step"], num_train + 1  # with the spare row of `ScoreMemory`
     memory["memory._score"] = torch.full((last,), torch.nan)
-    memory["memory._age"] = memory["memory._selected"] = torch.zeros(last, dtype=torch.int32)
+    for name in ("memory._age", "memory._selected", "memory._recorded"):
+        memory[name] = torch.zeros(last, dtype=torch.int32)
     journal.update(offered=torch.zeros(num_train, dtype=torch.int32), report=None, moments=[])
     state.update(bad_ids=torch.zeros(num_train, dtype=torch.bool), passage=None, trained=False)
-    if state["thumbs"] is not None:
-        nothing = Moment(0, 0, PhaseCounts(), np.zeros(0, np.int64)).state_dict()
-        state["thumbs"] = {
-            **{"decision": None, "scored": None, "selected": torch.zeros(0, dtype=torch.int64)},
+    for part in (state, *state["ranks"]):
+        if part["thumbs"] is None:
+            continue
+        nothing, no_ids = Moment(0, 0, PhaseCounts(), NO_IDS).state_dict(), torch.zeros(0, dtype=torch.int64)
+        part["thumbs"] = {
+            **{"decision": None, "scored": None, "selected": no_ids, "offered": no_ids},
             **{"ready": [], "pulled": [], "moment": nothing},
         }
         state["engine"]["select_step"]["weights"] = torch.ones(last)
-
     return dropped

@@ -32,6 +32,9 @@ def build_engine(config: TrainConfig, machine: Machine, reporter: Reporter, **op
     if machine.compiled:
         reporter.note("compiling (once; not counted in the run's times)")
         reason = _compile(engine, config)
+        failed = engine.ranks.largest(reason is not None)
+        if failed and reason is None:
+            reason = "it did on another rank"
         if reason is not None:
             del engine  # before the next one takes as much memory
             machine = replace(machine, compiled=False, compile_note=f"off: failed to compile ({reason})")

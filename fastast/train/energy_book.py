@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastast.energy.meter import EnergyMeter, IdlePower
-from fastast.energy.parts import PartEnergy, PartMeter
-from fastast.energy.reading import Reading
+from fastast.energy.parts import PartEnergy, PartMeter, merge_part_ranks
+from fastast.energy.reading import Reading, merge_ranks
+from fastast.train.distributed import Ranks
 from fastast.train.schedule import GATED
 
 DENSE_PART, GATED_PART = "dense", "gated"
+
+
+class EnergyTotals(NamedTuple):
+    """What the ranks of a run have metered.
+
+    Attributes:
+        run: the run as a whole.
+        parts: "dense" and "gated", those that ran.
+    """
+
+    run: Reading
+    parts: dict[str, PartEnergy]
 
 
 class EnergyBook:
@@ -36,6 +49,16 @@ class EnergyBook:
         """The meter of the part that a phase belongs to."""
         return self._parts[GATED_PART if phase == GATED else DENSE_PART]
 
+    def over_ranks(self, ranks: Ranks) -> EnergyTotals:
+        """What all ranks have metered so far."""
+        runs = ranks.share(self.run())
+        parts = {name: [part for part in ranks.share(self.part(name)) if part is not None] for name in self._parts}
+        if ranks.size == 1:
+            return EnergyTotals(runs[0], {name: only[0] for name, only in parts.items() if only})
+        return EnergyTotals(
+            merge_ranks(runs), {name: merge_part_ranks(theirs) for name, theirs in parts.items() if theirs}
+        )
+
     def part(self, name: str) -> PartEnergy | None:
         """Joules of "dense" or "gated" so far, those before a resume included; None if it never ran."""
         earlier, now = self._earlier.get(name), self._parts[name].energy()
@@ -46,12 +69,12 @@ class EnergyBook:
         now = self.meter.reading().since(self._begun)
         return now if self._earlier_run is None else self._earlier_run + now
 
-    def epoch_j(self) -> float | None:
-        """GPU joules since the last call, or None."""
+    def epoch_j(self, ranks: Ranks) -> float | None:
+        """GPU joules of all ranks since the last call, or None."""
         now = self.meter.reading()
-        reading = self._epoch(now)
+        readings = ranks.share(self._epoch(now))
         self._epoch_from, self._earlier_epoch = now, None
-        return reading.joules
+        return merge_ranks(readings).joules if ranks.size > 1 else readings[0].joules
 
     def _epoch(self, now: Reading) -> Reading:
         reading = now.since(self._epoch_from)

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastast.config import TrainConfig
 from fastast.data import Batch
-from fastast.gate import Gate, SampleQueue, ScoreMemory, shrink
+from fastast.gate import Gate, Rows, SampleQueue, ScoreMemory, shrink
+from fastast.train.averaging import averaged
+from fastast.train.decision import Decision
+from fastast.train.distributed import Ranks
 from fastast.train.model import build_model, check_fits, scoring_twin
 from fastast.train.optimizer import GuardedStep, build_sgd
 from fastast.train.proxy import ProxyScorer, build_scorer
 from fastast.train.select import SelectStep
 from fastast.train.setup import Machine
-from fastast.train.steps import EvalStep, ScoreStep, TrainStep, compile_step
+from fastast.train.status import NUM_FIELDS, Status, combined
+from fastast.train.steps import EvalStep, Objective, ScoreStep, TrainStep, compile_step
 
-
-class Status(NamedTuple):
-    """What the device knows after an offered batch; all counts are since the start of the run."""
-
-    pushed: float = 0.0
-    overflow: float = 0.0
-    steps: float = 0.0
-    nonfinite: float = 0.0
-    nonfinite_run: float = 0.0
-    scaler_skips: float = 0.0
-    loss_sum: float = 0.0
-    loss_rows: float = 0.0
-    threshold: float = 0.0
-    nan_scores: float = 0.0
-    clipped: float = 0.0
+# Batches that the queue holds: with several ranks fills drift apart before rows are moved.
+QUEUE_BATCHES = {False: 4, True: 6}
 
 
 class Engine:
@@ -45,6 +37,8 @@ class Engine:
         num_classes: outputs of the network.
         num_train: size of the training set.
         thumbnail_side: short side of the thumbnails that the proxy gate scores, pixels; None: it scores what it trains.
+        ranks: who trains it together. They call every method alike, but for the state dicts.
+        num_waiting: rows that wait in a state that will be loaded.
 
     Attributes:
         model: the network.
@@ -63,6 +57,8 @@ class Engine:
         num_classes: int,
         num_train: int,
         thumbnail_side: int | None = None,
+        ranks: Ranks | None = None,
+        num_waiting: int = 0,
     ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
         assert config.lr is not None, "complete_config was not called"
@@ -70,6 +66,7 @@ class Engine:
         compiled = machine.compiled and machine.compile_mode
         torch.manual_seed(config.seed)
         self.device = device
+        self.ranks = ranks = ranks or Ranks()
         self.model, self.notes = build_model(config.arch, num_classes, weights)
         self.model.to(device).train()
         twin = scoring_twin(self.model)
@@ -84,7 +81,10 @@ class Engine:
             explore=config.explore if config.gate in ("forward", "proxy") else 0.0,
         ).to(device)
         shape = (3, config.image_size, config.image_size)
-        self.queue = SampleQueue(config.batch_size, shape, dtype=machine.image_dtype, device=device)
+        num_batches = QUEUE_BATCHES[ranks.size > 1] + num_waiting // config.batch_size
+        self.queue = SampleQueue(
+            config.batch_size, shape, dtype=machine.image_dtype, device=device, num_batches=num_batches
+        )
         self.memory = ScoreMemory(num_train).to(device)
         self.proxy: ProxyScorer | None = None
         if config.gate == "proxy":
@@ -96,6 +96,7 @@ class Engine:
                 thumbnail_side=thumbnail_side,
                 dtype=dtype,
                 compiled=compiled,
+                ranks=ranks,
             )
             self.notes += notes
         scorer = twin if self.proxy is None else self.proxy.scorer
@@ -107,14 +108,8 @@ class Engine:
             unbiased=config.unbiased,
             clip_weights=config.clip_weights,
         )
-        self.train_step = TrainStep(
-            self.model,
-            self.guard,
-            self.memory,
-            dtype=dtype,
-            label_smoothing=config.label_smoothing,
-            compiled=compiled,
-        )
+        objective = Objective(self.model, dtype=dtype, label_smoothing=config.label_smoothing, compiled=compiled)
+        self.train_step = TrainStep(averaged(objective, self.model, config.image_size, ranks), self.guard, self.memory)
         self.eval_step = EvalStep(twin, dtype=dtype)
         self.evaluate = compile_step(self.eval_step, compiled)
         self._score = compile_step(self.score_step, compiled)
@@ -125,6 +120,9 @@ class Engine:
         self._peak_lr = config.lr
         self._target = config.target
         self._epoch = torch.zeros((), dtype=torch.int64, device=device)
+        self._totals_are_own = False  # not yet those of all ranks
+        if ranks.rank:
+            torch.manual_seed(config.seed + ranks.rank)  # for dropout: all ranks built the same network
 
     def warm_up(self) -> None:
         """Runs every step once and puts everything back, so that compiling falls outside of what is timed."""
@@ -180,22 +178,33 @@ class Engine:
             if check:
                 extra += self.proxy.check(batch, batch)
         self._score(batch.images, batch.labels, batch.ids, batch.valid, self._epoch)
+        self._totals_are_own = True
         return extra + self.learn_proxy(batch)
 
     def select(self, thumbs: Batch) -> tuple[Tensor, float]:
         """Scores an offered batch of thumbnails and queues nothing.
 
         Returns:
-            decision: float64[2 B] on the device: the ids, then the loss weight of each row, 0 where the gate did not
-                select it. Read it late (`LaggedReader`).
+            decision: float64[ranks, 2 B] on the device: of each rank the ids (N for padding), then the loss weight of
+                each row, 0 where the gate did not select it. Read it late (`LaggedReader`).
             extra: work beyond scoring, in forwards of the full-size network.
         """
         assert self.proxy is not None, "only the proxy gate scores thumbnails"
         assert self.select_step is not None, "the engine was built without a thumbnail side"
         extra = self.proxy.begin(thumbs)
         # A copy, because a CUDA graph's output lasts until the next graph only.
-        decision = self._select(thumbs.images, thumbs.labels, thumbs.ids, thumbs.valid, self._epoch).clone()
+        decision = self._select(thumbs.images, thumbs.labels, thumbs.ids, thumbs.valid, self._epoch).clone()[None]
+        if self.ranks.size > 1:
+            rows = self.ranks.gather(torch.cat((decision[0], self._decision.totals.double())))
+            decision = rows[:, : decision.shape[1]]
+            self._decision.totals.copy_(rows[:, decision.shape[1] :].sum(0))
+            ids, weights = decision.chunk(2, dim=1)
+            self.select_step.weights.index_copy_(0, ids.flatten().long(), weights.flatten().float())
         return decision, extra + self.learn_proxy(thumbs)
+
+    @property
+    def _decision(self) -> Decision:
+        return self.score_step.decision
 
     def learn_proxy(self, batch: Batch) -> float:
         """Trains a proxy network on an offered batch, which `score` and `select` do by themselves.
@@ -208,7 +217,7 @@ class Engine:
     @property
     def selected_weights(self) -> Tensor | None:
         """Importance weights by id, for `enqueue` before an id is offered to `select` again; None where all are 1."""
-        return self.select_step.weights if self.select_step is not None and self.score_step.decision.unbiased else None
+        return self.select_step.weights if self.select_step is not None and self._decision.unbiased else None
 
     def enqueue(self, batch: Batch, weights: Tensor | None = None) -> None:
         """Queues every valid row of a batch; `weights` are float32[N] or longer, by id, 1 without them."""
@@ -220,23 +229,52 @@ class Engine:
         """Trains the oldest full batch of the queue."""
         self.train_step(self.queue.pop())
 
+    def move_rows(self, moves: Sequence[tuple[int, int, int]]) -> None:
+        """Moves waiting rows between ranks.
+
+        Args:
+            moves: (from, to, rows) of each; the same on all ranks, each of which is in one at most.
+        """
+        for full, empty, num_rows in moves:
+            if self.ranks.rank == full:
+                rows = self.queue.give(num_rows)
+                self.ranks.exchange(_flat(rows), to=empty, source=None)
+            elif self.ranks.rank == empty:
+                rows = self.queue.blank()
+                self.ranks.exchange(_flat(rows), to=None, source=full)
+                self.queue.take(rows, num_rows)
+
+    def merge_memory(self) -> None:
+        """Gives all ranks the last losses of all samples."""
+        self.memory.merge(self.ranks.rank, self.ranks.size, self.ranks.reduce)
+
     def status(self) -> Tensor:
-        """The fields of `Status` as one float64 vector on the device (exact for counts below 2^53)."""
+        """The fields of `Status` of every rank, float64[ranks x fields] on the device (exact for counts below 2^53).
+
+        The gate learns the totals of all ranks by it, so it is called after every offered batch.
+        """
         fields = [
-            self.queue.pushed,
+            self.queue.pushed - self.queue.moved,
             self.queue.overflow,
             *self.guard.counts.unbind(),
             self.train_step.loss_sum,
             self.train_step.loss_rows,
             self.gate.controller.threshold,
             self.gate.controller.nan_count,
-            self.score_step.decision.num_clipped,
+            self._decision.num_clipped,
         ]
-        return torch.stack([field.double() for field in fields])
+        own = torch.stack([field.double() for field in fields])
+        if self.ranks.size == 1:
+            return own
+        rows = self.ranks.gather(torch.cat((own, self._decision.totals.double())))
+        if self._totals_are_own:
+            self._decision.totals.copy_(rows[:, NUM_FIELDS:].sum(0))
+            self._totals_are_own = False
+        return rows[:, :NUM_FIELDS].flatten()
 
     def read_status(self) -> Status:
-        """The status of this moment; waits for the device."""
-        return Status(*self.status().tolist())
+        """The status of this moment, over all ranks; waits for the device."""
+        return combined(self.status().cpu().numpy().reshape(-1, NUM_FIELDS))
 
     def reset_loss_scale(self) -> None:
         """Starts the fp16 loss scale anew, for a state that was saved in another number format."""
@@ -275,5 +313,11 @@ class Engine:
         if self.select_step is not None:
             self.select_step.load_state_dict(state["select_step"])
         torch.set_rng_state(state["rng"])
+        self._totals_are_own = False
         if state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+
+
+def _flat(rows: Rows) -> list[Tensor]:
+    """Rows as contiguous tensors, to be sent or filled."""
+    return [rows.images.permute(0, 2, 3, 1), rows.labels, rows.ids, rows.weights]

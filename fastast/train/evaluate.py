@@ -9,6 +9,7 @@ import torch
 
 from fastast.data import Batch
 from fastast.errors import InputError
+from fastast.train.distributed import Ranks
 from fastast.train.steps import EvalStep
 
 
@@ -34,6 +35,7 @@ def evaluate(
     *,
     run: Callable[..., torch.Tensor] | None = None,
     on_logits: Callable[[Batch, torch.Tensor], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Accuracy:
     """Evaluates over `batches`.
 
@@ -42,6 +44,7 @@ def evaluate(
         batches: padded batches that together offer each picture once.
         run: the compiled form of `step`, if there is one.
         on_logits: called with each batch and its logits [B, C] float32.
+        ranks: who evaluates together, each rank its own batches.
 
     Raises:
         InputError: no picture was delivered.
@@ -52,6 +55,8 @@ def evaluate(
         logits = forward(batch.images, batch.labels, batch.valid)
         if on_logits is not None:
             on_logits(batch, logits)
+    if ranks is not None:
+        ranks.reduce(step.sums)
     loss, top1, top5, count = step.sums.tolist()
     if not count:
         raise InputError("no picture of the evaluation split could be decoded; `file` or an image viewer may say why")

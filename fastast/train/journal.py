@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,16 +14,29 @@ from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
 from fastast.gate import LaggedReader
 from fastast.run import RunFolder
-from fastast.train.account import Account
-from fastast.train.engine import Status
+from fastast.train.account import Account, PhaseCounts
+from fastast.train.distributed import Ranks, fullest_to_emptiest
 from fastast.train.evaluate import Accuracy
 from fastast.train.metrics import MetricsWriter
-from fastast.train.passage import Moment, Passage
+from fastast.train.passage import Moment
 from fastast.train.planner import Planner
 from fastast.train.schedule import Stretch
+from fastast.train.status import NUM_FIELDS, Status, combined
 
 # A run whose steps are skipped this often in a row has diverged.
 MAX_NONFINITE_RUN = 10
+
+
+class Ready(NamedTuple):
+    """What a report calls for.
+
+    Attributes:
+        moves: (from, to, rows) of waiting rows between ranks, done first.
+        num_steps: full batches that then stand ready on every rank; all are to be trained.
+    """
+
+    moves: Sequence[tuple[int, int, int]] = ()
+    num_steps: int = 0
 
 
 class Journal:
@@ -38,10 +52,11 @@ class Journal:
         reporter: shows progress.
         num_train: size of the training set, N.
         device: where reports come from.
+        ranks: who trains together; counts are of all of them, and the same on all.
 
     Attributes:
         account: counts and seconds by phase.
-        offered: int32[N], how often each training sample was offered.
+        offered: int32[N], how often this rank was offered each training sample.
         epochs: epoch lines so far.
         status: the device's last report that was taken in.
     """
@@ -56,6 +71,7 @@ class Journal:
         *,
         num_train: int,
         device: torch.device,
+        ranks: Ranks,
     ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
         self.account = Account()
@@ -64,46 +80,54 @@ class Journal:
         self.status = Status()
         self._config, self._planner, self._folder = config, planner, folder
         self._meter, self._reporter = meter, reporter
-        self._batch_size = config.batch_size
-        self._metrics = MetricsWriter(log_every=config.log_every, batch_size=config.batch_size)
-        self._reports = LaggedReader(len(Status._fields), device, torch.float64)
+        self._ranks, self._batch_size = ranks, config.batch_size
+        self._metrics = MetricsWriter(log_every=config.log_every, batch_size=config.batch_size * ranks.size)
+        self._reports = LaggedReader(NUM_FIELDS * ranks.size, device, torch.float64)
+        self._popped = 0  # rows that each rank's queue has handed out
+        self._moved = np.zeros(ranks.size, np.int64)  # rows that came to each rank's queue, less those that went
         self._moments: list[Moment] = []  # of the batches that the device has not reported on
         self._epoch_status = self.status
 
-    def send(self, vector: torch.Tensor, moment: Moment) -> Status | None:
+    def send(self, vector: torch.Tensor, moment: Moment) -> np.ndarray | None:
         """Sends a batch's report off; returns that of the batch before, if there is one to `learn` from.
 
         Args:
             vector: of `Engine.status`.
-            moment: what the host knows of the batch.
+            moment: what the host knows of the batch, on this rank.
         """
         self._moments.append(moment)
-        report = self._reports.push(vector)
-        return None if report is None else Status(*report.tolist())
+        self.offered[moment.ids] += 1
+        self._add_ranks(moment.counts)
+        return self._reports.push(vector)
 
-    def flush(self) -> Status | None:
+    def _add_ranks(self, counts: PhaseCounts) -> None:
+        names = ("offered", "decoded", "scored", "extra_units", "data_wait")
+        for name, value in zip(names, self._ranks.sums([getattr(counts, name) for name in names]), strict=True):
+            setattr(counts, name, type(getattr(counts, name))(value))
+        counts.data_wait /= self._ranks.size
+
+    def flush(self) -> np.ndarray | None:
         """The last report, which is waited for; None if there is none to learn from."""
-        report = self._reports.flush()
-        return None if report is None else Status(*report.tolist())
+        return self._reports.flush()
 
-    def learn(self, status: Status | None, passage: Passage, bad_ids: np.ndarray, lr: float) -> int:
+    def learn(self, report: np.ndarray | None, stretch: Stretch, lr: float) -> Ready:
         """Takes in a report.
 
         Args:
-            status: of `send` or `flush`.
-            passage: the stretch that it is of.
-            bad_ids: bool[N], quarantined ids, which were not offered.
+            report: of `send` or `flush`.
+            stretch: that it is of.
             lr: the learning rate, for the line.
 
         Returns:
-            The full batches that stand ready: the caller trains them all, and says so with `trained`.
+            What is to be done about it, at once; the caller says with `trained` when a step is done.
 
         Raises:
             InputError: the training diverged.
         """
-        if status is None:
-            return 0
-        stretch = passage.stretch
+        if report is None:
+            return Ready()
+        rows = report.reshape(-1, NUM_FIELDS)
+        status = combined(rows)
         if status.overflow:
             raise RuntimeError(f"the sample queue overflowed by {status.overflow:.0f} rows: this is a bug in fastast")
         if status.nonfinite_run >= MAX_NONFINITE_RUN:
@@ -112,22 +136,23 @@ class Journal:
                 f"lower --lr (now {self._config.lr:g}) or use --precision fp32"
             )
         moment = self._moments.pop(0)
-        ids = moment.ids
-        if ids is None:
-            ids = passage.plan.order[moment.first : moment.last]
-            ids = ids[~bad_ids[ids]]
-        self.offered[ids] += 1
-        moment.counts.offered = len(ids)
         moment.counts.selected = int(status.pushed - self.status.pushed)
         self.account.phases[stretch.phase] += moment.counts
         self.status = status
         self._write_step(stretch, stretch.offered_before + moment.last, lr)
-        return int(status.pushed - self.account.whole.backward) // self._batch_size
+        fills = rows[:, 0].astype(np.int64) + self._moved - self._popped
+        moves = fullest_to_emptiest(fills.tolist(), self._batch_size)
+        for full, empty, num_rows in moves:
+            for rank, change in ((full, -num_rows), (empty, num_rows)):
+                fills[rank] += change
+                self._moved[rank] += change
+        return Ready(moves, int(fills.min()) // self._batch_size)
 
     def trained(self, phase: str) -> None:
-        """Counts one step over a full batch."""
+        """Counts one step over a full batch on every rank."""
+        self._popped += self._batch_size
         counts = self.account.phases[phase]
-        counts.backward += self._batch_size
+        counts.backward += self._batch_size * self._ranks.size
         counts.steps += 1
 
     def _write_step(self, stretch: Stretch, position: int, lr: float) -> None:
@@ -203,6 +228,12 @@ class Journal:
             if count:
                 self._reporter.note(f"{count:,.0f} {what}")
 
+    def merge_offered(self) -> None:
+        """Gives the first rank the counts of all; the others begin anew."""
+        self._ranks.reduce(torch.from_numpy(self.offered))
+        if not self._ranks.is_first:
+            self.offered[:] = 0
+
     @property
     def num_nonfinite(self) -> int:
         """Steps skipped for a non-finite loss or gradient."""
@@ -222,6 +253,8 @@ class Journal:
             "metrics": self._metrics.state_dict(),
             "report": self._reports.state(),
             "moments": [moment.state_dict() for moment in self._moments],
+            "popped": self._popped,
+            "moved": self._moved.tolist(),
             "status": list(self.status),
             "epoch_status": list(self._epoch_status),
         }
@@ -234,4 +267,6 @@ class Journal:
         self._metrics.load_state_dict(state["metrics"])
         self._reports.restore(state["report"])
         self._moments = [Moment.from_state(moment) for moment in state["moments"]]
+        self._popped = state["popped"]
+        self._moved[:] = state["moved"]
         self.status, self._epoch_status = Status(*state["status"]), Status(*state["epoch_status"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from fastast.console import Reporter
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.trace import TraceRow, write_rows
 from fastast.run import RunFolder
 from fastast.train.checkpoint import CheckpointWriter, snapshot
 from fastast.train.results import write_best
@@ -19,6 +20,8 @@ class Keeper:
 
     The state is copied between two batches; a thread writes it while training goes on. A checkpoint that cannot be
     written (a full disk) costs a note: the one before stands, and the next is tried.
+
+    On several ranks all take part, and the first writes.
 
     Args:
         trainer: whose state is saved.
@@ -41,8 +44,11 @@ class Keeper:
     def save(self) -> None:
         """Copies the state and hands it to the thread."""
         self._saved_at = time.monotonic()
+        trained = self._trainer.state_dict()
+        if not self._trainer.ranks.is_first:
+            return
         state = {
-            "trainer": self._trainer.state_dict(),
+            "trainer": trained,
             "config": dataclasses.asdict(self._trainer.config),
             "dtype": str(self._trainer.machine.dtype),
             "fingerprint": self._trainer.dataset.fingerprint,
@@ -52,7 +58,7 @@ class Keeper:
 
         def write_first() -> None:
             self._folder.sync_logs()
-            write_power(self._trainer.energy.meter, self._folder)
+            write_power(self._trainer.energy.meter.trace_rows(), self._folder)
             if best is not None:
                 write_best(self._folder, *best)
                 if self._best is best:  # not of a later epoch
@@ -62,16 +68,18 @@ class Keeper:
 
     def finish_epoch(self, line: dict[str, Any]) -> None:
         """Saves an epoch's end: the weights if they are the best so far, then the state."""
-        if all(line["val_top1"] > earlier["val_top1"] for earlier in self._trainer.journal.epochs[:-1]):
+        if self._trainer.ranks.is_first and all(
+            line["val_top1"] > earlier["val_top1"] for earlier in self._trainer.journal.epochs[:-1]
+        ):
             self._best = snapshot(self._trainer.engine.model.state_dict()), line
         self.save()
 
     def close(self) -> str | None:
-        """Waits until everything is written; returns why the last checkpoint was not, or None if it was."""
+        """Waits until everything is written; returns why the last checkpoint was not, or None if it was (here)."""
         return self._writer.wait()
 
 
-def write_power(meter: EnergyMeter, folder: RunFolder) -> None:
+def write_power(rows: Sequence[TraceRow], folder: RunFolder) -> None:
     """Writes `power.csv`, if any power was read."""
-    if meter.trace_rows():
-        meter.write_csv(folder.power)
+    if rows:
+        write_rows(folder.power, rows)

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from fastast.train.account import PhaseCounts
 from fastast.train.decision import HIST_BINS, HIST_WIDTH
-from fastast.train.engine import Status
+from fastast.train.distributed import Ranks
 from fastast.train.evaluate import Accuracy
 from fastast.train.schedule import GATED, Stretch
+from fastast.train.status import Status
 from fastast.train.steps import ScoreStep
 
 
@@ -32,7 +33,7 @@ class MetricsWriter:
 
     Args:
         log_every: offered batches between two step lines.
-        batch_size: rows of an optimizer step.
+        batch_size: rows of an optimizer step, on all ranks together.
 
     Attributes:
         num_batches: offered batches so far.
@@ -126,9 +127,9 @@ class MetricsWriter:
         return line
 
 
-def read_hist(step: ScoreStep) -> dict[str, Any]:
+def read_hist(step: ScoreStep, ranks: Ranks) -> dict[str, Any]:
     """Scoring losses of the epoch by bin (lower edges in nats, the last bin open); starts the next epoch's."""
-    skipped, selected = step.decision.hist.tolist()
+    skipped, selected = ranks.reduce(step.decision.hist).tolist()
     step.decision.hist.zero_()
     return {"edges": [bin * HIST_WIDTH for bin in range(HIST_BINS)], "selected": selected, "skipped": skipped}
 

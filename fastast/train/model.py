@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib
+import inspect
 import itertools
 import pickle
 import re
@@ -29,8 +30,9 @@ def build_model(arch: str, num_classes: int, weights: str = "none") -> tuple[nn.
     Args:
         arch: a torchvision classifier ("resnet50"), or "module:function" called with `num_classes=`.
         num_classes: outputs of the head.
-        weights: "none", "imagenet" (torchvision's best for `arch`), or a .pt/.pth/.safetensors file. Files are
-            read without executing code. A head of another size is left as initialised.
+        weights: "none", "imagenet" (torchvision's best for `arch`; a function of the user's is called with
+            `weights="imagenet"` too and loads its own), or a .pt/.pth/.safetensors file. Files are read without
+            executing code. A head of another size is left as initialised.
 
     Returns:
         The model, and notes for the user (such as the replaced head).
@@ -39,6 +41,9 @@ def build_model(arch: str, num_classes: int, weights: str = "none") -> tuple[nn.
         InputError: unknown arch, unreadable weights, or weights of another network.
     """
     check_names(arch, weights)
+    if weights == "imagenet" and ":" in arch:
+        model = _construct(arch, num_classes, weights)
+        return model.to(memory_format=torch.channels_last), [f"weights imagenet: as loaded by {arch}"]
     model = _construct(arch, num_classes)
     notes = []
     if weights != "none":
@@ -68,14 +73,22 @@ def check_names(arch: str, weights: str) -> None:
         raise InputError(f"--weights {weights}: no such file")
 
 
-def _construct(arch: str, num_classes: int) -> nn.Module:
+def _construct(arch: str, num_classes: int, weights: str = "none") -> nn.Module:
     if ":" not in arch:
         # Auxiliary heads would have to be trained on losses of their own.
         options = {"aux_logits": False, "init_weights": False} if arch in ("googlenet", "inception_v3") else {}
         return torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **options)
     module_name, _, function_name = arch.partition(":")
     try:
-        model = getattr(importlib.import_module(module_name), function_name)(num_classes=num_classes)
+        function = getattr(importlib.import_module(module_name), function_name)
+        if weights == "none":
+            model = function(num_classes=num_classes)
+        elif "weights" in inspect.signature(function).parameters:
+            model = function(num_classes=num_classes, weights=weights)
+        else:
+            raise InputError(f"--weights {weights}: {arch} takes no weights=, so it has none; give a file instead")
+    except InputError:
+        raise  # the function's own words
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f"--arch {arch}: {error}; expected module:function on the Python path, called with num_classes="
@@ -86,8 +99,6 @@ def _construct(arch: str, num_classes: int) -> nn.Module:
 
 
 def _imagenet_state(arch: str) -> dict[str, Tensor]:
-    if ":" in arch:
-        raise InputError(f"--weights imagenet: torchvision has none for {arch}; give a file instead")
     weights = torchvision.models.get_model_weights(arch).DEFAULT
     try:
         return weights.get_state_dict(progress=True, check_hash=True)

@@ -111,11 +111,12 @@ class GuardedStep(nn.Module):
         Returns:
             bool, 0-dim, on the device: True if the step was skipped.
         """
-        (loss * self.scale).backward()
+        # A loss that is not finite makes every gradient NaN, so that all ranks learn of it from their mean.
+        bad_loss = ~torch.isfinite(loss.detach())
+        loss.backward(torch.where(bad_loss, torch.nan, self.scale))
         grads = [p.grad for p in self._parameters_list if p.grad is not None]
         found_inf = torch.zeros((), device=loss.device)
         torch._amp_foreach_non_finite_check_and_unscale_(grads, found_inf, self.scale.reciprocal())
-        bad_loss = ~torch.isfinite(loss.detach())
         skipped = bad_loss | (found_inf > 0)
         self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
         self.optimizer.grad_scale = None  # type: ignore[attr-defined]

@@ -40,13 +40,16 @@ class Planner:
         config: completed options.
         num_train: size of the training set.
         proxy: the engine's scorer, from which the proxy gate has its cost.
+        num_ranks: processes that train together.
 
     Attributes:
         policy: the gate.
         schedule: the stretches of the run.
     """
 
-    def __init__(self, config: TrainConfig, num_train: int, proxy: ProxyScorer | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, num_train: int, proxy: ProxyScorer | None = None, *, num_ranks: int = 1
+    ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
         assert (proxy is not None) == (config.gate == "proxy"), "the proxy gate needs the engine's scorer"
         self._config = config
@@ -55,7 +58,7 @@ class Planner:
         if proxy is not None:
             options["proxy"] = {"score_units": proxy.score_units, "upkeep_units": proxy.upkeep_units}
         self.policy: Policy = make_policy(config.gate, **options.get(config.gate, {}))
-        self._warmup = max(config.warmup_epochs, config.dense_calibration * config.batch_size / num_train)
+        self._warmup = max(config.warmup_epochs, config.dense_calibration * config.batch_size * num_ranks / num_train)
         self.schedule = Schedule(
             num_train,
             epochs=config.epochs,

@@ -12,6 +12,7 @@ from fastast.data import Batch
 from fastast.errors import InputError
 from fastast.gate import ProxyTwin, RankCorrelation, Significance
 from fastast.train.compiler import compile_step
+from fastast.train.distributed import Ranks
 from fastast.train.model import check_fits
 from fastast.train.proxy_net import ProxyNet, build_proxy, forward_flops
 from fastast.train.steps import logits_of
@@ -162,9 +163,10 @@ class TwinScorer(ProxyScorer):
 
 
 class NetScorer(ProxyScorer):
-    """Scores with a network of its own (`ProxyNet`), trained on every full batch: three times the work of scoring it.
+    """Scores with a network of its own (`ProxyNet`), trained on every batch: three times the work of scoring it.
 
-    Padding would enter the batch statistics, so a partial batch is scored only.
+    Padding would enter the batch statistics, so a partial batch is filled up with its own rows again. All ranks step
+    together, so one without a row takes part with rows of zeros.
     """
 
     scorer: ProxyNet
@@ -172,9 +174,11 @@ class NetScorer(ProxyScorer):
 
     def learn(self, batch: Batch) -> float:
         rows = len(batch.valid)
-        if batch.num_valid < rows:
-            return 0.0
-        self.scorer.learn(batch.images, batch.labels)
+        images, labels = batch.images, batch.labels
+        if 0 < batch.num_valid < rows:
+            again = torch.arange(rows, device=labels.device) % batch.num_valid
+            images, labels = images[again].contiguous(memory_format=torch.channels_last), labels[again]
+        self.scorer.learn(images, labels)
         return self.upkeep_units * rows
 
     def set_lr(self, share: float) -> None:
@@ -193,6 +197,7 @@ def build_scorer(
     thumbnail_side: int | None,
     dtype: torch.dtype,
     compiled: bool | str,
+    ranks: Ranks,
 ) -> tuple[ProxyScorer, list[str]]:
     """The scorer that the options ask for, and notes for the user.
 
@@ -207,6 +212,7 @@ def build_scorer(
         thumbnail_side: short side of the thumbnails that are scored, pixels; None if full pictures are.
         dtype: compute type of the forwards.
         compiled: whether, or in which mode, they go through `torch.compile`.
+        ranks: who trains a network of its own together.
 
     Raises:
         InputError: unknown --proxy-arch, or a network that takes no pictures of the proxy size.
@@ -221,7 +227,13 @@ def build_scorer(
     _check_small(network, "--proxy-arch", config.proxy_arch, size, num_classes)
     units = forward_flops(network, size) / forward_flops(full, config.image_size)
     net = ProxyNet(
-        network, size, momentum=config.momentum, weight_decay=config.weight_decay, dtype=dtype, compiled=compiled
+        network,
+        size,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        dtype=dtype,
+        compiled=compiled,
+        ranks=ranks,
     )
     scorer = NetScorer(net, full, config, size=size, score_units=units, dtype=dtype, compiled=compiled)
     note = (

@@ -13,7 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastast.errors import InputError
 from fastast.gate import shrink
+from fastast.train.averaging import averaged
 from fastast.train.compiler import compile_step
+from fastast.train.distributed import Ranks
 from fastast.train.model import build_model, check_names, scoring_twin
 from fastast.train.optimizer import GuardedStep, build_sgd
 from fastast.train.steps import logits_of
@@ -83,6 +85,22 @@ def forward_flops(network: nn.Module, size: int) -> int:
     return counter.get_total_flops()
 
 
+class _Loss(nn.Module):
+    """The training forward: plain cross entropy."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype, compiled: bool | str) -> None:
+        super().__init__()
+        self.network = network
+        self._dtype = dtype
+        self._run = compile_step(self._compute, compiled)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self._run(images, labels)
+
+    def _compute(self, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits_of(self.network, images, self._dtype), labels)
+
+
 class ProxyNet(nn.Module):
     """A network that scores in eval mode and trains in train mode, both on small pictures.
 
@@ -94,6 +112,7 @@ class ProxyNet(nn.Module):
         momentum, weight_decay: of its SGD.
         dtype: compute type of the training forward.
         compiled: whether, or in which mode, it goes through `torch.compile`.
+        ranks: who trains it together.
     """
 
     def __init__(
@@ -105,6 +124,7 @@ class ProxyNet(nn.Module):
         weight_decay: float,
         dtype: torch.dtype,
         compiled: bool | str,
+        ranks: Ranks,
     ) -> None:
         super().__init__()
         self.size = size
@@ -112,8 +132,8 @@ class ProxyNet(nn.Module):
         self._scorer = [scoring_twin(network)]
         optimizer = build_sgd(network, momentum=momentum, weight_decay=weight_decay)
         self.guard = GuardedStep(network, optimizer, scale_loss=dtype == torch.float16, compiled=compiled)
-        self._dtype = dtype
-        self._objective = compile_step(self._loss, compiled)
+        # In a list, so that the network is in this module's state once.
+        self._objective = [averaged(_Loss(network, dtype, compiled), network, size, ranks)]
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Any:
@@ -121,13 +141,10 @@ class ProxyNet(nn.Module):
         return self._scorer[0](shrink(images, self.size))
 
     def learn(self, images: Tensor, labels: Tensor) -> None:
-        """One training step on images [B, C, S, S] at side s, all of whose rows must be valid; labels int64 [B]."""
+        """One training step on images [B, C, S, S] at side s, all of whose rows must be pictures; labels int64 [B]."""
         self.guard.save_buffers()
         # Made small outside of the graph, so that one graph serves pictures of all sizes.
-        self.guard.backward_and_step(self._objective(shrink(images, self.size), labels))
-
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits_of(self.network, images, self._dtype), labels)
+        self.guard.backward_and_step(self._objective[0](shrink(images, self.size), labels))
 
     def get_extra_state(self) -> dict[str, Any]:
         """State of the optimizer."""

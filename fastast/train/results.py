@@ -51,8 +51,12 @@ def write_samples(folder: RunFolder, trainer: Trainer) -> None:
 
 
 def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped: str | None) -> dict[str, Any]:
-    """The contents of `summary.json`, schema 1: counts of executed work, never of planned work."""
+    """The contents of `summary.json`, schema 1: counts of executed work, never of planned work.
+
+    All ranks call it.
+    """
     config, machine, dataset, journal = trainer.config, trainer.machine, trainer.dataset, trainer.journal
+    energy, names = trainer.energy.over_ranks(trainer.ranks), trainer.ranks.share(device_name(machine.device))
     account = journal.account
     version, commit = code_version()
     whole, gated = account.whole, account.gated
@@ -71,8 +75,8 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
         "resumes": account.resumes,
         "hardware": {
             "device": machine.device.type,
-            "names": [device_name(machine.device)],
-            "world_size": 1,
+            "names": names,
+            "world_size": trainer.ranks.size,
             "driver": driver,
             "torch": torch.__version__,
             "dali": nvidia.dali.__version__,
@@ -131,11 +135,11 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             dense=dense_counts,
             gated=gated_counts,
             gate_is_dense=gate_is_dense,
-            run=trainer.energy.run(),
+            run=energy.run,
             idle=trainer.energy.idle,
-            dense_energy=None if gate_is_dense else trainer.energy.part(DENSE_PART),
-            gated_energy=trainer.energy.part(gated_part),
-            notes=price_notes(trainer.energy.run().joules, config.price_per_kwh, config.gco2_per_kwh),
+            dense_energy=None if gate_is_dense else energy.parts.get(DENSE_PART),
+            gated_energy=energy.parts.get(gated_part),
+            notes=price_notes(energy.run.joules, config.price_per_kwh, config.gco2_per_kwh),
         ),
     }
 

@@ -38,11 +38,12 @@ class SelectStep(nn.Module):
         """Takes images [B, 3, s, s] channels-last, labels [B], ids [B], valid [B] bool, epoch int64 0-dim.
 
         Returns:
-            float64[2 B]: the ids, then the loss weight of each row, 0 where it is not selected.
+            float64[2 B]: the ids (N for padding), then the loss weight of each row, 0 where it is not selected.
         """
         logits = logits_of(self._scorer[0], images, self.dtype)
         mask, weights = self.decision(logits, labels, images, ids, epoch, valid)
         if weights is None:
             weights = mask.float()
-        self.weights.index_copy_(0, torch.where(valid, ids, len(self.weights) - 1), weights)
+        ids = torch.where(valid, ids, len(self.weights) - 1)
+        self.weights.index_copy_(0, ids, weights)
         return torch.cat((ids.double(), weights.double()))

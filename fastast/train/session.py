@@ -5,41 +5,50 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
-from fastast.config import TrainConfig
+from fastast.config import STALL_TIMEOUT_S, TrainConfig
 from fastast.console import Reporter, verdict
 from fastast.data import Dataset, draw_dataset, open_dataset
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.meter import EnergyMeter, merge_idle
 from fastast.energy.nvml import open_machine as open_nvml
-from fastast.errors import InputError
+from fastast.errors import InputError, ToldElsewhere
 from fastast.files import cache_root
 from fastast.given import read_toml
 from fastast.options import parse_duration
 from fastast.report.page import write_report
-from fastast.run import RunFolder
-from fastast.train.distributed import require_single_process
+from fastast.run import OtherRanksFolder, RunFolder
+from fastast.train.beginning import other_ranks, resume_run, start_run, what_changed
+from fastast.train.distributed import (
+    RankLost,
+    Ranks,
+    find_placement,
+    is_elastic,
+    is_restart,
+    launched_by_torchrun,
+    open_ranks,
+)
 from fastast.train.energy_book import EnergyBook
 from fastast.train.keeper import Keeper, write_power
+from fastast.train.launch import count_processes, launch
 from fastast.train.memory_fit import describe_out_of_memory, fitting_batch, is_out_of_memory
 from fastast.train.model import check_names
 from fastast.train.opening import Opening, open_run
 from fastast.train.proxy_net import check_proxy_arch
-from fastast.train.results import build_summary, write_classes, write_samples
+from fastast.train.reshape import for_ranks
+from fastast.train.results import build_summary, write_samples
 from fastast.train.setup import Machine, complete_config, open_machine
 from fastast.train.stopping import Stopped, StopRequest
+from fastast.train.tensorboard import events_written, require_tensorboard
 from fastast.train.trainer import Trainer
-from fastast.train.watchdog import STALL_FILE, Watchdog, end_stalled_run
+from fastast.train.watched import close_or_leave, watched
 
-# How long a run that has ended waits for reads that hang.
-CLOSE_TIMEOUT_S = 10.0
-
-PICTURES_CHANGED = "the data has changed since (pictures added, removed or rewritten)"
 DEMO_SET = {"num_classes": 12, "train_per_class": 150, "val_per_class": 30}
 
 
@@ -68,8 +77,34 @@ def train(
     Raises:
         InputError: something that the user can fix.
     """
-    require_single_process()
-    opening = open_run({**(read_toml(toml_path) if toml_path else {}), **given}, resume, force=force)
+    given = {**(read_toml(toml_path) if toml_path else {}), **given}
+    num_processes = count_processes(given.get("nproc"), given.get("device", "auto"))
+    if num_processes > 1 and not launched_by_torchrun() and find_placement().size == 1:
+        return launch(num_processes, argv)
+    if is_restart():
+        if "out" not in given:
+            raise InputError("a restarted run is found by its folder: start with --out")
+        resume = "auto"
+    try:
+        with open_ranks(given.get("device", "auto"), float(given.get("stall_timeout", STALL_TIMEOUT_S))) as ranks:
+            return _train(given, resume, argv, reporter, ranks, force=force)
+    except RankLost as lost:
+        print(
+            f"fastast train: error: {lost}; continue from the last checkpoint with --resume",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)  # threads that wait for the others cannot be stopped
+
+
+def _train(
+    given: dict[str, Any], resume: str | None, argv: list[str], reporter: Reporter, ranks: Ranks, *, force: bool
+) -> int:
+    if not ranks.is_first:
+        reporter = Reporter(Console(quiet=True))
+    opening = ranks.decide(lambda: open_run(given, resume, force=force))
+    if not ranks.is_first:
+        opening = dataclasses.replace(opening, folder=OtherRanksFolder(opening.folder.path))
     if opening.finished is not None:
         try:
             reporter.console.print(verdict(opening.finished))
@@ -77,8 +112,8 @@ def train(
             raise InputError(f"{opening.folder.summary}: written by another version, or damaged") from error
         reporter.note(f"finished already: {opening.folder.path}")
         return 0
-    request = StopRequest(parse_duration(opening.config.max_time, "--max-time") if opening.config.max_time else None)
-    return _run(opening, request, argv, reporter, force=force)
+    max_time_s = parse_duration(opening.config.max_time, "--max-time") if opening.config.max_time else None
+    return _run(opening, StopRequest(max_time_s, ranks.largest), argv, reporter, ranks, force=force)
 
 
 def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
@@ -104,25 +139,32 @@ def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
     )
 
 
-def _run(opening: Opening, request: StopRequest, argv: list[str], reporter: Reporter, *, force: bool) -> int:
+def _run(
+    opening: Opening, request: StopRequest, argv: list[str], reporter: Reporter, ranks: Ranks, *, force: bool
+) -> int:
     config, folder, state = opening.config, opening.folder, opening.state
     check_names(config.arch, config.weights if state is None else "none")
+    if config.tensorboard:
+        require_tensorboard()
     if config.gate == "proxy" and config.proxy_arch:
         check_proxy_arch(config.proxy_arch)
     _refuse_data_folder(config, folder)
-    dataset = open_data(config, reporter)
+    dataset = ranks.in_turn(lambda: open_data(config, reporter))
+    _require_one_data_set(dataset, ranks)
     machine = open_machine(config.device, config.precision, config.compile, deterministic=config.deterministic)
     if state is not None:
-        changed = _changed(state, dataset, machine)
-        if changed and not force:
+        changed = what_changed(state, dataset, machine)
+        others = other_ranks(state, ranks)
+        if (changed or (others and not is_elastic())) and not force:
             raise InputError(
-                f"{opening.checkpoint}: {changed[0]}; add --force to go on, or start anew with another --out"
+                f"{opening.checkpoint}: {(changed + others)[0]}; add --force to go on, or start anew with another --out"
             )
-        opening = dataclasses.replace(opening, changed=opening.changed + changed)
-    complete_config(config, machine, dataset.train.num_samples)
-    _introduce(config, dataset, machine, reporter)
+        state = {**state, "trainer": for_ranks(state["trainer"], ranks.size)}
+        opening = dataclasses.replace(opening, state=state, changed=opening.changed + changed + others)
+    complete_config(config, machine, dataset.train.num_samples, num_ranks=ranks.size, num_local=ranks.local_size)
+    _introduce(config, dataset, machine, reporter, ranks)
     try:
-        return _fit(opening, dataset, machine, request, argv, reporter)
+        return _fit(opening, dataset, machine, request, argv, reporter, ranks)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -131,15 +173,13 @@ def _run(opening: Opening, request: StopRequest, argv: list[str], reporter: Repo
     raise InputError(advice if state is None else f"{advice}; that takes a new run, with another --out")
 
 
-def _changed(state: dict[str, Any], dataset: Dataset, machine: Machine) -> tuple[str, ...]:
-    """What is not as it was when a checkpoint was written, beside the options."""
-    changed = []
-    if state["fingerprint"] != dataset.fingerprint:
-        changed.append(PICTURES_CHANGED)
-    if state["dtype"] != str(machine.dtype):
-        names = (str(dtype).removeprefix("torch.") for dtype in (state["dtype"], machine.dtype))
-        changed.append("the number format has changed since ({} -> {})".format(*names))
-    return tuple(changed)
+def _require_one_data_set(dataset: Dataset, ranks: Ranks) -> None:
+    """Refuses machines that see different pictures."""
+    fingerprints = ranks.share(dataset.fingerprint)
+    if len(set(fingerprints)) == 1:
+        return
+    message = "the machines see different pictures under the same path: copy or mount the same data on all of them"
+    raise InputError(message) if ranks.is_first else ToldElsewhere(message)
 
 
 def _fit(
@@ -149,6 +189,7 @@ def _fit(
     request: StopRequest,
     argv: list[str],
     reporter: Reporter,
+    ranks: Ranks,
 ) -> int:
     config, folder, state = opening.config, opening.folder, opening.state
     with contextlib.ExitStack() as stack:
@@ -157,37 +198,59 @@ def _fit(
         if state is not None and opening.checkpoint is not None:
             meter.continue_csv(opening.checkpoint.resolve().parent.parent / folder.power.name)
         energy = EnergyBook(stack.enter_context(meter))
-        trainer = Trainer(config, machine, dataset, folder, energy, reporter, continued=state is not None)
+        trainer = Trainer(
+            config,
+            machine,
+            dataset,
+            folder,
+            energy,
+            reporter,
+            ranks=ranks,
+            continued=None if state is None else state["trainer"],
+        )
         exit_code = 1  # for as long as nothing better can be said
-        stack.callback(lambda: _close(trainer, request, exit_code))
-        folder.create()  # not before everything that can be refused has been accepted
-        stack.enter_context(folder.lock())
-        opening.require_untouched()
+        stack.callback(lambda: close_or_leave(trainer, request, exit_code))
+
+        def take_folder() -> None:  # not before everything that can be refused has been accepted
+            folder.create()
+            stack.enter_context(folder.lock())
+            opening.require_untouched()
+
+        ranks.decide(take_folder)
         if state is not None:
-            _resume(trainer, opening, reporter)
+            resume_run(trainer, opening, reporter)
         else:
-            _start(trainer, folder)
+            ranks.decide(lambda: start_run(trainer, folder))
+        if config.tensorboard and ranks.is_first:
+            stack.enter_context(events_written(folder, reporter))
+            trainer.journal.account.quarantined = len(dataset.quarantined)
         if meter.devices:
-            energy.idle = meter.measure_idle()
+            energy.idle = merge_idle(ranks.share(meter.measure_idle()))
         keeper = Keeper(trainer, folder, config.checkpoint_every, reporter)
         stopped = None
         with request.listening():  # until all is saved: another signal must not end that
             try:
-                with _watched(trainer, request, folder):
+                with watched(trainer, request, folder, ranks):
                     trainer.fit(keeper)
             except Stopped as stop:
                 stopped = stop
                 keeper.save()
             finally:
                 failure = keeper.close()
-            if failure is not None:
+            if (failure := ranks.share(failure)[0]) is not None:
                 raise InputError(f"{failure}; free some space or make the folder writable, then continue with --resume")
             meter.stop()
-            write_power(meter, folder)
             summary = build_summary(trainer, nvml.driver, argv, stopped=stopped.reason if stopped else None)
-            write_samples(folder, trainer)
-            folder.write_json(folder.summary, summary)  # last, since it says that all is done
+            trainer.journal.merge_offered()
+            # A set, since what stood in the file before a resume comes from every rank.
+            rows = sorted({row for theirs in ranks.collect(meter.trace_rows()) for row in theirs})
+            if ranks.is_first:
+                write_power(rows, folder)
+                write_samples(folder, trainer)
+                folder.write_json(folder.summary, summary)  # last, since it says that all is done
         exit_code = stopped.exit_code if stopped else 0
+    if not ranks.is_first:
+        return exit_code
     try:
         write_report(folder.path)
     except (InputError, OSError) as error:  # the run itself is done and safe
@@ -198,36 +261,6 @@ def _fit(
     reporter.console.print(verdict(summary))
     reporter.note(f"run folder: {folder.path} (report.html shows it)")
     return exit_code
-
-
-@contextlib.contextmanager
-def _watched(trainer: Trainer, request: StopRequest, folder: RunFolder) -> Iterator[None]:
-    """Between two batches the trainer looks for requests to stop, and shows that it is alive."""
-    timeout_s = trainer.config.stall_timeout
-    trainer.waiting = request.check
-    if timeout_s == 0:
-        trainer.between = request.check
-        yield
-        return
-    with Watchdog(timeout_s, lambda: end_stalled_run(folder, timeout_s)) as watchdog:
-
-        def between() -> None:
-            watchdog.beat()
-            request.check()
-
-        trainer.between = between
-        yield
-
-
-def _close(trainer: Trainer, request: StopRequest, exit_code: int) -> None:
-    """Frees the data pipelines; where one of their threads hangs, ends the process without it."""
-
-    def leave() -> None:
-        os.write(2, b"fastast: a read of the data hangs; ended without it\n")
-        os._exit(exit_code)
-
-    with request.listening(), Watchdog(CLOSE_TIMEOUT_S, leave):
-        trainer.close()
 
 
 def _refuse_data_folder(config: TrainConfig, folder: RunFolder) -> None:
@@ -242,10 +275,11 @@ def metered_devices(device: torch.device) -> list[int | str]:
     return [f"GPU-{torch.cuda.get_device_properties(device).uuid}"] if device.type == "cuda" else []
 
 
-def _introduce(config: TrainConfig, dataset: Dataset, machine: Machine, reporter: Reporter) -> None:
+def _introduce(config: TrainConfig, dataset: Dataset, machine: Machine, reporter: Reporter, ranks: Ranks) -> None:
+    times = f" on each of {ranks.size} ranks" if ranks.size > 1 else ""
     reporter.note(
         f"{dataset.train.num_samples:,} training and {dataset.val.num_samples:,} validation pictures, "
-        f"{len(dataset.classes)} classes; {config.arch} at {config.image_size} px, batch {config.batch_size}"
+        f"{len(dataset.classes)} classes; {config.arch} at {config.image_size} px, batch {config.batch_size}{times}"
     )
     if dataset.quarantined:
         first = dataset.quarantined[0]
@@ -254,52 +288,3 @@ def _introduce(config: TrainConfig, dataset: Dataset, machine: Machine, reporter
             f"such as {first.path}: {first.reason}"
         )
     reporter.note(f"precision {machine.precision_note}; compile {machine.compile_note}")
-
-
-def _start(trainer: Trainer, folder: RunFolder) -> None:
-    """Writes what a run folder holds from its first moment; nothing of an earlier attempt stays."""
-    logs = (folder.metrics, folder.summary, folder.power, folder.samples, folder.path / STALL_FILE)
-    for path in (*logs, folder.previous, folder.best, folder.weights):
-        path.unlink(missing_ok=True)
-    _describe(trainer, folder)
-    _list_quarantined(trainer, folder)
-
-
-def _list_quarantined(trainer: Trainer, folder: RunFolder) -> None:
-    """Begins `quarantine.jsonl` with what the scan found."""
-    folder.quarantine.unlink(missing_ok=True)
-    for entry in trainer.dataset.quarantined:
-        folder.append_quarantine({"id": entry.id, "path": entry.path, "reason": entry.reason})
-    trainer.journal.account.quarantined = len(trainer.dataset.quarantined)
-
-
-def _describe(trainer: Trainer, folder: RunFolder) -> None:
-    folder.write_json(folder.config, dataclasses.asdict(trainer.config))
-    write_classes(folder, trainer.dataset.classes)
-
-
-def _resume(trainer: Trainer, opening: Opening, reporter: Reporter) -> None:
-    state, checkpoint, folder = opening.state, opening.checkpoint, opening.folder
-    assert state is not None
-    assert checkpoint is not None
-    for note in (opening.note, *opening.changed):
-        if note is not None:
-            reporter.note(note)
-    other_pictures = PICTURES_CHANGED in opening.changed
-    try:
-        trainer.load_state_dict(state["trainer"], other_pictures=other_pictures)
-    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{checkpoint}: does not fit this run ({reason})") from error
-    if state["dtype"] != str(trainer.machine.dtype):
-        trainer.engine.reset_loss_scale()
-    folder.continue_from(checkpoint, state["sizes"])
-    _describe(trainer, folder)
-    if other_pictures:
-        _list_quarantined(trainer, folder)
-    offered = trainer.journal.account.whole.offered
-    resumed: dict[str, Any] = {"epoch": trainer.epoch, "offered": offered}
-    if opening.changed:
-        resumed["changed"] = list(opening.changed)
-    trainer.journal.account.resumes.append(resumed)
-    reporter.note(f"continuing in epoch {trainer.epoch} ({offered:,} samples offered so far)")

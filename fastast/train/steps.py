@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -73,8 +72,41 @@ class ScoreStep(nn.Module):
         self.queue.push(images, labels, ids, mask, weights)
 
 
+class Objective(nn.Module):
+    """The training forward: mean weighted cross entropy with label smoothing, and each row's plain cross entropy.
+
+    Args:
+        model: the network that trains.
+        dtype: compute type of the forward.
+        label_smoothing: in [0, 1).
+        compiled: whether, or in which mode, it goes through `torch.compile`.
+    """
+
+    def __init__(self, model: nn.Module, *, dtype: torch.dtype, label_smoothing: float, compiled: bool | str) -> None:
+        super().__init__()
+        self.model = model
+        self._dtype = dtype
+        self._label_smoothing = label_smoothing
+        self._run = compile_step(self._compute, compiled)
+
+    def forward(self, images: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes images [B, 3, S, S], labels int64 [B], weights [B]; returns float32 0-dim and [B] without gradient."""
+        return self._run(images, labels, weights)
+
+    def _compute(self, images: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = F.log_softmax(logits_of(self.model, images, self._dtype), dim=1)  # [B, C]
+        loss = -log_p.gather(1, labels[:, None]).squeeze(1)
+        smooth = (1 - self._label_smoothing) * loss - self._label_smoothing * log_p.mean(1)
+        return (weights * smooth).mean(), loss.detach()
+
+
 class TrainStep(nn.Module):
     """Trains on one full batch from the queue, and remembers each sample's loss.
+
+    Args:
+        objective: an `Objective`, or what averages its gradients over ranks.
+        guard: the optimizer step.
+        memory: takes the losses.
 
     Attributes:
         loss_sum: float64: cross entropy (before label smoothing) summed over the rows of steps that counted.
@@ -86,24 +118,22 @@ class TrainStep(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        objective: nn.Module,
         guard: GuardedStep,
         memory: ScoreMemory,
-        *,
-        dtype: torch.dtype,
-        label_smoothing: float,
-        compiled: bool | str,
     ) -> None:
         super().__init__()
-        self._model = [model]
+        self._objective = [objective]  # the model's tensors stay out of this module's state
         self.guard = guard
         self.memory = memory
-        self.dtype = dtype
-        self.label_smoothing = label_smoothing
-        device = next(model.parameters()).device
+        device = next(objective.parameters()).device
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64, device=device))
         self.register_buffer("loss_rows", torch.zeros((), dtype=torch.int64, device=device))
-        self.objective: Callable[..., tuple[Tensor, Tensor]] = compile_step(self._objective, compiled)
+
+    @property
+    def objective(self) -> nn.Module:
+        """As given."""
+        return self._objective[0]
 
     def forward(self, rows: Rows) -> None:
         """Runs forward, backward and one optimizer step on `rows` (B samples)."""
@@ -116,13 +146,6 @@ class TrainStep(nn.Module):
             self.memory.record(rows.ids, loss, counted.expand(len(loss)))
             self.loss_sum += torch.where(counted, loss.double().sum(), 0.0)
             self.loss_rows += counted * len(loss)
-
-    def _objective(self, images: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean weighted cross entropy with label smoothing, and the plain cross entropy [B] of each row."""
-        log_p = F.log_softmax(logits_of(self._model[0], images, self.dtype), dim=1)  # [B, C]
-        loss = -log_p.gather(1, labels[:, None]).squeeze(1)
-        smooth = (1 - self.label_smoothing) * loss - self.label_smoothing * log_p.mean(1)
-        return (weights * smooth).mean(), loss.detach()
 
 
 class EvalStep(nn.Module):

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastast.data import Batch, ThumbnailLoader
+from fastast.data import Batch, ThumbnailLoader, rank_slices
 from fastast.gate import LaggedReader
 from fastast.train.account import PhaseCounts
 from fastast.train.engine import Engine
-from fastast.train.passage import Moment, Passage
+from fastast.train.passage import NO_IDS, Moment, Passage
 
 
 @dataclass(slots=True)
@@ -59,34 +59,36 @@ class ThumbnailPass:
 
     def __init__(self, engine: Engine, loader: ThumbnailLoader, batch_size: int) -> None:
         self._engine, self._loader, self._batch_size = engine, loader, batch_size
-        self._decisions = LaggedReader(2 * batch_size, engine.device, torch.float64)
+        self._ranks = engine.ranks
+        self._decisions = LaggedReader(self._ranks.size * 2 * batch_size, engine.device, torch.float64)
         self._scored: tuple[int, Batch | None] | None = None  # valid rows of the batch whose decision is on its way
-        self._selected = np.zeros(0, np.int64)
+        self._selected = NO_IDS  # by all ranks, who share them out batch by batch
         self._ready: collections.deque[_Slice] = collections.deque()  # to be pulled
         self._pulled: collections.deque[_Slice] = collections.deque()  # by the loader of full pictures
         self._counts = PhaseCounts()
-        self._offered = np.zeros(0, np.int64)  # since the last moment
+        self._offered = NO_IDS  # since the last moment
         self._first = 0
 
     def slices(self, passage: Passage) -> Iterator[np.ndarray]:
-        """Scores what is left of a stretch; yields int64[n] ids to decode, n in 1 .. B, as they are selected."""
+        """Scores what is left of a stretch; yields int64[n] ids to decode, n <= B, as they are selected.
+
+        All ranks yield as many slices, in which each has its part of a batch of selected ids.
+        """
         for piece in tuple(self._pulled):  # before the run was stopped
             yield piece.ids
         yield from self._pull()
-        for thumbs in self._loader.epoch(passage.stretch.epoch, passage.rest()):
+        for thumbs in self._loader.stream(passage.stretch.epoch, passage.slices()):
             assert self._engine.proxy is not None, "the engine was built without a proxy"
             check = self._engine.proxy.check_due()
             decision, extra = self._engine.select(thumbs)
-            passage.advance(self._batch_size)
+            passage.advance()
             self._counts.scored += thumbs.num_valid
             self._counts.extra_units += extra
-            self._decide(self._decisions.push(decision))
+            self._decide(self._decisions.push(decision.flatten()))
             self._scored = thumbs.num_valid, thumbs if check else None
             yield from self._pull()
         self._decide(self._decisions.flush())
-        if len(self._selected):
-            self._ready.append(_Slice(self._selected))
-            self._selected = self._selected[:0]
+        self._cut(len(self._selected))
         yield from self._pull()
 
     def _pull(self) -> Iterator[np.ndarray]:
@@ -100,15 +102,21 @@ class ThumbnailPass:
             return
         assert self._scored is not None, "a decision without a batch"
         (num_valid, thumbs), self._scored = self._scored, None
-        ids, weights = decision.reshape(2, -1)
-        scored = ids[:num_valid].astype(np.int64)
+        rows = decision.reshape(self._ranks.size, 2, -1)  # ids and weights of every rank
+        ids, weights = rows[:, 0].astype(np.int64), rows[:, 1]
+        scored = ids[self._ranks.rank, :num_valid]
         self._offered = np.concatenate((self._offered, scored))
-        if thumbs is not None and num_valid:
+        if thumbs is not None:
             self._ready.append(_Slice(scored, thumbs))
-        self._selected = np.concatenate((self._selected, ids[weights > 0].astype(np.int64)))
-        while len(self._selected) >= self._batch_size:
-            self._ready.append(_Slice(self._selected[: self._batch_size]))
-            self._selected = self._selected[self._batch_size :]
+        self._selected = np.concatenate((self._selected, ids[weights > 0]))
+        size = self._batch_size * self._ranks.size
+        self._cut(len(self._selected) // size * size)
+
+    def _cut(self, num_ids: int) -> None:
+        """Shares out the oldest selected ids."""
+        ids, self._selected = self._selected[:num_ids], self._selected[num_ids:]
+        for mine in rank_slices(ids, self._batch_size, self._ranks.rank, self._ranks.size):
+            self._ready.append(_Slice(mine))
 
     def take(self, batch: Batch) -> None:
         """Queues a batch of full pictures, or checks the ranking with it: in the order of `slices`."""
@@ -123,7 +131,8 @@ class ThumbnailPass:
         """The work since the last call."""
         first, self._first = self._first, passage.offered
         counts, self._counts = self._counts, PhaseCounts()
-        offered, self._offered = self._offered, self._offered[:0]
+        offered, self._offered = self._offered, NO_IDS
+        counts.offered = len(offered)
         return Moment(first, passage.offered, counts, offered)
 
     def begin(self) -> None:
@@ -138,7 +147,8 @@ class ThumbnailPass:
             "selected": torch.from_numpy(self._selected),
             "ready": [piece.state_dict() for piece in self._ready],
             "pulled": [piece.state_dict() for piece in self._pulled],
-            "moment": Moment(self._first, self._first, self._counts, self._offered).state_dict(),
+            "moment": Moment(self._first, self._first, self._counts, NO_IDS).state_dict(),
+            "offered": torch.from_numpy(self._offered),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -152,5 +162,4 @@ class ThumbnailPass:
         self._ready.extend(_Slice.from_state(piece, device) for piece in state["ready"])
         self._pulled.extend(_Slice.from_state(piece, device) for piece in state["pulled"])
         moment = Moment.from_state(state["moment"])
-        assert moment.ids is not None, "a moment of thumbnails has ids"
-        self._first, self._counts, self._offered = moment.first, moment.counts, moment.ids
+        self._first, self._counts, self._offered = moment.first, moment.counts, state["offered"].numpy()

@@ -6,22 +6,27 @@ samples stand ready: a full batch is then trained. Every shape is constant.
 
 from __future__ import annotations
 
+import itertools
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from fastast.config import TrainConfig
 from fastast.console import FewNotes, Reporter
-from fastast.data import Batch, Dataset
+from fastast.data import Batch, Dataset, rank_slices
 from fastast.errors import InputError
 from fastast.run import RunFolder
 from fastast.train.account import PhaseCounts
 from fastast.train.adopt import adopt
+from fastast.train.averaging import average_statistics
 from fastast.train.building import build_engine
+from fastast.train.checkpoint import snapshot
+from fastast.train.distributed import Ranks
 from fastast.train.energy_book import EnergyBook
-from fastast.train.engine import Status
 from fastast.train.evaluate import evaluate
 from fastast.train.feeds import Feeds
 from fastast.train.journal import Journal
@@ -31,6 +36,7 @@ from fastast.train.passage import Moment, Passage
 from fastast.train.planner import Planner
 from fastast.train.schedule import GATED, WARMUP, Stretch
 from fastast.train.setup import Machine
+from fastast.train.shards import num_waiting, own_part, part_of
 from fastast.train.thumbnails import ThumbnailPass
 
 
@@ -48,7 +54,7 @@ class Saves(Protocol):
 
 
 class Trainer:
-    """One run on one device.
+    """One run on one device, or one rank's part of a run on several.
 
     Args:
         config: the options, completed by `complete_config`.
@@ -57,7 +63,8 @@ class Trainer:
         folder: where the run is written.
         energy: meters the run.
         reporter: shows progress.
-        continued: a state will be loaded, so initial weights are not.
+        ranks: who trains together. They call every method alike.
+        continued: the state that will be loaded, if there is one: initial weights then are not.
 
     Raises:
         InputError: the network does not fit the data, or does not compile though that was asked for.
@@ -78,31 +85,43 @@ class Trainer:
         energy: EnergyBook,
         reporter: Reporter,
         *,
-        continued: bool = False,
+        ranks: Ranks | None = None,
+        continued: dict[str, Any] | None = None,
     ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
         assert config.lr is not None, "complete_config was not called"
         self.config, self.dataset, self.folder = config, dataset, folder
         self.energy, self.reporter = energy, reporter
         self.batch_size, self.peak_lr = config.batch_size, config.lr
+        self.ranks = ranks = ranks or Ranks()
         self.between: Callable[[], None] = lambda: None
         self.waiting: Callable[[], None] = lambda: None
         self._quarantine_notes = FewNotes(reporter)
+        self._quarantined: list[tuple[int, str, str]] = []  # here, not yet known to all ranks
         num_train = dataset.train.num_samples
         side = dataset.train.thumbnail_side if config.gate == "proxy" else None
         self.engine, self.machine = build_engine(
             config,
             machine,
             reporter,
-            weights="none" if continued else config.weights,
+            weights=config.weights if continued is None else "none",
             num_classes=len(dataset.classes),
             num_train=num_train,
             thumbnail_side=side,
+            ranks=ranks,
+            num_waiting=0 if continued is None else num_waiting(continued),
         )
-        self.planner = Planner(config, num_train, self.engine.proxy)
+        self.planner = Planner(config, num_train, self.engine.proxy, num_ranks=ranks.size)
         self.policy, self.schedule = self.planner.policy, self.planner.schedule
         self.journal = Journal(
-            config, self.planner, folder, energy.meter, reporter, num_train=num_train, device=machine.device
+            config,
+            self.planner,
+            folder,
+            energy.meter,
+            reporter,
+            num_train=num_train,
+            device=machine.device,
+            ranks=ranks,
         )
         proxy = self.engine.proxy
         self.feeds = Feeds(
@@ -112,7 +131,7 @@ class Trainer:
             thumbnail_size=None if proxy is None or side is None else proxy.size,
             on_quarantine=self._quarantine,
             on_wait=lambda: self.waiting(),
-            on_note=reporter.note,
+            on_note=self._note_feed,
         )
         self._thumbs: ThumbnailPass | None = None
         if proxy is not None and self.feeds.thumbs is not None:
@@ -124,9 +143,31 @@ class Trainer:
         self._lap_s = self._began_s = time.monotonic()
 
     def _quarantine(self, sample_id: int, path: str, reason: str) -> None:
+        if self.ranks.size > 1:
+            self._quarantined.append((sample_id, path, reason))
+        else:
+            self._record_quarantined(path, {"id": sample_id, "path": path, "reason": reason})
+
+    def _record_quarantined(self, path: str, entry: dict[str, Any]) -> None:
         self.journal.account.quarantined += 1
-        self.folder.append_quarantine({"id": sample_id, "path": path, "reason": reason})
-        self._quarantine_notes.note(f"quarantined {path}", reason)
+        self.folder.append_quarantine(entry)
+        self._quarantine_notes.note(f"quarantined {path}", entry["reason"])
+
+    def _share_quarantined(self) -> None:
+        """Tells all ranks which pictures any of them has set aside."""
+        if self.ranks.size == 1:
+            return
+        for feed in (self.feeds.train, self.feeds.val):
+            self.ranks.reduce(torch.from_numpy(feed.bad_ids).view(torch.uint8), "max")
+        for sample_id, path, reason in itertools.chain(*self.ranks.share(self._quarantined)):
+            self._record_quarantined(path, {"id": sample_id, "path": path, "reason": reason})
+        self._quarantined = []
+
+    def _note_feed(self, line: str) -> None:
+        if self.ranks.is_first:
+            self.reporter.note(line)
+        else:  # whose reporter is silent
+            print(f"rank {self.ranks.rank}: {line}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Frees the data pipelines."""
@@ -172,7 +213,7 @@ class Trainer:
         if self._passage is None:
             bad_ids = self.feeds.train.bad_ids
             plan = self.planner.plan(stretch, bad_ids, self.engine.memory)
-            self._passage = Passage(stretch, plan, bad_ids)
+            self._passage = Passage(stretch, plan, bad_ids, batch_size=self.batch_size, ranks=self.ranks)
             if plan.num_clipped:
                 self.reporter.note(f"{plan.num_clipped:,} importance weights were cut to --clip-weights")
         passage, thumbs = self._passage, self._thumbs if scoring else None
@@ -183,7 +224,7 @@ class Trainer:
         self._lap()
         waited, decoded = self.feeds.wait_s, self.feeds.train.num_decoded
         if thumbs is None:
-            batches = self.feeds.train.epoch(stretch.epoch, passage.rest())
+            batches = self.feeds.train.stream(stretch.epoch, passage.slices())
         else:
             batches = self.feeds.train.stream(stretch.epoch, thumbs.slices(passage))
         try:
@@ -196,13 +237,13 @@ class Trainer:
                 # The middle of the batch, so that neither the first step nor the last has a learning rate of zero.
                 progress = self.schedule.progress(stretch.offered_before + (moment.first + moment.last) / 2)
                 self.engine.set_lr(lr_at(progress, peak=self.peak_lr, warmup=self.config.lr_warmup))
-                part.step(moment.last - moment.first)
+                part.step(moment.counts.offered)
                 moment.counts.decoded, decoded = self.feeds.train.num_decoded - decoded, self.feeds.train.num_decoded
                 moment.counts.data_wait, waited = self.feeds.wait_s - waited, self.feeds.wait_s
                 moment.counts.seconds = self._lap()
-                self._learn(self.journal.send(self.engine.status(), moment), passage)
+                self._learn(self.journal.send(self.engine.status(), moment), stretch)
                 self.between()
-                if saves.due():
+                if self.ranks.largest(saves.due()):
                     part.stop()
                     self.journal.account.phases[stretch.phase].seconds += self._lap()
                     saves.save()
@@ -211,13 +252,15 @@ class Trainer:
             if thumbs is not None:  # what was scored after the last selected batch
                 moment = thumbs.moment(passage)
                 moment.counts.seconds = self._lap()
-                self._learn(self.journal.send(self.engine.status(), moment), passage)
+                self._learn(self.journal.send(self.engine.status(), moment), stretch)
                 thumbs.begin()
-            self._learn(self.journal.flush(), passage)
+            self._learn(self.journal.flush(), stretch)
         finally:
             part.stop()
             self.journal.account.phases[stretch.phase].seconds += self._lap()
             batches.close()
+        self._share_quarantined()
+        self.engine.merge_memory()
         if self.feeds.train.bad_ids.all():
             raise InputError("no training picture could be decoded; quarantine.jsonl says why")
         if stretch.ends_epoch:
@@ -233,24 +276,33 @@ class Trainer:
             self.engine.enqueue(batch, passage.plan.weights)
             if passage.stretch.phase == WARMUP:
                 counts.extra_units = self.engine.learn_proxy(batch)
-        return Moment(*passage.advance(self.batch_size), counts)
+        first, last, ids = passage.advance()
+        ids = ids[~self.feeds.train.bad_ids[ids]]
+        counts.offered = len(ids)
+        return Moment(first, last, counts, ids)
 
-    def _learn(self, status: Status | None, passage: Passage) -> None:
+    def _learn(self, report: np.ndarray | None, stretch: Stretch) -> None:
         """Takes in what the device reported, and trains every full batch it tells of."""
-        for _ in range(self.journal.learn(status, passage, self.feeds.train.bad_ids, self.engine.guard.lr)):
+        ready = self.journal.learn(report, stretch, self.engine.guard.lr)
+        self.engine.move_rows(ready.moves)
+        for _ in range(ready.num_steps):
             self.engine.train()
-            self.journal.trained(passage.stretch.phase)
+            self.journal.trained(stretch.phase)
 
     def _finish_epoch(self, stretch: Stretch) -> dict[str, Any]:
         self.energy.meter.set_phase("eval")
         began = time.monotonic()
+        ids, ranks = np.arange(self.dataset.val.num_samples), self.ranks
         try:
+            average_statistics(self.engine.model, ranks)
             accuracy = evaluate(
                 self.engine.eval_step,
-                self.feeds.val,
+                self.feeds.val.over(rank_slices(ids, self.batch_size, ranks.rank, ranks.size)),
                 run=self.engine.evaluate,
                 on_logits=lambda *_: self.between(),
+                ranks=ranks,
             )
+            self._share_quarantined()
         finally:
             self.journal.account.eval_s += time.monotonic() - began
         self._quarantine_notes.flush("quarantined")
@@ -259,8 +311,8 @@ class Trainer:
             engine.read_status(),
             stretch,
             accuracy=accuracy,
-            hist=read_hist(engine.score_step) if scored else None,
-            gpu_j=self.energy.epoch_j(),
+            hist=read_hist(engine.score_step, ranks) if scored else None,
+            gpu_j=self.energy.epoch_j(ranks),
             ranking=None if engine.proxy is None else engine.proxy.read_correlation(),
         )
 
@@ -276,9 +328,15 @@ class Trainer:
         return [left[0].epoch, left[0].phase, left[0].start, left[0].stop] if left else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, as tensors and plain values, at any place between batches."""
+        """Everything that the rest of the run depends on, as tensors and plain values, at any place between batches.
+
+        Of several ranks the first has it; the others take part in making it, and have nothing that can be loaded.
+        """
         self._read_clock()
-        return {
+        self._share_quarantined()
+        self.engine.merge_memory()
+        self.journal.merge_offered()
+        state = {
             "engine": self.engine.state_dict(),
             "lr": self.engine.guard.lr,
             "journal": self.journal.state_dict(),
@@ -291,12 +349,14 @@ class Trainer:
             "bad_ids": torch.from_numpy(self.feeds.train.bad_ids),
             "bad_val_ids": torch.from_numpy(self.feeds.val.bad_ids),
         }
+        own = own_part(state, [name for name, _ in self.engine.model.named_buffers()])
+        return {**state, "ranks": self.ranks.collect(snapshot(own))[1:] if self.ranks.size > 1 else []}
 
     def load_state_dict(self, state: dict[str, Any], *, other_pictures: bool = False) -> None:
         """Takes up where `state_dict` was called.
 
         Args:
-            state: of `state_dict`; changed if there are other pictures.
+            state: of `state_dict` with as many ranks (`for_ranks`); changed if there are other pictures.
             other_pictures: the training set is not the one of the state.
 
         Raises:
@@ -306,10 +366,12 @@ class Trainer:
             dropped = adopt(state, self.dataset.train.num_samples)
             self.reporter.note(f"remembered losses start anew, and the epoch too; {dropped} waiting rows are dropped")
             state["bad_val_ids"] = torch.zeros(self.dataset.val.num_samples, dtype=torch.bool)
+        state = part_of(state, self.ranks.rank)
         self.engine.load_state_dict(state["engine"])
         self.engine.set_lr(state["lr"])
         self.journal.load_state_dict(state["journal"])
-        self.energy.load_state_dict(state["energy"])
+        if state["energy"] is not None:
+            self.energy.load_state_dict(state["energy"])
         self._next_stretch, self._trained = state["next_stretch"], state["trained"]
         # Within a stretch nothing of it may be another; between two, what lies ahead may be.
         known = slice(None) if state["passage"] is not None or self._trained else slice(2 if other_pictures else 3)
@@ -318,7 +380,14 @@ class Trainer:
             raise RuntimeError("its schedule is another one where the run stands")
         if state["passage"] is not None:
             stretch = self.schedule.stretches[self._next_stretch]
-            self._passage = Passage.from_state(state["passage"], stretch, self.planner, self.machine.device)
+            self._passage = Passage.from_state(
+                state["passage"],
+                stretch,
+                self.planner,
+                self.machine.device,
+                batch_size=self.batch_size,
+                ranks=self.ranks,
+            )
         if (self._thumbs is None) != (state["thumbs"] is None):
             raise RuntimeError("one of both scored from thumbnails: the pack has them now, or had them then")
         if self._thumbs is not None:

@@ -61,21 +61,22 @@ class Watchdog:
                 return
 
 
-def end_stalled_run(folder: RunFolder, timeout_s: float) -> None:
+def end_stalled_run(folder: RunFolder, timeout_s: float, file_name: str = STALL_FILE) -> None:
     """Ends the process with code 1 after saying where every thread stands, on stderr and in the run folder.
 
     Args:
         folder: the run.
         timeout_s: how long nothing came.
+        file_name: in the run folder.
     """
-    reporting = threading.Thread(target=_report, args=(folder, timeout_s), daemon=True)
+    reporting = threading.Thread(target=_report, args=(folder, timeout_s, file_name), daemon=True)
     reporting.start()
     reporting.join(REPORT_TIMEOUT_S)
     os._exit(1)
 
 
-def _report(folder: RunFolder, timeout_s: float) -> None:
-    path = folder.path / STALL_FILE
+def _report(folder: RunFolder, timeout_s: float, file_name: str) -> None:
+    path = folder.path / file_name
     message = (
         f"fastast: no batch came for {timeout_s:g} s; the stacks say where it hangs ({path} has them too): data on "
         "network storage that does not answer is the usual cause, then the GPU. The last checkpoint stands; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastast.data.order import epoch_ids, rank_batches
+from fastast.data.order import epoch_ids, rank_rows, rank_slices
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 1000])
@@ -43,13 +43,19 @@ def test_keep_filters_without_reordering() -> None:
 )
 def test_ranks_share_out_everything(count: int, batch_size: int, world_size: int) -> None:
     ids = epoch_ids(count, 0, 0)
-    parts = [rank_batches(ids, batch_size, rank, world_size) for rank in range(world_size)]
-    assert sorted(np.concatenate(parts).tolist()) == list(range(count))
-    lengths = [len(part) for part in parts]
-    assert max(lengths) - min(lengths) <= 1
+    parts = [list(rank_slices(ids, batch_size, rank, world_size)) for rank in range(world_size)]
+    assert len({len(part) for part in parts}) == 1  # no rank waits for a batch that another does not have
+    lengths = [[len(piece) for piece in part] for part in parts]
+    assert all(max(batch) - min(batch) <= 1 for batch in zip(*lengths, strict=True))
+    order = [sample for batch in zip(*parts, strict=True) for piece in batch for sample in piece.tolist()]
+    assert order == ids.tolist()
 
 
 def test_rank_rows_by_hand() -> None:
     ids = np.arange(100, 100 + 2 * 3 * 4 + 5)
-    assert rank_batches(ids, 4, 1, 3)[:8].tolist() == [104, 105, 106, 107, 116, 117, 118, 119]
-    assert rank_batches(ids, 4, 0, 1).tolist() == ids.tolist()
+    assert [piece.tolist() for piece in rank_slices(ids, 4, 1, 3)] == [
+        *([104, 105, 106, 107], [116, 117, 118, 119]),
+        [125, 126],
+    ]
+    assert [piece.tolist() for piece in rank_slices(ids[:6], 4, 0, 1)] == [[100, 101, 102, 103], [104, 105]]
+    assert rank_rows(1, 4, 0, 2) == slice(0, 0)

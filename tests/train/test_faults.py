@@ -16,7 +16,7 @@ import pytest
 
 from fastast.cli import main
 from fastast.run import RunFolder
-from fastast.train import session, trainer
+from fastast.train import trainer, watched
 from tests.train.processes import FORKS, command, hang_reads_after
 from tests.train.test_memory_fit import allow
 from tests.train.test_run import gated, lines_of, losses, options
@@ -120,7 +120,7 @@ def test_a_second_interrupt_ends_a_run_at_once_even_if_it_hangs(pictures, tmp_pa
 
 
 def hang_and_signal(metrics, hanging):
-    session.CLOSE_TIMEOUT_S = 1.0
+    watched.CLOSE_TIMEOUT_S = 1.0
     hang_reads_after(metrics, 20, hanging)
     threading.Thread(target=signal_once_there_is, args=(hanging,), daemon=True).start()
 

@@ -112,6 +112,37 @@ def test_imagenet_weights_without_a_network_name_the_file_to_fetch(monkeypatch, 
         build_model("resnet18", 2, "imagenet")
 
 
+def with_weights(num_classes, weights="none"):
+    network = tiny(num_classes)
+    if weights != "none":
+        nn.init.constant_(network[0].weight, {"imagenet": 0.25}[weights])
+    return network
+
+
+def test_a_function_that_takes_weights_loads_its_own():
+    model, notes = build_model("tests.train.test_model:with_weights", 3, "imagenet")
+    assert torch.equal(model[0].weight, torch.full_like(model[0].weight, 0.25))
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert notes == ["weights imagenet: as loaded by tests.train.test_model:with_weights"]
+    plain, notes = build_model("tests.train.test_model:with_weights", 3)
+    assert not torch.equal(plain[0].weight, model[0].weight)
+    assert notes == []
+
+
+def test_a_function_that_takes_no_weights_asks_for_a_file():
+    with pytest.raises(InputError, match=r"--weights imagenet: tests.nets:tiny takes no weights=.*give a file"):
+        build_model("tests.nets:tiny", 3, "imagenet")
+
+
+def refusing(num_classes):
+    raise InputError("a package is missing; pip install it")
+
+
+def test_what_a_function_refuses_is_told_in_its_own_words():
+    with pytest.raises(InputError, match=r"^a package is missing; pip install it$"):
+        build_model("tests.train.test_model:refusing", 3)
+
+
 def _no_network(*args, **kwargs):
     raise OSError("no route to host")
 

@@ -10,7 +10,7 @@ from fastast.gate import Gate, SampleQueue, ScoreMemory
 from fastast.train.decision import HIST_BINS, HIST_WIDTH
 from fastast.train.model import scoring_twin
 from fastast.train.optimizer import GuardedStep, build_sgd
-from fastast.train.steps import EvalStep, ScoreStep, TrainStep, compile_step, logits_of
+from fastast.train.steps import Objective, EvalStep, ScoreStep, TrainStep, compile_step, logits_of
 from tests.nets import tiny
 
 B, SIDE, CLASSES = 16, 16, 4
@@ -32,7 +32,8 @@ def network():
 def train_step(model, *, smoothing=0.1, compiled=False):
     guard = GuardedStep(model, build_sgd(model, momentum=0.9, weight_decay=1e-4), scale_loss=False, compiled=compiled)
     guard.set_lr(0.1)
-    return TrainStep(model, guard, ScoreMemory(1000), dtype=torch.float32, label_smoothing=smoothing, compiled=compiled)
+    objective = Objective(model, dtype=torch.float32, label_smoothing=smoothing, compiled=compiled)
+    return TrainStep(objective, guard, ScoreMemory(1000))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -40,7 +41,7 @@ def test_the_objective_is_torch_cross_entropy_with_label_smoothing(smoothing):
     step = train_step(network(), smoothing=smoothing)
     images, labels, _ = batch(0)
     objective, loss = step.objective(images, labels, torch.ones(B))
-    logits = copy.deepcopy(step._model[0])(images)
+    logits = copy.deepcopy(step.objective.model)(images)
     torch.testing.assert_close(objective, F.cross_entropy(logits, labels, label_smoothing=smoothing))
     torch.testing.assert_close(loss, F.cross_entropy(logits, labels, reduction="none"))
 
@@ -50,7 +51,7 @@ def test_weights_scale_each_row_of_the_objective():
     images, labels, _ = batch(0)
     weights = torch.rand(B)
     objective, _ = step.objective(images, labels, weights)
-    logits = copy.deepcopy(step._model[0])(images)
+    logits = copy.deepcopy(step.objective.model)(images)
     rows = F.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
     torch.testing.assert_close(objective, (weights * rows).mean())
 
