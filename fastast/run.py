@@ -200,10 +200,13 @@ def finite(value: Any) -> Any:
 
 
 def code_version() -> tuple[str, str | None]:
-    """The package's version, and the commit of the checkout it runs from (None when installed)."""
+    """The package's version, and the commit of the checkout it runs from.
+
+    Where it is installed, the commit is what FASTAST_COMMIT says (a container image sets it), or None.
+    """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return __version__, None
+        return __version__, os.environ.get("FASTAST_COMMIT") or None
     try:
         described = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],

@@ -11,6 +11,7 @@ import datetime
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -29,7 +30,9 @@ _CONNECTION = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|timed ?out|timeout|remote (error|process)|system error",
     re.IGNORECASE,
 )
-_TOLD, _TELL_TIMEOUT = "fastast/error", datetime.timedelta(seconds=2)
+_TOLD, _HEARD = "fastast/error", "fastast/heard"
+_TELL_TIMEOUT = datetime.timedelta(seconds=2)
+_JOIN_TIMEOUT = datetime.timedelta(minutes=10)  # torchrun's own
 _FOR_EVER = datetime.timedelta(days=30)
 
 
@@ -118,16 +121,22 @@ class Ranks:
 
     Args:
         placement: of this process; with a size above 1 torch's default process group must stand.
+        group: torch's group for the training; None: the default one.
+        patient: the same for `decide` and `in_turn`, without a time limit: a first scan of the data may take long.
 
     Attributes:
         rank, size, local_rank, local_size: of the placement.
-        group: torch's group for the training, or None. What comes before it may take longer (a first scan of the data),
-            so `decide` and `in_turn` have no time limit.
+        group: as given.
     """
 
-    def __init__(self, placement: Placement | None = None, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(
+        self,
+        placement: Placement | None = None,
+        group: dist.ProcessGroup | None = None,
+        patient: dist.ProcessGroup | None = None,
+    ) -> None:
         placement = placement or Placement()
-        self.group = group
+        self.group, self._patient = group, patient
         self.rank, self.size = placement.rank, placement.size
         self.local_rank, self.local_size = placement.local_rank, placement.local_size
 
@@ -198,7 +207,7 @@ class Ranks:
                 answer = [function(), None]
             except InputError as refused:
                 error, answer = refused, [None, str(refused)]
-        dist.broadcast_object_list(answer)
+        dist.broadcast_object_list(answer, group=self._patient)
         if error is not None:
             raise error
         if answer[1] is not None:
@@ -221,7 +230,7 @@ class Ranks:
                     error = refused
             failed = torch.tensor(int(error is not None))
             if self.size > 1:
-                dist.all_reduce(failed)
+                dist.all_reduce(failed, group=self._patient)
             if error is not None:
                 raise error
             if failed:
@@ -278,9 +287,10 @@ def open_ranks(device: str, timeout_s: float) -> Iterator[Ranks]:
             "cpu:gloo,cuda:nccl" if use_cuda else "gloo",
             rank=placement.rank,
             world_size=placement.size,
-            timeout=_FOR_EVER,
+            timeout=_JOIN_TIMEOUT,
         )
-        group = dist.new_group(timeout=datetime.timedelta(seconds=timeout_s) if timeout_s else _FOR_EVER)
+        limits = datetime.timedelta(seconds=timeout_s) if timeout_s else _FOR_EVER, _FOR_EVER
+        group, patient = (cast(dist.ProcessGroup, dist.new_group(timeout=limit)) for limit in limits)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise InputError(
@@ -288,11 +298,11 @@ def open_ranks(device: str, timeout_s: float) -> Iterator[Ranks]:
             f"({_first_line(error)}); check MASTER_ADDR, firewalls, and GLOO_SOCKET_IFNAME"
         ) from error
     try:
-        yield Ranks(placement, cast(dist.ProcessGroup, group))
+        yield Ranks(placement, group, patient)
     except InputError as error:
         if placement.rank == 0:
-            dist.distributed_c10d._get_default_store().set(_TOLD, str(error))
-        elif not isinstance(error, ToldElsewhere) and _is_told(str(error)):
+            _tell(str(error), placement.size - 1)
+        elif _is_told(str(error)):
             raise ToldElsewhere(str(error)) from error
         raise
     except RuntimeError as error:
@@ -305,12 +315,23 @@ def open_ranks(device: str, timeout_s: float) -> Iterator[Ranks]:
     dist.destroy_process_group()  # not after an error: others may be stuck, and it would wait for them
 
 
+def _tell(message: str, others: int) -> None:
+    """Tells the other ranks what the first one ends with, and gives them a moment to hear it: it has the store."""
+    store = dist.distributed_c10d._get_default_store()
+    store.set(_TOLD, message)
+    give_up = time.monotonic() + _TELL_TIMEOUT.total_seconds()
+    while store.add(_HEARD, 0) < others and time.monotonic() < give_up:
+        time.sleep(0.02)
+
+
 def _is_told(message: str) -> bool:
     """Whether the first rank ends with the same error, so that one line is enough."""
     store = dist.distributed_c10d._get_default_store()
     try:
         store.wait([_TOLD], _TELL_TIMEOUT)
-        return store.get(_TOLD).decode() == message
+        told = store.get(_TOLD).decode()
+        store.add(_HEARD, 1)
+        return told == message
     except RuntimeError:  # it has none, or has ended
         return False
 
