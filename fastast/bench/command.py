@@ -1,4 +1,4 @@
-"""`fastast bench`: plans the matrix, runs it, writes `bench.json`."""
+"""`fastast bench`: plans the matrix, runs it, writes `bench.json` and `bench.html` after every run."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+import time
 from pathlib import Path
 from typing import Any
 
 from fastast.bench.estimate import Estimate, Outcome, Pace, estimate, fit_epochs, pace_of
-from fastast.bench.plan import DENSE, Entry, Job, Work, order_gates, walk
-from fastast.bench.rows import caveats, make_rows
+from fastast.bench.plan import DENSE, Job, Work, order_gates, walk
+from fastast.bench.result import make_result
 from fastast.bench.runs import BadInput, Runner
 from fastast.bench.show import goals_table, plan_lines, rows_table, run_line, speed_table
-from fastast.bench.verdict import check_goals, judge
 from fastast.config import GATES
 from fastast.console import Reporter
 from fastast.errors import InputError
 from fastast.files import write_whole
 from fastast.given import read_toml, resolve
 from fastast.options import parse_duration, require
+from fastast.report.bench import write_bench_report
 from fastast.run import RunFolder, code_version, finite, read_json
 from fastast.train.opening import FREE_OPTIONS, absolute_paths
 from fastast.train.stopping import Stopped
@@ -66,24 +66,24 @@ def run_bench(
     Raises:
         InputError: something that the user can fix.
     """
-    bench = Bench(given, toml_path=toml_path, gates=gates, num_seeds=num_seeds, out=out, reporter=reporter)
+    bench = Bench(given, toml_path=toml_path, gates=gates, num_seeds=num_seeds, out=out, argv=argv, reporter=reporter)
     try:
         if dry_run:
             bench.show_plan(budget)
             return 0
         bench.start(budget)
-        entries = bench.run()
+        bench.run()
     except Stopped as stopped:
         reporter.note(f"{stopped}; the same command continues the bench in {out}")
         return stopped.exit_code
-    return bench.finish(entries, argv)
+    return bench.finish()
 
 
 class Bench:
     """One bench in its folder.
 
     Args:
-        given, toml_path, gates, num_seeds, out, reporter: as of `run_bench`.
+        given, toml_path, gates, num_seeds, out, argv, reporter: as of `run_bench`.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Bench:
         gates: str,
         num_seeds: int,
         out: str,
+        argv: list[str],
         reporter: Reporter,
     ) -> None:
         options = absolute_paths({**(read_toml(toml_path) if toml_path else {}), **given})
@@ -113,8 +114,10 @@ class Bench:
         self._seeds = range(self._config.seed, self._config.seed + num_seeds)
         self._out = Path(out)
         self._plan_path = self._out / "plan.json"
-        self._reporter = reporter
+        self._argv, self._reporter = argv, reporter
         self._outcomes: dict[str, Outcome] = {}
+        self._parts: dict[str, dict[str, float]] | None = None
+        self._parts_note: str | None = None
         self._pace: Pace | None = None
         self._is_new = False
         self._runner = Runner(self._out, self._options)
@@ -127,15 +130,35 @@ class Bench:
             Stopped: a signal came meanwhile.
         """
         if self._continue(budget):
+            if self._time_parts():
+                self._write_plan()
             return
         self._refuse_folder()
-        if budget is not None:
-            budget_s = parse_duration(budget, "--budget")
-            self._fit(budget, budget_s, self._calibrate(budget_s))
+        budget_s = None if budget is None else parse_duration(budget, "--budget")
+        began = time.monotonic()
+        calibration_s = None if budget_s is None else self._calibrate(budget_s)
         self._out.mkdir(parents=True, exist_ok=True)
-        plan = {"schema": 1, "options": self._fixed_options(), "epochs": self._epochs}
-        write_whole(self._plan_path, _json(plan))
+        self._time_parts()
+        if budget is not None and budget_s is not None and calibration_s is not None:
+            self._fit(budget, budget_s, max(calibration_s, time.monotonic() - began))
+        self._write_plan()
         self._is_new = True
+
+    def _time_parts(self) -> bool:
+        """Times the parts of training, unless those of every gate are known; returns whether it did."""
+        names = {gate for gate in (*self._gates, "random") if self._gates}
+        if names <= set(self._parts or {}):
+            return False
+        self._reporter.note("timing the parts of training, for the machine's ceiling")
+        with self._runner.listening():
+            self._parts, self._parts_note = self._runner.probe(sorted(names))
+        if self._parts_note is not None:
+            self._reporter.note(f"the machine's ceiling is not measured: {self._parts_note}")
+        return True
+
+    def _write_plan(self) -> None:
+        plan = {"schema": 1, "options": self._fixed_options(), "epochs": self._epochs}
+        write_whole(self._plan_path, _json({**plan, "parts": self._parts, "parts_note": self._parts_note}))
 
     def show_plan(self, budget: str | None) -> None:
         """Prints the plan and an estimate of it, from finished runs or from a short dense run."""
@@ -160,7 +183,7 @@ class Bench:
         for line in plan_lines(self._estimate(known), known):
             self._reporter.note(line)
 
-    def run(self) -> list[Entry]:
+    def run(self) -> None:
         """Runs the matrix.
 
         Raises:
@@ -168,46 +191,58 @@ class Bench:
             Stopped: a signal came.
         """
         with self._runner.listening():
-            return walk(self._gates, self._seeds, self._epochs, self._run_job)
+            walk(self._gates, self._seeds, self._epochs, self._run_job)
 
-    def finish(self, entries: Sequence[Entry], argv: list[str]) -> int:
-        """Writes `bench.json` and prints the tables and the verdict; returns the exit code."""
-        runs, failures = [], []
-        for entry in entries:
-            outcome, job = self._outcomes[entry.job.name], entry.job
-            place = {"role": entry.role, "for": entry.of, "seed": job.seed}
-            folder = os.path.relpath(self._runner.folder(job), self._out)
-            if outcome.summary is None:
-                failures.append({**place, "gate": job.gate, "folder": folder, "reason": outcome.reason})
-            else:
-                runs.append({**place, "folder": folder, "epochs": job.epochs, "summary": outcome.summary})
-        rows = make_rows(runs)
-        num_failed = {gate: sum(f["gate"] == gate and f["for"] is None for f in failures) for gate in GATES}
-        verdict, goals, notes = judge(rows), check_goals(rows, num_failed), caveats(runs)
+    def finish(self) -> int:
+        """Writes `bench.json` and `bench.html`, prints the tables and the verdict; returns the exit code."""
+        result = self._write(finished=True)
+        rows, goals, verdict = result["rows"], result["goals"], result["verdict"]
+        told = [*rows_table(rows), *speed_table(rows), *goals_table(goals), *result["notes"]]
+        for line in [*told, *verdict["text"].splitlines()]:
+            self._reporter.note(line)
+        if result["failures"]:
+            self._reporter.note(f"failed runs: {len(result['failures'])}; the same command tries them again")
+        self._reporter.note(f"written: {self._out / 'bench.json'} (bench.html beside it shows it)")
+        return 0 if result["runs"] else NOTHING_CAME_OUT
+
+    def _write(self, *, finished: bool) -> dict[str, Any]:
+        """Writes `bench.json` and `bench.html` of all runs so far; returns the content of the former."""
+        result = self._result(finished=finished)
+        write_whole(self._out / "bench.json", _json(result))
+        try:
+            write_bench_report(self._out)
+        except InputError as error:  # the figures are safe
+            self._reporter.note(f"bench.html was not written: {error}")
+        return result
+
+    def _result(self, *, finished: bool) -> dict[str, Any]:
+        known: dict[str, Outcome] = {}
+
+        def look(job: Job) -> Work | None:
+            outcome = self._outcomes.get(job.name) or self._runner.finished(job)  # of a seed that is not due yet
+            if outcome is None:
+                return None
+            known[job.name] = outcome
+            return outcome.work
+
+        def folder_of(job: Job) -> str:
+            return os.path.relpath(self._runner.folder(job), self._out)
+
+        entries = walk(self._gates, self._seeds, self._epochs, look)
         version, commit = code_version()
-        result = {
+        return {
             "schema": 1,
+            "finished": finished,
             "version": version,
             "commit": commit,
-            "argv": argv,
+            "argv": self._argv,
             "options": self._options,
             "epochs": self._epochs,
             "seeds": list(self._seeds),
-            "runs": runs,
-            "failures": failures,
-            "rows": rows,
-            "verdict": verdict,
-            "goals": goals,
-            "notes": notes,
+            "parts": self._parts,
+            "parts_note": self._parts_note,
+            **make_result(entries, known, folder_of, self._parts),
         }
-        write_whole(self._out / "bench.json", _json(result))
-        told = [*rows_table(rows), *speed_table(rows), *goals_table(goals), *notes, *verdict["text"].splitlines()]
-        for line in told:
-            self._reporter.note(line)
-        if failures:
-            self._reporter.note(f"failed runs: {len(failures)}; the same command tries them again")
-        self._reporter.note(f"written: {self._out / 'bench.json'}")
-        return 0 if runs else NOTHING_CAME_OUT
 
     def _run_job(self, job: Job) -> Work | None:
         outcome = self._runner.finished(job)
@@ -225,6 +260,8 @@ class Bench:
         expected = None if self._pace is None else self._estimate(self._outcomes)
         total, left_s = (None, None) if expected is None else (expected.num_runs, expected.left_s)
         self._reporter.note(run_line(len(self._outcomes), total, job, outcome, left_s))
+        if not outcome.before:
+            self._write(finished=False)
         return outcome.work
 
     def _learn(self, job: Job, outcome: Outcome) -> None:
@@ -251,6 +288,7 @@ class Bench:
         if budget is None and "epochs" in self._options and self._epochs != plan["epochs"]:
             raise InputError(f"--epochs {self._epochs:g}: the bench in {self._out} has {plan['epochs']:g}; {remedy}")
         self._epochs = plan["epochs"]
+        self._parts, self._parts_note = plan.get("parts"), plan.get("parts_note")
         self._reporter.note(f"continuing the bench in {self._out}, {self._epochs:g} epochs for each gate")
         return True
 

@@ -41,20 +41,27 @@ FROM_SUMMARY = {
 }
 
 
-def metrics(summary: Mapping[str, Any], dense: Mapping[str, Any] | None = None) -> dict[str, float | None]:
+def metrics(
+    summary: Mapping[str, Any],
+    dense: Mapping[str, Any] | None = None,
+    parts: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, float | None]:
     """The figures of one run; None where one was not measured.
 
     Beside those of the summary:
 
-    speedup            offered images per second over dense's with the same seed, both of the gated part;
-    run_speedup        dense's seconds of training over this run's, warm-up and anneal included;
-    share_of_ceiling   speedup / speedup_ceiling;
-    run_activation     selected / offered, of the whole run;
-    data_wait          share of the training seconds in which the loop waited for pictures.
+    speedup                    offered images per second over dense's with the same seed, both of the gated part;
+    run_speedup                dense's seconds of training over this run's, warm-up and anneal included;
+    share_of_ceiling           speedup / speedup_ceiling;
+    machine_ceiling            what the parts of training, timed on this machine, leave room for;
+    share_of_machine_ceiling   speedup / machine_ceiling;
+    run_activation             selected / offered, of the whole run;
+    data_wait                  share of the training seconds in which the loop waited for pictures.
 
     Args:
         summary: of the run.
         dense: of the dense run with the same seed; None if it failed.
+        parts: by gate, as `fastast.bench.probe` times them; None if they were not.
     """
     found = {name: summary[group][key] for name, (group, key) in FROM_SUMMARY.items()}
     samples = summary["samples"]
@@ -65,6 +72,9 @@ def metrics(summary: Mapping[str, Any], dense: Mapping[str, Any] | None = None) 
         found["speedup"] = _ratio(found["offered_per_s"], dense["throughput"]["offered_per_s"])
         found["run_speedup"] = _ratio(dense["time_s"]["train"], found["train_s"])
     found["share_of_ceiling"] = _ratio(found["speedup"], found["speedup_ceiling"])
+    mine, activation = (parts or {}).get(summary["gate"]["name"]), found["activation"]
+    found["machine_ceiling"] = None if mine is None or activation is None else machine_ceiling(mine, activation)
+    found["share_of_machine_ceiling"] = _ratio(found["speedup"], found["machine_ceiling"])
     return found
 
 
@@ -80,11 +90,26 @@ def mean_and_error(values: Sequence[float | None]) -> dict[str, float | None]:
     return {"mean": statistics.fmean(known), "se": error}
 
 
-def make_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def machine_ceiling(parts: Mapping[str, float], activation: float) -> float:
+    """The most that a gate can speed training up over dense on this machine: (d + t) / (d_all + f + a (d_sel + t)).
+
+    Args:
+        parts: of the gate, seconds a sample, as `fastast.bench.probe` times them.
+        activation: share of the offered samples that is trained, a.
+    """
+    dense_s = parts["decode_s"] + parts["train_s"]
+    selected_s = parts["decode_selected_s"] + parts["train_s"]
+    return dense_s / (parts["decode_all_s"] + parts["score_s"] + activation * selected_s)
+
+
+def make_rows(
+    runs: Sequence[Mapping[str, Any]], parts: Mapping[str, Mapping[str, float]] | None = None
+) -> list[dict[str, Any]]:
     """One row for each role and gate, in the order of the runs.
 
     Args:
         runs: entries of `bench.json`: role, for, seed, summary, and the folder, by which shared runs are known.
+        parts: as of `metrics`.
 
     Returns:
         Rows of role, for, gate, n and the figures of `metrics`. A baseline also has `match`: what it took over what
@@ -96,7 +121,7 @@ def make_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         places.setdefault(_place(run), []).append(run)
     rows = []
     for (role, of, gate), members in places.items():
-        figures = [metrics(run["summary"], dense.get(run["seed"])) for run in members]
+        figures = [metrics(run["summary"], dense.get(run["seed"]), parts) for run in members]
         row: dict[str, Any] = {"role": role, "for": of, "gate": gate, "n": len(members)}
         row.update({name: mean_and_error([one[name] for one in figures]) for name in figures[0]})
         if role in MATCHED:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +21,9 @@ from fastast.train.stopping import SIGNALS, Stopped
 
 ERROR_PREFIX = "fastast train: error: "
 BAD_INPUT = 2
+TIED = Path(__file__).with_name("tied.py")
+# A network that takes longer to time than this is too large for its ceiling to be worth the wait.
+PROBE_TIMEOUT_S = 900.0
 
 
 class BadInput(Exception):
@@ -71,20 +76,57 @@ class Runner:
 
     def train(self, folder: Path, options: Mapping[str, Any]) -> Outcome:
         """Runs `fastast train` in a folder; as `run`. A run that `max_time` stopped has an outcome, too."""
-        self._check()
         began = time.monotonic()
-        log = self._root / "logs" / f"{folder.name}.txt"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        words = [sys.executable, "-m", "fastast", "train", *flags(options), "--out", str(folder), "--resume", "auto"]
+        log = self._log(folder.name)
+        code, printed = self._execute(
+            ["-m", "fastast", "train", *flags(options), "--out", str(folder), "--resume", "auto"], log
+        )
+        seconds = time.monotonic() - began
+        if code in (0, 3) and RunFolder(folder).summary.exists():
+            return Outcome(read_json(RunFolder(folder).summary), seconds=seconds)
+        reason = why(code, printed)
+        if code == BAD_INPUT:
+            raise BadInput(reason)
+        return Outcome(None, f"{reason} ({log})", seconds)
+
+    def probe(self, gates: Sequence[str]) -> tuple[dict[str, dict[str, float]] | None, str | None]:
+        """Times the parts of training alone, in a process of its own.
+
+        Returns:
+            Parts by gate as `fastast.bench.probe` has them, and None; or None, and the reason why there are none.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        log = self._log("probe")
+        options, result = log.with_name("probe-options.json"), log.with_name("probe.json")
+        options.write_text(json.dumps({"options": dict(self._options), "gates": list(gates)}), encoding="utf-8")
+        result.unlink(missing_ok=True)
+        words = ["-m", "fastast.bench.probe", str(options), str(result)]
+        try:
+            code, printed = self._execute(words, log, timeout_s=PROBE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return None, f"timing the parts took more than {PROBE_TIMEOUT_S:.0f} s"
+        return (read_json(result), None) if code == 0 else (None, why(code, printed))
+
+    def _log(self, name: str) -> Path:
+        path = self._root / "logs" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _execute(self, words: Sequence[str], log: Path, *, timeout_s: float | None = None) -> tuple[int, str]:
+        """Runs Python with these arguments, tied to this process; returns its exit code and what it printed."""
+        self._check()
+        tied = [sys.executable, str(TIED), str(os.getpid()), sys.executable, *words]
         with open(log, "ab+") as file:
             start = file.seek(0, 2)
             # In a session of its own, so that Ctrl-C in a terminal reaches it once, and through this process.
             self._process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                tied, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
             try:
                 self._forward()
-                code = self._process.wait()
+                code = self._process.wait(timeout_s)
             finally:
                 if self._process.poll() is None:
                     self._process.kill()
@@ -93,13 +135,7 @@ class Runner:
             file.seek(start)
             printed = file.read().decode(errors="replace")
         self._check()
-        seconds = time.monotonic() - began
-        if code in (0, 3) and RunFolder(folder).summary.exists():
-            return Outcome(read_json(RunFolder(folder).summary), seconds=seconds)
-        reason = why(code, printed)
-        if code == BAD_INPUT:
-            raise BadInput(reason)
-        return Outcome(None, f"{reason} ({log})", seconds)
+        return code, printed
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:

@@ -9,19 +9,9 @@ from fastast.bench.estimate import Estimate, Outcome
 from fastast.bench.plan import GATE, Job
 from fastast.bench.verdict import NOT_MEASURED, TIERS, top1
 from fastast.console import duration, percent
+from fastast.report.roles import title
 
 UNMEASURED = "-"  # in the tables
-ROLE_NAMES = {
-    "random_equal_share": "random, equal share",
-    "dense_equal_units": "dense, equal units",
-    "dense_equal_time": "dense, equal time",
-    "dense_equal_joules": "dense, equal joules",
-}
-
-
-def title(role: str, of: str | None, gate: str) -> str:
-    """A place in the comparison, in words."""
-    return gate if of is None else f"{of}: {ROLE_NAMES[role]}"
 
 
 def plan_lines(estimate: Estimate, known: Mapping[str, Outcome]) -> list[str]:
@@ -77,7 +67,10 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def speed_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Speed and savings of the gates: of the gated part, and of the whole run in brackets."""
-    header = ("gate", "images/s", "speed-up", "ceiling", "of it", "est. savings", "arithmetic", "measured", "data wait")
+    header = (
+        *("gate", "images/s", "speed-up", "ceiling", "of it", "machine's", "of it"),
+        *("est. savings", "arithmetic", "measured", "data wait"),
+    )
     lines = [
         (
             row["gate"],
@@ -85,6 +78,8 @@ def speed_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{_figure(row, 'speedup', '.2f', 'x')} ({_figure(row, 'run_speedup', '.2f', 'x')})",
             _figure(row, "speedup_ceiling", ".2f", "x"),
             _share(row, "share_of_ceiling"),
+            _figure(row, "machine_ceiling", ".2f", "x"),
+            _share(row, "share_of_machine_ceiling"),
             *(
                 f"{_share(row, f'savings_{kind}')} ({_share(row, f'run_savings_{kind}')})"
                 for kind in ("estimated", "arithmetic", "measured")

@@ -156,7 +156,8 @@ def check_goals(rows: Sequence[Mapping[str, Any]], num_failed: Mapping[str, int]
 
     Returns:
         For each gate, goal and scope: gate, goal, scope, figure (the mean, or null) and `tiers`: met, missed or not
-        measured, for each tier that sets this goal. Steps that were skipped as non-finite are failures, too.
+        measured, for each tier that sets this goal, and their `bounds`, least and largest value. Steps that were
+        skipped as non-finite are failures, too.
     """
     checked = []
     for row in rows:
@@ -169,7 +170,12 @@ def check_goals(rows: Sequence[Mapping[str, Any]], num_failed: Mapping[str, int]
             for scope, name in goal.figures.items():
                 figure = failures if name == "failures" else row[name]["mean"]
                 tiers = {tier: _status(figure, *goal.bounds[tier]) for tier in TIERS if tier in goal.bounds}
-                checked.append({"gate": gate, "goal": goal.name, "scope": scope, "figure": figure, "tiers": tiers})
+                checked.append(
+                    {
+                        **{"gate": gate, "goal": goal.name, "scope": scope, "figure": figure, "tiers": tiers},
+                        "bounds": {tier: list(goal.bounds[tier]) for tier in tiers},
+                    }
+                )
     return checked
 
 

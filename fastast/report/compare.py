@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fastast.report.plots import Figure, first_to_last
+from fastast.report.plots import GATED, Figure, first_to_last
 from fastast.report.record import RunRecord
 from fastast.report.svg import SERIES, draw, few_ticks, label_ends, line, percent_axis, short
 
@@ -41,22 +41,58 @@ def final_accuracy(records: Sequence[tuple[str, RunRecord]]) -> Figure | str:
     return Figure("Final top-1 against work", svg, caption=caption)
 
 
-def accuracy_curves(records: Sequence[tuple[str, RunRecord]], key: str, unit: str) -> Figure | str:
-    """Accuracy of several runs, by name, against the running sum of a figure of their epochs.
+CURVES = {
+    "seconds": ("seconds", "Evaluation included."),
+    "gpu_j": ("GPU joules", "Evaluation included."),
+    "forward_units": (
+        "forward units",
+        "Counted work: forward 1, backward 2; scoring spread evenly over the gated epochs. Joules were not measured.",
+    ),
+}
+
+
+def accuracy_for_energy(record: RunRecord) -> Figure | str:
+    """Accuracy of one run against joules, or against counted forward units where joules were not measured."""
+    measured = record.epochs and all(line["gpu_j"] is not None for line in record.epochs)
+    return accuracy_curves([("", record)], "gpu_j" if measured else "forward_units")
+
+
+def accuracy_for_time(record: RunRecord) -> Figure | str:
+    """Accuracy of one run against time."""
+    return accuracy_curves([("", record)], "seconds")
+
+
+def _costs(record: RunRecord, key: str) -> np.ndarray:
+    """float64[E]: what each epoch took; NaN where that is not recorded."""
+    if key != "forward_units":
+        return np.array([line[key] for line in record.epochs], dtype=np.float64)
+    total = record.number("compute", "forward_units")
+    backward, offered = (
+        np.array([line[name] for line in record.epochs], dtype=np.float64) for name in ("backward", "offered")
+    )
+    units = 3.0 * backward
+    beyond = (np.nan if total is None else total) - units.sum()
+    gated = np.where([line["phase"] == GATED for line in record.epochs], offered, 0.0)
+    return units + (beyond * gated / gated.sum() if gated.sum() > 0 else 0.0 * beyond)
+
+
+def accuracy_curves(records: Sequence[tuple[str, RunRecord]], key: str) -> Figure | str:
+    """Accuracy of runs, by name, against the running sum of what their epochs took.
 
     Args:
         records: name and record of each run.
-        key: "seconds" or "gpu_j".
-        unit: its name on the axis.
+        key: of `CURVES`.
     """
+    unit, caption = CURVES[key]
     curves = []
     for name, record in records:
-        costs, top1 = (np.array([line[k] for line in record.epochs], dtype=np.float64) for k in (key, "val_top1"))
+        costs = _costs(record, key)
+        top1 = np.array([line["val_top1"] for line in record.epochs], dtype=np.float64)
         if len(costs) and np.isfinite(costs).all():
             curves.append((np.cumsum(costs), top1, name[:MAX_NAME]))
     title = f"Top-1 against {unit}"
     if len(curves) < len(records):
-        return f"{title}: not recorded for every run."
+        return f"{title}: not recorded{' for every run' if len(records) > 1 else ''}."
 
     def paint(axes: Axes) -> None:
         ends = []
@@ -69,10 +105,12 @@ def accuracy_curves(records: Sequence[tuple[str, RunRecord]], key: str, unit: st
         label_ends(axes, ends)
 
     told = "; ".join(
-        f"{name} {first_to_last(y, lambda value: f'{value:.1%}')} in {short(x[-1])} {unit}" for x, y, name in curves
+        f"{name} {first_to_last(y, lambda value: f'{value:.1%}')} in {short(x[-1])} {unit}".strip()
+        for x, y, name in curves
     )
-    svg = draw(paint, f"{title}: {told}.", height=HEIGHT_PX, names=[name for *_, name in curves])
-    return Figure(title, svg, caption="Evaluation included.")
+    height = HEIGHT_PX if len(records) > 1 else 210
+    svg = draw(paint, f"{title}: {told}.", height=height, names=[name for *_, name in curves])
+    return Figure(title, svg, caption=caption)
 
 
 def _cost_axes(axes: Axes, unit: str) -> None:

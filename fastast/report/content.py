@@ -7,6 +7,7 @@ from typing import Any
 
 from fastast.console import duration
 from fastast.report import plots
+from fastast.report.compare import accuracy_for_energy, accuracy_for_time
 from fastast.report.pictures import gallery
 from fastast.report.power import power
 from fastast.report.record import RunRecord, clean
@@ -61,8 +62,8 @@ def describe(record: RunRecord, *, prefix: str, name: str | None = None) -> dict
         "figures": [
             make(record)
             for make in (
-                *(plots.accuracy, plots.loss, plots.activation),
-                *(plots.threshold, plots.throughput, plots.data_wait),
+                *(plots.accuracy, accuracy_for_energy, accuracy_for_time, plots.loss),
+                *(plots.activation, plots.threshold, plots.throughput, plots.data_wait),
             )
         ],
         "histogram": plots.loss_histogram(record),
@@ -71,7 +72,7 @@ def describe(record: RunRecord, *, prefix: str, name: str | None = None) -> dict
         "quarantine": record.quarantine,
         "num_quarantined": record.num_quarantined,
         "num_damaged": record.num_damaged,
-        "options": _table(record.config),
+        "options": table(record.config),
         "environment": _environment(record),
         "row": _row(record),
     }
@@ -183,7 +184,8 @@ def _scope(record: RunRecord) -> str:
     return text
 
 
-def _table(values: dict[str, Any]) -> list[tuple[str, str]]:
+def table(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of a JSON object as text."""
     return [
         (clean(key), clean(value if isinstance(value, str) else "-" if value is None else json.dumps(value)))
         for key, value in values.items()
@@ -195,14 +197,22 @@ def _environment(record: RunRecord) -> list[tuple[str, str]]:
     argv = summary.get("argv")
     rows = [("command", "fastast " + " ".join(map(str, argv)))] if isinstance(argv, list) else []
     rows += [(name, str(summary[name])) for name in ("version", "commit", "seed") if summary.get(name) is not None]
-    for group in ("hardware", "data", "model"):
-        entry = summary.get(group)
-        if isinstance(entry, dict):
-            rows += [(f"{group}: {name}", value) for name, value in _table(entry)]
+    rows += surroundings(summary)
     resumes = summary.get("resumes")
     if isinstance(resumes, list) and resumes:
         rows.append(("resumes", json.dumps(resumes)))
     return [(clean(name), clean(value)) for name, value in rows]
+
+
+def surroundings(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a summary says of machine, data and network."""
+    groups = {group: summary.get(group) for group in ("hardware", "data", "model")}
+    return [
+        (f"{group}: {name}", value)
+        for group, entry in groups.items()
+        if isinstance(entry, dict)
+        for name, value in table(entry)
+    ]
 
 
 def _row(record: RunRecord) -> list[str]:

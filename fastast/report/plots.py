@@ -106,9 +106,9 @@ def activation(record: RunRecord) -> Figure | str:
     if not gated.any():
         return "Activation: no step of a gated part is recorded."
     target, scheduled = _target(record)
-    x, y, weight = steps["offered"][gated], steps["activation"][gated], _line_samples(record)[gated]
-    window = int(max(BAND_BATCHES * (_option(record, "batch_size") or 1), BAND_BATCHES / (target or 1)))
-    smooth = _trailing_mean(x, y, weight, window)
+    x, y, weight = steps["offered"][gated], steps["activation"][gated], line_samples(record)[gated]
+    window = promise_window(record, target)
+    smooth = trailing_mean(x, y, weight, window)
 
     def paint(axes: Axes) -> None:
         if target:
@@ -137,6 +137,11 @@ def activation(record: RunRecord) -> Figure | str:
     return Figure(
         "Activation, share of offered", draw(paint, label, names=["target" if target else "mean"]), caption=caption
     )
+
+
+def promise_window(record: RunRecord, target: float | None) -> int:
+    """Offered samples over which the controller promises to hold its target."""
+    return int(max(BAND_BATCHES * (_option(record, "batch_size") or 1), BAND_BATCHES / (target or 1)))
 
 
 def threshold(record: RunRecord) -> Figure | str:
@@ -178,7 +183,7 @@ def data_wait(record: RunRecord) -> Figure | str:
     """Share of the loop's time that was spent waiting for pictures."""
     steps = record.steps
     with np.errstate(invalid="ignore", divide="ignore"):
-        y = steps["data_wait_s"] * steps["offered_per_s"] / _line_samples(record)
+        y = steps["data_wait_s"] * steps["offered_per_s"] / line_samples(record)
     y = np.where(np.isfinite(y), np.clip(y, 0, 1), np.nan)
     if not np.isfinite(y).any():
         return "Data wait: no step is recorded."
@@ -242,7 +247,7 @@ def _mark_gated(axes: Axes, steps: Steps) -> None:
         axes.text(x, 0.99, " gated", color=MUTED, va="top", transform=axes.get_xaxis_transform())
 
 
-def _line_samples(record: RunRecord) -> np.ndarray:
+def line_samples(record: RunRecord) -> np.ndarray:
     """float64[S]: offered samples that each step line tells of; sums start anew with every epoch."""
     offered, epoch = record.steps["offered"], record.steps["epoch"]
     ends = {line["epoch"]: line["offered"] or 0.0 for line in record.epochs}
@@ -253,7 +258,7 @@ def _line_samples(record: RunRecord) -> np.ndarray:
     return np.maximum(offered - start, 1.0)
 
 
-def _trailing_mean(x: np.ndarray, y: np.ndarray, weight: np.ndarray, window: float) -> np.ndarray:
+def trailing_mean(x: np.ndarray, y: np.ndarray, weight: np.ndarray, window: float) -> np.ndarray:
     """Weighted mean of `y` over the last `window` samples at each x."""
     known = np.isfinite(y)
     sums = np.concatenate([[0.0], np.cumsum(np.where(known, y * weight, 0.0))])

@@ -137,8 +137,12 @@ def _typed(record: RunRecord, group: str, name: str, types: tuple[type, ...], wh
     return as_number(value) if float in types else value
 
 
-def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
+def read_record(run_dir: str | os.PathLike[str], *, curves_only: bool = False) -> RunRecord:
     """Reads a run folder; a run that is not finished, or failed, has less to tell.
+
+    Args:
+        run_dir: the folder.
+        curves_only: leave out power and pictures, which are most of what there is to read.
 
     Raises:
         InputError: it holds no run, or one of its files is not what a run writes.
@@ -147,7 +151,7 @@ def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
     if not folder.config.exists():
         raise InputError(f"{folder.path}: not a run folder (no config.json); name the --out of a `fastast train`")
     steps, epochs, num_damaged = _read_metrics(folder.metrics)
-    power, num_bad_rows = _read_power(folder.path / "power.csv")
+    power, num_bad_rows = ([], 0) if curves_only else _read_power(folder.path / "power.csv")
     quarantine = [
         (clean(str(line["path"])), clean(str(line.get("reason"))))
         for line in _json_lines(folder.quarantine)
@@ -155,13 +159,13 @@ def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
     ]
     return RunRecord(
         path=folder.path,
-        config=_read_object(folder.config),
-        summary=_read_object(folder.summary) if folder.summary.exists() else {},
+        config=read_object(folder.config),
+        summary=read_object(folder.summary) if folder.summary.exists() else {},
         classes=_read_classes(folder.classes),
         steps=steps,
         epochs=epochs,
         num_damaged=num_damaged + num_bad_rows,
-        samples=_read_samples(folder.samples) if folder.samples.exists() else None,
+        samples=_read_samples(folder.samples) if folder.samples.exists() and not curves_only else None,
         quarantine=quarantine[:MAX_QUARANTINED],
         num_quarantined=len(quarantine),
         power=power,
@@ -187,7 +191,12 @@ def as_number(value: Any) -> float | None:
     return float(value) if -MAX_NUMBER < value < MAX_NUMBER else None
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object without NaN and infinity.
+
+    Raises:
+        InputError: the file is missing or holds something else.
+    """
     try:
         return finite(read_json(path))
     except RecursionError:

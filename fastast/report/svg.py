@@ -157,6 +157,55 @@ def label_ends(axes: Axes, ends: Sequence[tuple[np.ndarray, np.ndarray, str, str
         )
 
 
+def label_points(
+    axes: Axes,
+    points: Sequence[tuple[float, float, str, str]],
+    bars: Sequence[tuple[float, float, float, float]] = (),
+) -> None:
+    """Names points beside them, clear of one another's names and marks; call it when the limits are final.
+
+    Args:
+        axes: where the points are.
+        points: x, y, name and colour of each; one without a name only keeps its place clear.
+        bars: least x and y, largest x and y of what names should not cover either.
+    """
+    axes.autoscale_view()
+    scale = 72 / axes.figure.dpi
+    frame = axes.get_window_extent()
+    places = [axes.transData.transform((x, y)) * scale for x, y, _, _ in points]
+    taken = [(px - 5, py - 5, px + 5, py + 5) for px, py in places]
+    for x0, y0, x1, y1 in bars:
+        corners = axes.transData.transform([(x0, y0), (x1, y1)]) * scale
+        taken.append((corners[0, 0] - 2, corners[0, 1] - 2, corners[1, 0] + 2, corners[1, 1] + 2))
+    room = (frame.x0 * scale - 4, frame.y0 * scale, frame.x1 * scale + 8, frame.y1 * scale + 8)
+    for (px, py), (x, y, name, colour) in zip(places, points, strict=True):
+        if not name:
+            continue
+        width, height = len(name) * PX_PER_LETTER, 1.2 * FONT_PX
+        boxes = []
+        for away in (8, 16, 28, 42):
+            for side, up in ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 1), (-1, -1), (-1, 0)):
+                left = px + side * away - (width if side < 0 else width / 2 if side == 0 else 0)
+                bottom = py + up * (away + (4 if side == 0 else 0)) - height / 2
+                boxes.append((left, bottom, left + width, bottom + height))
+        box = min(boxes, key=lambda box: sum(_overlap(box, other) for other in taken) + 9 * _outside(box, room))
+        taken.append(box)
+        offset = (box[0] - px, (box[1] + box[3]) / 2 - py)
+        axes.annotate(
+            name, (x, y), xytext=offset, textcoords="offset points", color=colour, va="center", annotation_clip=False
+        )
+
+
+def _overlap(one: Sequence[float], two: Sequence[float]) -> float:
+    """Area that two boxes (left, bottom, right, top) share."""
+    return max(0.0, min(one[2], two[2]) - max(one[0], two[0])) * max(0.0, min(one[3], two[3]) - max(one[1], two[1]))
+
+
+def _outside(box: Sequence[float], room: Sequence[float]) -> float:
+    """Area of a box that lies beyond another."""
+    return (box[2] - box[0]) * (box[3] - box[1]) - _overlap(box, room)
+
+
 def short(value: float, _position: object = None) -> str:
     """A number for an axis: 950, 1.2k, 3M."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

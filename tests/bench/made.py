@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 from typing import Any
 
 from fastast.bench.estimate import Outcome
@@ -12,6 +13,7 @@ from fastast.bench.runs import BadInput
 from fastast.gate import make_policy
 
 NUM_TRAIN, BATCH, S_PER_UNIT, WARMUP = 960, 16, 0.001, 1.0
+PARTS = ("train_s", "decode_s", "score_s", "decode_all_s", "decode_selected_s")
 REAL: dict[str, Any] = {
     "schema": 1,
     "version": "0.1.0",
@@ -92,8 +94,15 @@ class MadeRunner:
     def listening(self):
         return contextlib.nullcontext()
 
+    def probe(self, gates):
+        self.ran.append("probe")
+        if self.refuse is not None:
+            return None, self.refuse
+        return {gate: dict.fromkeys(PARTS, 0.002) | {"train_s": 0.004} for gate in ("dense", *gates)}, None
+
     def finished(self, job: Job):
-        return self.kept.get((str(self.root), job.name))
+        outcome = self.kept.get((str(self.root), job.name))
+        return outcome and dataclasses.replace(outcome, before=True)
 
     def run(self, job: Job) -> Outcome:
         self.ran.append(job.name)

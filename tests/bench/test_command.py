@@ -22,6 +22,7 @@ RUN = ["--arch", "tests.nets:tiny", "--image-size", "32", "--batch-size", "16", 
 def runner(monkeypatch):
     chosen = MadeRunner.fresh()
     monkeypatch.setattr(command, "Runner", chosen)
+    monkeypatch.setattr(command, "write_bench_report", lambda folder: None)  # it has tests of its own
     return chosen
 
 
@@ -66,7 +67,7 @@ def test_the_same_command_goes_on_and_more_seeds_and_gates_may_join(runner, tmp_
     assert bench(tmp_path / "b", "--seeds", "1", gates="random") == 0
     assert runner.ran == first
     assert bench(tmp_path / "b", "--seeds", "2", gates="random,memory", epochs=None) == 0
-    assert not set(runner.ran[len(first) :]) & set(first)
+    assert set(runner.ran[len(first) :]) & set(first) == {"probe"}  # the parts of a gate that joined are not known
     capsys.readouterr()
     assert bench(tmp_path / "b", "--lr", "0.1", gates="random") == 2
     assert "--lr 0.1: the bench in" in capsys.readouterr().err
@@ -88,6 +89,60 @@ def test_a_failed_run_is_named_and_the_others_go_on(runner, tmp_path, capsys):
     assert "FAILED: killed" in capsys.readouterr().out
 
 
+def test_every_run_that_ends_is_written_down(runner, tmp_path, monkeypatch):
+    out, seen, pages = tmp_path / "b", [], []
+    run = runner.run
+
+    def look_first(self, job):
+        file = out / "bench.json"
+        seen.append(json.loads(file.read_text()) if file.exists() else None)
+        return run(self, job)
+
+    monkeypatch.setattr(runner, "run", look_first)
+    monkeypatch.setattr(command, "write_bench_report", pages.append)
+    assert bench(out, "--seeds", "2", gates="random") == 0
+    assert seen[0] is None
+    assert [len({r["folder"] for r in result["runs"]}) for result in seen[1:]] == list(range(1, len(runner.ran) - 1))
+    assert all(result["finished"] is False for result in seen[1:])
+    assert [row["n"] for row in seen[-1]["rows"]] == [2, 2, 1, 1]  # a run that serves twice counts twice
+    last = json.loads((out / "bench.json").read_text())
+    assert last["finished"] is True
+    assert {row["n"] for row in last["rows"]} == {2}
+    assert pages == [out] * len(runner.ran)  # one for each run, and at the end; the probe has none
+
+
+def test_runs_that_are_not_due_yet_stay_written_down_when_a_gate_joins(runner, tmp_path, monkeypatch):
+    out, seen = tmp_path / "b", []
+    assert bench(out, "--seeds", "2", gates="random") == 0
+    monkeypatch.setattr(command, "write_bench_report", lambda out: seen.append((out / "bench.json").read_text()))
+    assert bench(out, "--seeds", "2", gates="random,memory") == 0
+    first = json.loads(seen[0])
+    assert {(run["gate"], run["n"]) for run in first["rows"] if run["for"] is None} == {
+        ("dense", 2),
+        ("random", 2),
+        ("memory", 1),
+    }
+
+
+def test_the_machines_ceiling_comes_from_the_parts_that_were_timed(runner, tmp_path, monkeypatch, capsys):
+    assert bench(tmp_path / "b", "--seeds", "1") == 0
+    result = json.loads((tmp_path / "b" / "bench.json").read_text())
+    row = next(row for row in result["rows"] if row["role"] == "gate" and row["gate"] == "forward")
+    ceiling = (0.002 + 0.004) / (0.002 + 0.002 + 0.3 * (0.002 + 0.004))
+    assert row["machine_ceiling"]["mean"] == pytest.approx(ceiling)
+    assert row["share_of_machine_ceiling"]["mean"] == pytest.approx(row["speedup"]["mean"] / ceiling)
+    assert result["parts"]["forward"]["train_s"] == 0.004
+    assert bench(tmp_path / "b", "--seeds", "1") == 0
+    assert runner.ran.count("probe") == 1  # plan.json has them
+    monkeypatch.setattr(runner, "probe", lambda self, gates: (None, "no such network"))
+    assert bench(tmp_path / "c", "--seeds", "1") == 0
+    assert "the machine's ceiling is not measured: no such network" in capsys.readouterr().out
+    result = json.loads((tmp_path / "c" / "bench.json").read_text())
+    assert result["parts"] is None
+    assert result["parts_note"] == "no such network"
+    assert {row["machine_ceiling"]["mean"] for row in result["rows"]} == {None}
+
+
 def test_nothing_but_failures_is_exit_code_1(runner, tmp_path):
     runner.failing = {f"seed0-{gate}": "killed" for gate in ("dense", "random", "forward")}
     assert bench(tmp_path / "b", "--seeds", "1") == 1
@@ -98,7 +153,7 @@ def test_what_the_first_run_refuses_ends_the_bench_with_its_reason(runner, tmp_p
     runner.refuse = "absent: no such folder"
     assert bench(tmp_path / "b") == 2
     assert capsys.readouterr().err == "fastast bench: error: absent: no such folder\n"
-    assert runner.ran == ["seed0-dense"]
+    assert runner.ran == ["probe", "seed0-dense"]
     runner.refuse = None
     assert bench(tmp_path / "b", "--lr", "0.2", "--seeds", "1") == 0  # nothing of the first try is in the way
 
@@ -187,6 +242,7 @@ def test_a_real_run_happens_once(pictures, tmp_path, monkeypatch):
     (tmp_path / "b" / "bench.json").unlink()
     assert main(arguments) == 0
     assert files_of(tmp_path / "b") == before
+    assert "No verdict" in (tmp_path / "b" / "bench.html").read_text()
     (row,) = json.loads((tmp_path / "b" / "bench.json").read_text())["rows"]
     assert row["forward_units"]["mean"] == 3 * 112  # 7 batches of half an epoch; 8 pictures are left over
 
@@ -205,7 +261,8 @@ def test_real_gates_beside_their_baselines(pictures, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_an_interrupt_reaches_the_run_and_the_bench_goes_on_from_its_checkpoint(pictures, tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_a_signal_reaches_the_run_and_the_bench_goes_on_from_its_checkpoint(pictures, tmp_path, signum):
     out = tmp_path / "b"
     words = [
         sys.executable,
@@ -221,12 +278,20 @@ def test_an_interrupt_reaches_the_run_and_the_bench_goes_on_from_its_checkpoint(
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signum)
         printed, _ = process.communicate(timeout=60)
+        if signum == signal.SIGKILL:  # which the bench cannot hand on, and the run ends all the same
+            while not (out / "runs" / "seed0-dense" / "summary.json").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            while (out / "runs" / "seed0-dense" / ".lock").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
     finally:
         process.kill()
-    assert process.returncode == 130, printed
-    assert "the same command continues the bench" in printed
+    if signum == signal.SIGINT:
+        assert process.returncode == 130, printed
+        assert "the same command continues the bench" in printed
     assert json.loads((out / "runs" / "seed0-dense" / "summary.json").read_text())["stopped"] == "signal"
     assert subprocess.run(words, cwd=ROOT, env=environment).returncode == 0
     summary = json.loads((out / "runs" / "seed0-dense" / "summary.json").read_text())

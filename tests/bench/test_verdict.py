@@ -1,5 +1,7 @@
 """Rows and verdict: means, standard errors, the fixed rules, the goals."""
 
+import math
+
 import pytest
 
 from fastast.bench.rows import make_rows, mean_and_error
@@ -142,6 +144,9 @@ def test_goals_in_three_tiers_for_both_scopes():
         "scope": "gated part",
         "figure": None,
         "tiers": dict.fromkeys(("minimum", "target", "excellent"), "not measured"),
+        "bounds": {
+            tier: [least, math.inf] for tier, least in (("minimum", 0.85), ("target", 0.88), ("excellent", 0.9))
+        },
     }
     assert goals["failures", "whole run"]["figure"] == 2
     assert goals["failures", "whole run"]["tiers"] == {"minimum": "missed"}

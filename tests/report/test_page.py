@@ -34,14 +34,16 @@ BEYOND = """[...document.querySelectorAll("body *")]
 TO_HEX = """[...new Set([...document.querySelectorAll("SELECTOR")].map(e => getComputedStyle(e).color))]
   .map(rgb => "#" + rgb.match(/\\d+/g).map(n => (+n).toString(16).padStart(2, "0")).join(""))"""
 TITLES = [
+    "Loss of selected and skipped samples",
     "Validation accuracy",
+    "Top-1 against GPU joules",
+    "Top-1 against seconds",
     "Loss, nats",
     "Activation, share of offered",
     "Threshold",
     "Throughput, offered per second",
     "Data wait, share of time",
     "Power, watts",
-    "Loss of selected and skipped samples",
 ]
 
 
@@ -96,7 +98,7 @@ def test_nothing_needs_sideways_scrolling(browser: Browser, page: Path, comparis
 
 def test_theme_follows_the_system_and_the_button(browser: Browser, page: Path) -> None:
     paper = "getComputedStyle(document.body).backgroundColor"
-    line = "getComputedStyle(document.querySelector('figure svg [style*=\"--series-1\"]')).stroke"
+    line = "getComputedStyle(document.querySelector('figure svg [style*=\"stroke: var(--series-1)\"]')).stroke"
     press = 'document.getElementById("theme").click()'
     seen = {}
     for dark in (False, True):

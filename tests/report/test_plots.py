@@ -11,20 +11,21 @@ import pytest
 
 from fastast.energy.trace import TraceRow
 from fastast.report import plots, power
+from fastast.report.compare import _costs, accuracy_for_energy
 from fastast.report.page import write_report
 from fastast.report.pictures import choose
 from fastast.report.record import Samples, read_record
-from fastast.report.svg import label_ends, short, thin
+from fastast.report.svg import label_ends, label_points, short, thin
 from tests.report.runs import NUM_TRAIN, write_run
 
 
-def test_trailing_mean_equals_a_loop() -> None:
+def testtrailing_mean_equals_a_loop() -> None:
     rng = np.random.default_rng(0)
     x = np.cumsum(rng.integers(1, 50, 200)).astype(float)
     y, weight = rng.uniform(0, 1, 200), rng.uniform(1, 9, 200)
     y[rng.random(200) < 0.1] = np.nan
     y[:3] = np.nan
-    got = plots._trailing_mean(x, y, weight, 300)
+    got = plots.trailing_mean(x, y, weight, 300)
     for i in range(200):
         near = [j for j in range(i + 1) if x[j] > x[i] - 300 and np.isfinite(y[j])]
         expected = np.average(y[near], weights=weight[near]) if near else np.nan
@@ -52,7 +53,7 @@ def test_samples_of_a_step_line_start_anew_with_each_epoch(tmp_path: Path) -> No
     # A log interval that does not divide the epoch: its last line is missing.
     kept = [line for line in lines if line["kind"] == "epoch" or line["offered"] % NUM_TRAIN]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
-    assert set(plots._line_samples(read_record(run))) == {320.0}
+    assert set(plots.line_samples(read_record(run))) == {320.0}
 
 
 def test_activation_tells_the_mean_and_its_target(tmp_path: Path) -> None:
@@ -155,6 +156,36 @@ def test_labels_at_the_ends_stand_apart(heights: tuple[float, ...]) -> None:
         assert above.y0 >= below.y1 - 1
     frame = axes.get_window_extent()
     assert frame.y0 - 12 < boxes[0].y0 < boxes[-1].y1 < frame.y1 + 12
+
+
+def test_points_are_named_clear_of_one_another_and_of_their_bars() -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3), dpi=72)
+    axes = figure.subplots()
+    axes.plot([0, 1, 1, 1, 2], [0, 1, 1.02, 1.04, 2], "o")
+    points = [(1.0, 1.0 + 0.02 * i, name, "black") for i, name in enumerate(("memory", "forward", "random"))]
+    label_points(axes, [*points, (2.0, 2.0, "dense", "black"), (0.0, 0.0, "", "black")], [(0.9, 1.0, 1.5, 1.0)])
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == ["memory", "forward", "random", "dense"]
+    for one, two in itertools.combinations(boxes, 2):
+        assert not one.overlaps(two)
+    bar = axes.transData.transform([(0.9, 1.0), (1.5, 1.0)])
+    assert all(box.y0 > bar[0, 1] or box.y1 < bar[0, 1] or box.x0 > bar[1, 0] or box.x1 < bar[0, 0] for box in boxes)
+    assert all(box.x1 < figure.bbox.width for box in boxes)
+
+
+def test_forward_units_by_epoch_add_up_to_those_of_the_run(tmp_path: Path) -> None:
+    record = read_record(write_run(tmp_path / "run", gpus=0))
+    units = _costs(record, "forward_units")
+    assert units[0] == 3 * NUM_TRAIN  # warm-up
+    assert units[1:].tolist() == pytest.approx([3 * 0.2 * NUM_TRAIN + NUM_TRAIN] * 3)
+    assert units.sum() == pytest.approx(record.number("compute", "forward_units"))
+    figure = accuracy_for_energy(record)
+    assert isinstance(figure, plots.Figure)
+    assert figure.title == "Top-1 against forward units"
+    assert "Joules were not measured" in figure.caption
 
 
 def samples(selected: list[int], labels: list[int], losses: list[float]) -> Samples:

@@ -16,6 +16,11 @@
     name();
   });
   dark.addEventListener("change", name);
+  const closed = () => document.querySelectorAll("details.printed:not([open])");
+  window.addEventListener("beforeprint", () => { for (const part of closed()) { part.open = true; part.dataset.opened = ""; } });
+  window.addEventListener("afterprint", () => {
+    for (const part of document.querySelectorAll("[data-opened]")) { part.open = false; delete part.dataset.opened; }
+  });
   button.hidden = false;
   name();
 })();

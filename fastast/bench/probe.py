@@ -1,0 +1,154 @@
+"""Times the parts of training on this machine, for the speed-up that it leaves room for.
+
+    python -m fastast.bench.probe OPTIONS.json RESULT.json
+
+The bench runs this as a process before its first run. For dense, and for each gate that scores, a trainer is made as a
+run makes it, and its parts are timed alone, in turns, in seconds a sample:
+
+    train_s             forward, backward and step on a trained sample, t
+    decode_s            full decode, d
+    score_s             scoring as the gate does it, with selection and a proxy network's own training, f_score
+    decode_all_s        decode paid for every offered sample, d_all: full or of a thumbnail; 0 for gates that plan
+    decode_selected_s   further decode of a selected one, d_sel
+
+`fastast.bench.rows.machine_ceiling` adds them up; where decoding overlaps training, a run may pass that ceiling. A
+proxy's refreshes and checks, one batch in `--proxy-bn-every`, are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from fastast.bench.plan import DENSE
+from fastast.console import Reporter
+from fastast.data import Batch, Dataset
+from fastast.energy.meter import EnergyMeter
+from fastast.errors import InputError
+from fastast.files import write_whole
+from fastast.gate import make_policy
+from fastast.given import resolve
+from fastast.run import RunFolder
+from fastast.train.energy_book import EnergyBook
+from fastast.train.session import open_data
+from fastast.train.setup import complete_config, open_machine
+from fastast.train.trainer import Trainer
+
+# Timed in each round. What comes before settles caches, a proxy's batch statistics and the gate's threshold.
+TRAIN_BATCHES, SCORE_BATCHES, DECODE_BATCHES = 2, 4, 8
+SETTLING_ROUNDS, ROUNDS = 2, 5
+# Seconds for each trainer, after which no further round begins.
+LIMIT_S = 60.0
+
+Parts = dict[str, float]
+
+
+def scoring_gates(gates: Sequence[str]) -> list[str]:
+    """Those that score every offered sample; all others share the parts of dense."""
+    return [gate for gate in gates if make_policy(gate).scores]
+
+
+def measure_parts(options: Mapping[str, Any], gates: Sequence[str]) -> dict[str, Parts]:
+    """Parts of dense and of every gate, by name.
+
+    Args:
+        options: of the bench, by field name of `TrainConfig`.
+        gates: any but dense.
+
+    Raises:
+        InputError: the options or the data are at fault.
+    """
+    reporter = Reporter(Console(file=StringIO()))
+    dataset = open_data(resolve({**options, "gate": "dense"}), reporter)
+    found = {gate: _measure({**options, "gate": gate}, dataset, reporter) for gate in (DENSE, *scoring_gates(gates))}
+    for gate in gates:
+        if gate not in found:
+            waste_s = 0.0 if make_policy(gate).plans else found[DENSE]["decode_s"]
+            rest_s = found[DENSE]["decode_s"] - waste_s
+            found[gate] = {**found[DENSE], "decode_all_s": waste_s, "decode_selected_s": rest_s}
+    return found
+
+
+def _measure(options: dict[str, Any], dataset: Dataset, reporter: Reporter) -> Parts:
+    config = resolve(options)
+    machine = open_machine(config.device, config.precision, config.compile, deterministic=config.deterministic)
+    complete_config(config, machine, dataset.train.num_samples)
+    with tempfile.TemporaryDirectory() as scratch, EnergyMeter([]) as meter:
+        folder = RunFolder(scratch)
+        folder.create()
+        with closing(Trainer(config, machine, dataset, folder, EnergyBook(meter), reporter)) as trainer:
+            rounds: list[Parts] = []
+            began = time.monotonic()
+            for number in range(SETTLING_ROUNDS + ROUNDS):
+                if len(rounds) > SETTLING_ROUNDS and time.monotonic() - began > LIMIT_S:
+                    break
+                rounds.append(_round(trainer, number))
+    return {name: statistics.median(one[name] for one in rounds[SETTLING_ROUNDS:]) for name in rounds[0]}
+
+
+def _round(trainer: Trainer, epoch: int) -> Parts:
+    engine, feeds = trainer.engine, trainer.feeds
+    ids = np.arange(trainer.dataset.train.num_samples)[: DECODE_BATCHES * trainer.batch_size]
+    decode_s, batch = _decode(trainer, feeds.train.epoch(epoch, ids), len(ids))
+    train_s = 0.0
+    for _ in range(TRAIN_BATCHES):
+        engine.enqueue(batch)
+        began = _now(trainer)
+        engine.train()
+        train_s += _now(trainer) - began
+    rows = len(batch.valid)
+    parts = {"train_s": train_s / TRAIN_BATCHES / rows, "decode_s": decode_s}
+    if not trainer.policy.scores:
+        return parts | {"score_s": 0.0, "decode_all_s": decode_s, "decode_selected_s": 0.0}
+    all_s, selected_s, score = decode_s, 0.0, engine.score
+    if feeds.thumbs is not None:
+        all_s, batch = _decode(trainer, feeds.thumbs.epoch(epoch, ids), len(ids))
+        selected_s, score = decode_s, engine.select  # type: ignore[assignment]
+    waiting = engine.queue.get_extra_state()
+    began = _now(trainer)
+    for _ in range(SCORE_BATCHES):
+        score(batch)
+    score_s = (_now(trainer) - began) / SCORE_BATCHES / rows
+    engine.queue.set_extra_state(waiting)  # what was selected is not trained
+    return parts | {"score_s": score_s, "decode_all_s": all_s, "decode_selected_s": selected_s}
+
+
+def _decode(trainer: Trainer, batches: Iterator[Batch], num_samples: int) -> tuple[float, Batch]:
+    """Seconds a sample, and the first batch."""
+    began = _now(trainer)
+    first, *_ = batches
+    return (_now(trainer) - began) / num_samples, first
+
+
+def _now(trainer: Trainer) -> float:
+    if trainer.machine.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def main(source: str, result: str) -> int:
+    """Measures what the file of options asks for."""
+    asked = json.loads(Path(source).read_text(encoding="utf-8"))
+    try:
+        parts = measure_parts(asked["options"], asked["gates"])
+    except InputError as error:
+        print(f"fastast train: error: {error}", file=sys.stderr)
+        return 2
+    write_whole(result, json.dumps(parts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
