@@ -1,7 +1,13 @@
-"""A seeded part of a set of class folders, as links."""
+"""A seeded part of a set of class folders, as links.
+
+    python -m benchmarks.subset --data DIR --train 6000 --val 2000 --out NEW
+
+DIR holds train/ and val/ with class folders; NEW gets both, as many pictures of each class.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 from pathlib import Path
@@ -38,3 +44,18 @@ def link_subset(source: Path, out: Path, count: int, *, seed: int = 0, skip: int
 
 def _share(number: int, place: int, num_folders: int) -> int:
     return number // num_folders + (place < number % num_folders)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, type=Path, help="folder with train/ and val/ class folders")
+    parser.add_argument("--train", required=True, type=int, help="training pictures in all")
+    parser.add_argument("--val", required=True, type=int, help="validation pictures in all")
+    parser.add_argument("--out", required=True, type=Path, metavar="NEW", help="a new folder")
+    args = parser.parse_args(argv)
+    for part in ("train", "val"):
+        link_subset(args.data / part, args.out / part, getattr(args, part))
+
+
+if __name__ == "__main__":
+    main()
