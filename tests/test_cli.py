@@ -18,6 +18,7 @@ TRAIN_OPTIONS = {
     *("--proxy-size", "--proxy-arch", "--proxy-bn-every"),
     *("--gate", "--selection", "--target", "--warmup-epochs", "--anneal", "--significance"),
     *("--checkpoint-every", "--max-time", "--stall-timeout", "--force"),
+    *("--nproc", "--tensorboard"),
     *("--dense-calibration", "--price-per-kwh", "--gco2-per-kwh"),
     *(
         "--seed",
@@ -147,10 +148,15 @@ def test_what_the_parser_refuses_is_one_line_and_exit_code_2(capsys, arguments):
     assert "--help" in error
 
 
-def test_a_launcher_with_several_ranks_is_refused(monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+@pytest.mark.parametrize(
+    ("variables", "what"),
+    [({"WORLD_SIZE": "2"}, "'RANK'"), ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2"), ({"WORLD_SIZE": "two"}, "two")],
+)
+def test_a_launcher_that_says_half_is_refused(variables, what, monkeypatch, capsys):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     assert main(["train"]) == 2
-    assert "WORLD_SIZE=2" in capsys.readouterr().err
+    assert what in capsys.readouterr().err
 
 
 def test_it_runs_as_a_module_too(tmp_path):

@@ -27,7 +27,8 @@ T = TypeVar("T")
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
 # As gloo, NCCL and torch's store put it when a rank is gone or a link is cut.
 _CONNECTION = re.compile(
-    r"connection (was )?(closed|reset|refused)|broken pipe|timed ?out|timeout|remote (error|process)|system error",
+    r"connection (was )?(closed|reset|refused)|broken pipe|timed ?out|timeout|remote (error|process)|system error"
+    r"|gloo/transport|no route to host|unreachable",
     re.IGNORECASE,
 )
 _TOLD, _HEARD = "fastast/error", "fastast/heard"
@@ -65,7 +66,7 @@ def find_placement(environ: dict[str, str] | os._Environ[str] = os.environ) -> P
         InputError: the variables contradict one another.
     """
     try:
-        if "RANK" in environ and "WORLD_SIZE" in environ:
+        if "RANK" in environ or int(environ.get("WORLD_SIZE", 1)) > 1:
             placement = Placement(
                 rank=int(environ["RANK"]),
                 size=int(environ["WORLD_SIZE"]),
@@ -84,7 +85,9 @@ def find_placement(environ: dict[str, str] | os._Environ[str] = os.environ) -> P
             environ.setdefault("MASTER_PORT", str(20000 + int(environ["SLURM_JOB_ID"]) % 10000))
         else:
             placement = Placement()
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise InputError(f"a launcher set some of its variables but not {error}; start with torchrun or srun") from error
+    except (TypeError, ValueError) as error:
         raise InputError(f"the launcher's variables make no sense ({error}); start with torchrun or srun") from error
     if not 0 <= placement.rank < placement.size:
         raise InputError(f"RANK={placement.rank}: must be below WORLD_SIZE={placement.size}")

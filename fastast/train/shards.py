@@ -17,12 +17,12 @@ def own_part(state: dict[str, Any], buffers: list[str]) -> dict[str, Any]:
 
     Args:
         state: of `Trainer.state_dict` on one rank, its memory merged.
-        buffers: names of the network's buffers (BatchNorm's statistics).
+        buffers: names of the network's buffers (BatchNorm's statistics); those that are not saved are left out.
     """
     engine = state["engine"]
     return {
         "engine": {name: engine[name] for name in _OWN_PARTS},
-        "buffers": {name: engine["model"][name] for name in buffers},
+        "buffers": {name: engine["model"][name] for name in buffers if name in engine["model"]},
         "train_step": {name: value for name, value in engine["train_step"].items() if not name.startswith(_MEMORY)},
         "thumbs": state["thumbs"],
         "energy": state["energy"],
