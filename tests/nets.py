@@ -1,5 +1,6 @@
 """Networks small enough for tests, for `--arch tests.nets:tiny`."""
 
+import torch
 from torch import nn
 
 
@@ -13,3 +14,15 @@ def tiny(num_classes: int) -> nn.Module:
         nn.Flatten(),
         nn.Linear(64, num_classes),
     )
+
+
+class WithConstant(nn.Module):
+    """`tiny` behind a constant that is a buffer, but of no state dict."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.network = tiny(num_classes)
+        self.register_buffer("scale", torch.ones(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images):
+        return self.network(images * self.scale)

@@ -292,6 +292,12 @@ def test_a_damaged_picture_is_quarantined_and_the_run_goes_on(pictures, tmp_path
     assert samples["backward"] + samples["leftover"] == samples["selected"]
 
 
+def test_a_network_may_have_buffers_that_are_not_saved(pictures, tmp_path):
+    out = tmp_path / "run"
+    assert main(["train", *options(pictures, out, arch="tests.nets:WithConstant", epochs=1)]) == 0
+    assert "scale" not in safetensors.torch.load_file(out / "model.safetensors")
+
+
 def test_a_diverging_run_stops_and_names_the_remedy(pictures, tmp_path, capsys):
     assert main(["train", *options(pictures, tmp_path / "run", lr=1e38, gate="dense")]) == 2
     error = capsys.readouterr().err
