@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import platform
 import shlex
@@ -10,12 +11,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import nvidia.dali
 import torch
 import torchvision
 
 from fastast.files import write_whole
 from fastast.run import code_version, device_name
+
+
+def dali_version() -> str | None:
+    """DALI's version, or None where it is not installed: some parts of the GPU suite do without."""
+    try:
+        return importlib.import_module("nvidia.dali").__version__
+    except ImportError:
+        return None
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
@@ -29,7 +37,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
-            "dali": nvidia.dali.__version__,
+            "dali": dali_version(),
         },
         "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -41,7 +49,7 @@ def command_line(module: str, parser: argparse.ArgumentParser, args: argparse.Na
     for key, value in vars(args).items():
         if key == "out" or value == parser.get_default(key):
             continue
-        values = value if isinstance(value, list) else [value]
+        values = [] if value is True else value if isinstance(value, list) else [value]
         words += ["--" + key.replace("_", "-")]
         words += [shlex.quote(v.name if isinstance(v, Path) else str(v)) for v in values]
     return " ".join(words)

@@ -69,7 +69,9 @@ def fastast_passes(data: Path, side: int, count: int, workers: int) -> Passes:
     return lambda epoch: loader.epoch(epoch, offered(catalog.num_samples, count, epoch)), list
 
 
-def torchvision_passes(data: Path, side: int, count: int, workers: int, *, pil: bool) -> Passes:
+def torchvision_passes(
+    data: Path, side: int, count: int, workers: int, *, pil: bool, batch_size: int = BATCH
+) -> Passes:
     from torch.utils.data import DataLoader
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
@@ -96,7 +98,7 @@ def torchvision_passes(data: Path, side: int, count: int, workers: int, *, pil: 
             return count
 
     sampler = Sampler()
-    loader = DataLoader(dataset, BATCH, sampler=sampler, num_workers=workers, persistent_workers=True)
+    loader = DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, persistent_workers=True)
 
     def run(epoch: int) -> Iterator[Any]:
         sampler.epoch = epoch

@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 from benchmarks.common import stamp
+from fastast.energy.reading import MIN_WINDOW_S, Reading
 
 SHARE_GOAL = 0.85  # of the machine's ceiling
 COLUMNS = (
@@ -49,6 +50,33 @@ def contender_row(
         "data_wait_share": statistics.median(figures["data_wait"] for figures in rounds),
         "goals": goals,
         "counts": counts,
+    }
+
+
+def energy_figures(
+    used: Reading, offered: int, num_rounds: int, arithmetic: float, dense_j: float | None
+) -> dict[str, Any]:
+    """Joules of one contender over all rounds, and what it saves of dense training's.
+
+    Args:
+        used: its readings, training intervals only.
+        offered: samples over all rounds.
+        num_rounds: epochs; the counter is too coarse for one shorter than 2 s.
+        arithmetic: the cost model's ceiling, 3 / forward units a sample.
+        dense_j: joules of an offered sample in dense training, or None.
+    """
+    short = used.seconds < MIN_WINDOW_S * num_rounds
+    joules = None if short or used.joules is None else used.joules / offered
+    measured = None if joules is None or dense_j is None else 1 - joules / dense_j
+    reason = "epochs under 2 s" if short else None if joules is not None else used.gpu_reason or "; ".join(used.notes)
+    return {
+        "j_per_offered": joules,
+        "watts": None if short else used.watts,
+        "source": None if short else used.source,
+        "savings_measured": measured,
+        "savings_arithmetic": 1 - 1 / arithmetic,
+        "reason": reason,
+        "conditions": used.conditions,
     }
 
 

@@ -10,7 +10,7 @@ import torch
 from fastast.errors import InputError
 
 
-def choose_compile(device: torch.device, wanted: str) -> tuple[bool, str]:
+def choose_compile(device: torch.device, wanted: str, dtype: torch.dtype = torch.float32) -> tuple[bool, str]:
     """Whether to use `torch.compile`, and the reason for `model.compile_note`.
 
     `auto` is off on CPU, where compiling a ResNet-18 costs more than a short run gains, and on CUDA needs
@@ -19,6 +19,7 @@ def choose_compile(device: torch.device, wanted: str) -> tuple[bool, str]:
     Args:
         device: where the steps run.
         wanted: "auto", "on", "off" or "reduce-overhead".
+        dtype: compute type of the network, which the probe takes: Triton knows fewer types than torch on older GPUs.
 
     Raises:
         InputError: "reduce-overhead" on a CPU.
@@ -38,7 +39,7 @@ def choose_compile(device: torch.device, wanted: str) -> tuple[bool, str]:
         return False, f"off: capability {capability[0]}.{capability[1]} is below 7.0, which Triton needs"
     try:
         probe = torch.compile(lambda x: torch.relu(x) + 1, fullgraph=True)
-        probe(torch.zeros(32, device=device))
+        probe(torch.zeros(32, device=device, dtype=dtype))
     except Exception as error:  # the compiler stack raises its own kinds, none of them a common base
         return False, f"off: the probe failed to compile ({type(error).__name__})"
     return True, f"on: the probe compiled on capability {capability[0]}.{capability[1]}"

@@ -64,9 +64,10 @@ def open_machine(
     if use_cuda:
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cudnn.deterministic = deterministic
+        torch.backends.cudnn.allow_tf32 = True
         torch.set_float32_matmul_precision("high")
     dtype, precision_note = choose_precision(place, precision)
-    compiled, compile_note = choose_compile(place, compile)
+    compiled, compile_note = choose_compile(place, compile, dtype)
     mode = compile if compile == "reduce-overhead" else "default"
     return Machine(place, dtype, precision_note, compiled, compile_note, mode)
 

@@ -1,0 +1,109 @@
+"""What gates make of it: speed and joules at two targets, accuracy in the time that is left, and several GPUs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.pictures import drawn_pictures, given_pictures, linked, sizes
+from benchmarks.gpu.settings import NotMeasured, Report, Settings
+from fastast.run import code_version, read_json
+
+GATES = ("random", "memory", "forward", "proxy")
+COPIES = 50  # of the drawn pictures in an epoch, so that the fastest gate's takes longer than 2 s
+ROOT = Path(__file__).resolve().parent.parent.parent
+BENCH_SHARE = 0.85  # of the item's time is the bench's budget; the rest is its start and end
+
+
+def gates_at(target: float, settings: Settings, report: Report) -> None:
+    """`benchmarks.gates` with the gates at one target, dense beside them, from the drawn JPEGs."""
+    from benchmarks import gates
+
+    pictures = drawn_pictures(settings)
+    report.add(pictures=sizes(pictures / "train"))
+    with tempfile.TemporaryDirectory() as scratch:
+        copies = 1 if settings.tiny else COPIES
+        for split in ("train", "val"):
+            linked(pictures / split, Path(scratch) / split, copies)
+        count = (64, 96)[target > 0.2] if settings.tiny else len(list(Path(scratch).glob("train/*/*")))
+        options: dict[str, Any] = {
+            "--data": scratch,
+            "--arch": settings.arch,
+            "--image-size": settings.image_size,
+            "--batch-size": settings.batch_size,
+            "--count": count,
+            "--targets": target,
+            "--rounds": 1 if settings.tiny else 2,
+            "--device": settings.device,
+            "--compile": "off" if settings.device == "cpu" else "auto",
+            "--seed": settings.seed,
+        }
+        words = [str(word) for pair in options.items() for word in pair]
+        names = GATES[:1] if settings.tiny else GATES
+        # Cut off, the rounds so far count.
+        gates.main([*words, "--only", *names], tell=lambda found: report.add(**found, count=count))
+
+
+gates_at_10 = partial(gates_at, 0.1)
+gates_at_30 = partial(gates_at, 0.3)
+
+
+def accuracy(settings: Settings, report: Report) -> None:
+    """`fastast bench` within the item's time: gates beside dense and random at equal work, as many seeds as fit.
+
+    ResNet-50 at 128 px, on the pictures that were given (Imagenette, say), else on the drawn ones.
+    """
+    name, pictures = next(iter(given_pictures(settings).items()))
+    _, commit = code_version()
+    out = settings.work / f"bench-{name}-{commit}"
+    options: dict[str, Any] = {
+        "--data": pictures,
+        "--out": out,
+        "--arch": settings.arch,
+        "--image-size": 32 if settings.tiny else 128,
+        "--batch-size": settings.batch_size,
+        "--gates": "random" if settings.tiny else "forward,memory,proxy",
+        "--epochs": 2 if settings.tiny else 18,
+        "--device": settings.device,
+        "--seed": settings.seed,
+    }
+    command = [sys.executable, "-m", "fastast", "bench", *(str(word) for pair in options.items() for word in pair)]
+    tries = (1,) if settings.tiny else (3, 2, 1)
+    for num_seeds in tries:
+        budget = [] if settings.tiny else ["--budget", f"{BENCH_SHARE * settings.seconds:.0f}s"]
+        result = subprocess.run([*command, "--seeds", str(num_seeds), *budget], cwd=ROOT, stdin=subprocess.DEVNULL)
+        if result.returncode != 2 or num_seeds == tries[-1]:  # 2: so many do not fit
+            break
+        shutil.rmtree(out, ignore_errors=True)
+    if not (out / "bench.json").exists():
+        raise RuntimeError(f"fastast bench ended with {result.returncode}; its last lines are in the log")
+    found = read_json(out / "bench.json")
+    kept = ("argv", "epochs", "seeds", "rows", "verdict", "goals", "notes", "failures")
+    report.add(pictures=name, n=len(found["seeds"]), **{key: found[key] for key in kept})
+
+
+def scaling(settings: Settings, report: Report) -> None:
+    """Dense `fastast train` on one GPU and on 2, 4, ... of them: offered pictures a second."""
+    if settings.num_gpus < 2:
+        raise NotMeasured("needs at least two GPUs, and --all")
+    rates: dict[str, float] = {}
+    numbers = [number for number in (1, 2, 4, 8) if number < settings.num_gpus] + [settings.num_gpus]
+    with tempfile.TemporaryDirectory() as scratch:
+        pictures = Path(scratch) / "pictures"
+        for split, times in (("train", COPIES), ("val", 1)):
+            linked(drawn_pictures(settings) / split, pictures / split, times)
+        for number in numbers:
+            out = Path(scratch) / f"on-{number}"
+            options = f"--gate dense --epochs 1 --arch {settings.arch} --nproc {number} --seed {settings.seed}"
+            command = [sys.executable, "-m", "fastast", "train", *options.split()]
+            command += ["--data", os.fspath(pictures), "--out", os.fspath(out)]
+            subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=True)
+            rates[str(number)] = read_json(out / "summary.json")["throughput"]["offered_per_s"]
+            efficiency = {key: rate / (int(key) * rates["1"]) for key, rate in rates.items()}
+            report.add(offered_per_s=rates, efficiency=efficiency)

@@ -1,0 +1,110 @@
+"""Writes the page over all results, benchmarks/results/README.md, from the result files alone.
+
+    python -m benchmarks.index [--results DIR]
+
+The same files give the same page. Run it after a benchmark has written or changed a file there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+from fastast.errors import InputError
+from fastast.files import write_whole
+from fastast.run import read_json
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PAGE = "README.md"
+HEAD = """# Results
+
+Each result with its hardware, its versions, its commit and its day; below, the command or the module that measured it.
+`-dirty`: the working tree held further changes. This page is made by `python -m benchmarks.index`; edit nothing here.
+
+| result | what | hardware | versions | commit | day |
+|---|---|---|---|---|---|
+"""
+NAMED = re.compile(r"python -m benchmarks\.(\w+)")
+
+
+def index(folder: Path) -> str:
+    """The page over a folder of result files.
+
+    Raises:
+        InputError: a file does not say where it is from.
+    """
+    results = {path: read_json(path) for path in sorted(folder.glob("*.json"))}
+    rows, sections = [], []
+    for path, result in results.items():
+        missing = [key for key in ("hardware", "versions", "measured_at") if key not in result]
+        if missing:
+            raise InputError(f"{path}: does not say its {' and '.join(missing)}; measure it again")
+        table = path.with_suffix(".md")
+        shown = (
+            f"[{path.stem}]({table.name}) ([JSON]({path.name}))" if table.exists() else f"[{path.stem}]({path.name})"
+        )
+        versions = result["versions"]
+        rows.append(
+            f"| {shown} | {_what(path, result)} | {_hardware(result['hardware'])} | torch {versions['torch']}, "
+            f"DALI {versions['dali'] or 'none'}, Python {versions['python']} | {versions['commit'] or 'none'} | "
+            f"{result['measured_at'][:10]} |"
+        )
+        lines = [f"`{_command(path, result)}`"]
+        if not table.exists():
+            lines.append(_scalars(result))
+        sections.append(f"**{path.stem}**: " + " ".join(lines))
+    return HEAD + "\n".join(rows) + "\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _module(path: Path, result: dict[str, Any]) -> str:
+    named = NAMED.match(result.get("command", ""))
+    return path.stem if named is None else named[1]
+
+
+def _what(path: Path, result: dict[str, Any]) -> str:
+    """Its title, or the first sentence of the module that measured it."""
+    if "title" in result:
+        return str(result["title"])
+    spec = importlib.util.find_spec(f"benchmarks.{_module(path, result)}")
+    if spec is None or spec.origin is None:
+        raise InputError(f"{path}: has no title, and no benchmark has its name")
+    text = Path(spec.origin).read_text(encoding="utf-8").removeprefix('"""')
+    return text.splitlines()[0].rstrip('".')
+
+
+def _hardware(hardware: dict[str, Any]) -> str:
+    parts = [hardware["name"]]
+    if hardware["device"] == "cpu":
+        parts.append(f"{hardware['threads']} threads")
+    if hardware.get("driver"):
+        parts.append(f"driver {hardware['driver']}")
+    return ", ".join(parts)
+
+
+def _command(path: Path, result: dict[str, Any]) -> str:
+    """Older files have no command, only their options."""
+    return result.get("command") or f"benchmarks.{_module(path, result)}"
+
+
+def _scalars(result: dict[str, Any]) -> str:
+    """Plain figures, for a result without a table."""
+    known = ("title", "measured_at", "command", "hardware", "versions", "schema")
+    cells = []
+    for key, value in result.items():
+        if key not in known and isinstance(value, int | float | str):
+            cells.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
+    return "; ".join(cells) + "."
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args(argv)
+    write_whole(args.results / PAGE, index(args.results))
+
+
+if __name__ == "__main__":
+    main()
