@@ -222,7 +222,7 @@ class TrainConfig:
         None, "decoder threads; default the cores this process may use, at most 8", kind=int, metavar="N"
     )
     log_every: int = option(10, "offered batches between two step lines of metrics.jsonl", kind=int, metavar="N")
-    tensorboard: bool = option(False, "also write TensorBoard event files, to tensorboard/ in the run folder", kind=bool)
+    tensorboard: bool = option(False, "also write TensorBoard event files, to the run's tensorboard/", kind=bool)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -312,8 +312,9 @@ class Engine:
             self.proxy.load_state_dict(state["proxy"])
         if self.select_step is not None:
             self.select_step.load_state_dict(state["select_step"])
-        torch.set_rng_state(state["rng"])
         self._totals_are_own = False
+        if state["rng"] is not None:
+            torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
 

@@ -81,7 +81,7 @@ class Journal:
         self._config, self._planner, self._folder = config, planner, folder
         self._meter, self._reporter = meter, reporter
         self._ranks, self._batch_size = ranks, config.batch_size
-        self._metrics = MetricsWriter(log_every=config.log_every, batch_size=config.batch_size * ranks.size)
+        self._metrics = MetricsWriter(log_every=config.log_every)
         self._reports = LaggedReader(NUM_FIELDS * ranks.size, device, torch.float64)
         self._popped = 0  # rows that each rank's queue has handed out
         self._moved = np.zeros(ranks.size, np.int64)  # rows that came to each rank's queue, less those that went
@@ -95,6 +95,7 @@ class Journal:
             vector: of `Engine.status`.
             moment: what the host knows of the batch, on this rank.
         """
+        moment.backward = self.account.whole.backward
         self._moments.append(moment)
         self.offered[moment.ids] += 1
         self._add_ranks(moment.counts)
@@ -139,7 +140,7 @@ class Journal:
         moment.counts.selected = int(status.pushed - self.status.pushed)
         self.account.phases[stretch.phase] += moment.counts
         self.status = status
-        self._write_step(stretch, stretch.offered_before + moment.last, lr)
+        self._write_step(stretch, moment, lr)
         fills = rows[:, 0].astype(np.int64) + self._moved - self._popped
         moves = fullest_to_emptiest(fills.tolist(), self._batch_size)
         for full, empty, num_rows in moves:
@@ -155,18 +156,20 @@ class Journal:
         counts.backward += self._batch_size * self._ranks.size
         counts.steps += 1
 
-    def _write_step(self, stretch: Stretch, position: int, lr: float) -> None:
+    def _write_step(self, stretch: Stretch, moment: Moment, lr: float) -> None:
         whole = self.account.whole
         line = self._metrics.step_line(
             whole,
             self.status,
             stretch=stretch,
             scoring=self._planner.policy.scores,
+            backward=moment.backward,
             lr=lr,
             gpu_w=self._meter.watts,
         )
         if line is not None:
             self._folder.append_metrics(line)
+            position = stretch.offered_before + moment.last
             done = self._planner.schedule.cost_share(position, self._planner.policy.cost)
             self._reporter.advance(done, step_detail(line, whole.seconds * (1 / done - 1)))
 

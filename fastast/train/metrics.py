@@ -18,6 +18,7 @@ class Mark(NamedTuple):
     """Where a line of sums starts: what the run had done by then."""
 
     offered: int
+    backward: int
     data_wait: float
     seconds: float
     status: Status
@@ -25,7 +26,7 @@ class Mark(NamedTuple):
     @classmethod
     def of(cls, whole: PhaseCounts, status: Status) -> Mark:
         """The mark of this moment."""
-        return cls(whole.offered, whole.data_wait, whole.seconds, status)
+        return cls(whole.offered, whole.backward, whole.data_wait, whole.seconds, status)
 
 
 class MetricsWriter:
@@ -33,15 +34,13 @@ class MetricsWriter:
 
     Args:
         log_every: offered batches between two step lines.
-        batch_size: rows of an optimizer step, on all ranks together.
 
     Attributes:
         num_batches: offered batches so far.
     """
 
-    def __init__(self, *, log_every: int, batch_size: int) -> None:
+    def __init__(self, *, log_every: int) -> None:
         self._log_every = log_every
-        self._batch_size = batch_size
         self.num_batches = 0
         self.restart(PhaseCounts(), Status())
 
@@ -54,8 +53,8 @@ class MetricsWriter:
         """Plain values for a checkpoint."""
         return {
             "num_batches": self.num_batches,
-            "line_from": list(self._line_from[:3]) + list(self._line_from.status),
-            "epoch_from": list(self._epoch_from[:3]) + list(self._epoch_from.status),
+            "line_from": list(self._line_from[:4]) + list(self._line_from.status),
+            "epoch_from": list(self._epoch_from[:4]) + list(self._epoch_from.status),
             "epoch_s": time.monotonic() - self._epoch_began,
         }
 
@@ -63,14 +62,32 @@ class MetricsWriter:
         """Goes on where `state_dict` was called."""
         self.num_batches = state["num_batches"]
         line, epoch = state["line_from"], state["epoch_from"]
-        self._line_from = Mark(line[0], line[1], line[2], Status(*line[3:]))
-        self._epoch_from = Mark(epoch[0], epoch[1], epoch[2], Status(*epoch[3:]))
+        self._line_from = Mark(line[0], line[1], line[2], line[3], Status(*line[4:]))
+        self._epoch_from = Mark(epoch[0], epoch[1], epoch[2], epoch[3], Status(*epoch[4:]))
         self._epoch_began = time.monotonic() - state["epoch_s"]
 
     def step_line(
-        self, whole: PhaseCounts, status: Status, *, stretch: Stretch, scoring: bool, lr: float, gpu_w: float | None
+        self,
+        whole: PhaseCounts,
+        status: Status,
+        *,
+        stretch: Stretch,
+        scoring: bool,
+        backward: int,
+        lr: float,
+        gpu_w: float | None,
     ) -> dict[str, Any] | None:
-        """A step line if one is due, else None; `whole` counts the run up to the batch that `status` is of."""
+        """A step line if one is due, else None.
+
+        Args:
+            whole: counts the run up to the batch that `status` is of.
+            status: the device's report.
+            stretch: under way.
+            scoring: whether the gate scores.
+            backward: samples that the steps of `status` trained.
+            lr: the learning rate.
+            gpu_w: power, or None.
+        """
         self.num_batches += 1
         if self.num_batches % self._log_every:
             return None
@@ -83,7 +100,7 @@ class MetricsWriter:
             "phase": stretch.phase,
             "step": int(status.steps),
             "offered": whole.offered,
-            "backward": int(status.steps) * self._batch_size,
+            "backward": backward,
             "loss": _mean_loss(since.status, status),
             "lr": lr,
             "activation": (status.pushed - since.status.pushed) / offered if offered else None,
@@ -116,7 +133,7 @@ class MetricsWriter:
             "val_top1": accuracy.top1,
             "val_top5": accuracy.top5,
             "offered": offered,
-            "backward": int(status.steps - since.steps) * self._batch_size,
+            "backward": whole.backward - self._epoch_from.backward,
             "activation": (status.pushed - since.pushed) / offered if offered else None,
             "threshold": status.threshold if scoring and stretch.phase == GATED else None,
             "seconds": time.monotonic() - self._epoch_began,

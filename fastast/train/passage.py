@@ -27,21 +27,28 @@ class Moment:
         first, last: positions in the stretch's order that the batch covers.
         counts: its work, but for what the device decides.
         ids: int64[n], the samples that this rank was offered.
+        backward: samples that the run had trained before the batch.
     """
 
     first: int
     last: int
     counts: PhaseCounts
     ids: np.ndarray
+    backward: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors for a checkpoint, but the ids, which were counted when it was sent."""
-        return {"first": self.first, "last": self.last, "counts": dataclasses.asdict(self.counts)}
+        return {
+            "first": self.first,
+            "last": self.last,
+            "counts": dataclasses.asdict(self.counts),
+            "backward": self.backward,
+        }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Moment:
         """The moment that `state_dict` described."""
-        return cls(state["first"], state["last"], PhaseCounts(**state["counts"]), NO_IDS)
+        return cls(state["first"], state["last"], PhaseCounts(**state["counts"]), NO_IDS, state["backward"])
 
 
 class Passage:

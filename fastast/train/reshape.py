@@ -44,6 +44,8 @@ def for_ranks(state: dict[str, Any], size: int) -> dict[str, Any]:
     for rank in range(size):
         part = parts[min(rank, old - 1) if rank < old else 0]
         engine = {**part["engine"], "score_step": {**part["engine"]["score_step"], QUEUE: queues[rank]}}
+        if rank >= old:  # its own, or all would drop out the same units
+            engine.update(rng=None, cuda_rng=None)
         for step, names in _COUNTS.items():
             engine[step] = {**engine[step]}
             for name in names:

@@ -25,21 +25,14 @@ from fastast.options import parse_duration
 from fastast.report.page import write_report
 from fastast.run import OtherRanksFolder, RunFolder
 from fastast.train.beginning import other_ranks, resume_run, start_run, what_changed
-from fastast.train.distributed import (
-    RankLost,
-    Ranks,
-    find_placement,
-    is_elastic,
-    is_restart,
-    launched_by_torchrun,
-    open_ranks,
-)
+from fastast.train.distributed import RankLost, Ranks, open_ranks
 from fastast.train.energy_book import EnergyBook
 from fastast.train.keeper import Keeper, write_power
 from fastast.train.launch import count_processes, launch
 from fastast.train.memory_fit import describe_out_of_memory, fitting_batch, is_out_of_memory
 from fastast.train.model import check_names
 from fastast.train.opening import Opening, open_run
+from fastast.train.placement import find_placement, is_elastic, is_restart, launched_by_torchrun
 from fastast.train.proxy_net import check_proxy_arch
 from fastast.train.reshape import for_ranks
 from fastast.train.results import build_summary, write_samples
@@ -221,9 +214,9 @@ def _fit(
             resume_run(trainer, opening, reporter)
         else:
             ranks.decide(lambda: start_run(trainer, folder))
+            trainer.journal.account.quarantined = len(dataset.quarantined)
         if config.tensorboard and ranks.is_first:
             stack.enter_context(events_written(folder, reporter))
-            trainer.journal.account.quarantined = len(dataset.quarantined)
         if meter.devices:
             energy.idle = merge_idle(ranks.share(meter.measure_idle()))
         keeper = Keeper(trainer, folder, config.checkpoint_every, reporter)

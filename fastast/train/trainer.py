@@ -159,7 +159,9 @@ class Trainer:
             return
         for feed in (self.feeds.train, self.feeds.val):
             self.ranks.reduce(torch.from_numpy(feed.bad_ids).view(torch.uint8), "max")
-        for sample_id, path, reason in itertools.chain(*self.ranks.share(self._quarantined)):
+        # By path: one rank may have had a picture's thumbnail, or checked its ranking, and another have trained on it.
+        found = {entry[1]: entry for entry in itertools.chain(*self.ranks.share(self._quarantined))}
+        for sample_id, path, reason in found.values():
             self._record_quarantined(path, {"id": sample_id, "path": path, "reason": reason})
         self._quarantined = []
 

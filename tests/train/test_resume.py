@@ -10,8 +10,8 @@ import torch
 
 from fastast.cli import main
 from fastast.run import RunFolder
-from fastast.train.keeper import Keeper
 from fastast.train.beginning import PICTURES_CHANGED
+from fastast.train.keeper import Keeper
 from fastast.train.stopping import StopRequest
 from tests.conftest import damaged_png
 from tests.train.test_engine import assert_same

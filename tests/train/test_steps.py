@@ -10,7 +10,7 @@ from fastast.gate import Gate, SampleQueue, ScoreMemory
 from fastast.train.decision import HIST_BINS, HIST_WIDTH
 from fastast.train.model import scoring_twin
 from fastast.train.optimizer import GuardedStep, build_sgd
-from fastast.train.steps import Objective, EvalStep, ScoreStep, TrainStep, compile_step, logits_of
+from fastast.train.steps import EvalStep, Objective, ScoreStep, TrainStep, compile_step, logits_of
 from tests.nets import tiny
 
 B, SIDE, CLASSES = 16, 16, 4
