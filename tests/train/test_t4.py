@@ -32,13 +32,13 @@ def t4(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    for name in ("benchmark", "deterministic"):  # to be put back
+    for name in ("benchmark", "deterministic", "allow_tf32"):  # to be put back
         monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
 
 
 def test_a_t4_trains_in_fp16_and_says_why(t4, monkeypatch):
-    monkeypatch.setattr(setup, "choose_compile", lambda device, wanted: (False, "off"))
+    monkeypatch.setattr(setup, "choose_compile", lambda device, wanted, dtype: (False, "off"))
     machine = open_machine("auto")
     assert (machine.device, machine.dtype, machine.image_dtype) == (CUDA, torch.float16, torch.float16)
     assert machine.precision_note == "fp16 with loss scaling: capability 7.5 has no bf16"
@@ -46,10 +46,10 @@ def test_a_t4_trains_in_fp16_and_says_why(t4, monkeypatch):
 
 def test_the_compiler_is_on_from_sm_70_where_a_probe_compiles_and_off_where_it_fails(t4, monkeypatch):
     ran = []
-    monkeypatch.setattr(torch, "zeros", lambda *shape, device: ran.append(device))
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device, dtype: ran.append((device, dtype)))
     monkeypatch.setattr(torch, "compile", lambda probe, fullgraph: lambda x: None)
-    assert choose_compile(CUDA, "auto") == (True, "on: the probe compiled on capability 7.5")
-    assert ran == [CUDA]
+    assert choose_compile(CUDA, "auto", torch.float16) == (True, "on: the probe compiled on capability 7.5")
+    assert ran == [(CUDA, torch.float16)]  # the type that it will have to compile
 
     def too_old(probe, fullgraph):
         raise RuntimeError("Triton needs 8.0")
