@@ -30,7 +30,7 @@ def adopt(state: dict[str, Any], num_train: int) -> int:
         queue = part["engine"]["score_step"][QUEUE]
         _, handed_out, overflow = queue["status"]
         queue["status"] = [handed_out, handed_out, overflow]
-        popped += handed_out
+        popped += handed_out - queue["moved"]
         for name in Rows._fields:
             queue[name] = queue[name][:0]
     journal = state["journal"]

@@ -20,7 +20,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastast.errors import InputError, ToldElsewhere
-from fastast.train.placement import Placement, find_placement
+from fastast.train.meeting import meet
+from fastast.train.placement import Placement, find_placement, launched_by_torchrun
 
 T = TypeVar("T")
 
@@ -210,8 +211,12 @@ def open_ranks(device: str, timeout_s: float) -> Iterator[Ranks]:
             )
         torch.cuda.set_device(placement.local_rank)
     try:
+        store, _, _ = next(dist.rendezvous("env://", placement.rank, placement.size, timeout=_JOIN_TIMEOUT))
+        if launched_by_torchrun():
+            store = meet(store, placement, _JOIN_TIMEOUT.total_seconds())
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if use_cuda else "gloo",
+            store=store,
             rank=placement.rank,
             world_size=placement.size,
             timeout=_JOIN_TIMEOUT,

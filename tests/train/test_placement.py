@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastast.errors import InputError
-from fastast.train.distributed import Placement, find_placement, fullest_to_emptiest
+from fastast.train.distributed import fullest_to_emptiest
+from fastast.train.placement import Placement, find_placement
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 SLURM = {

@@ -1,0 +1,150 @@
+"""Several ranks of a run: processes forked from one that has imported torch already, on ports of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import itertools
+import os
+import pickle
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo  # which the first optimizer step imports otherwise, in every process
+from torch import nn
+
+from fastast.cli import main
+from fastast.train import session
+from fastast.train.distributed import open_ranks
+from tests.train import processes
+from tests.train.processes import FORKS
+
+FORKS.set_forkserver_preload([processes.__name__, __name__])
+
+# After which a rank shows its stacks and ends, whatever has become of the test.
+DEADLINE_S = 100
+_NUMBERS = itertools.count()
+
+
+class Gang:
+    """Processes that were started as the ranks of one run.
+
+    Args:
+        folder: takes what they say and return.
+        size: ranks.
+        target: called in each of them; of a module's top level.
+        arguments: of the call.
+        variables: further environment variables.
+    """
+
+    def __init__(
+        self, folder: Path, size: int, target: Callable[..., Any], *arguments: Any, **variables: object
+    ) -> None:
+        self._folder = folder / f"ranks{next(_NUMBERS)}"
+        self._folder.mkdir(parents=True)
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        common = {**os.environ, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
+        common.update(MASTER_PORT=port, OMP_NUM_THREADS=1, **variables)
+        self.processes = []
+        for rank in range(size):
+            environment = {name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
+            log, answer = self._folder / f"log{rank}", self._folder / f"answer{rank}"
+            process = FORKS.Process(target=_be_rank, args=(environment, log, answer, target, arguments))
+            process.start()
+            self.processes.append(process)
+
+    def said(self, rank: int) -> str:
+        """What a rank printed."""
+        return (self._folder / f"log{rank}").read_text()
+
+    def codes(self) -> list[int]:
+        """Waits for all ranks; returns their exit codes.
+
+        Raises:
+            AssertionError: one hung; the message has the stacks.
+        """
+        for process in self.processes:
+            process.join(DEADLINE_S + 20)
+        logs = "\n".join(f"rank {rank}:\n{self.said(rank)}" for rank in range(len(self.processes)))
+        assert "Timeout (" not in logs, logs
+        return [process.exitcode for process in self.processes]
+
+    def answers(self) -> list[Any]:
+        """Waits for all ranks; returns what their calls returned."""
+        codes = self.codes()
+        assert codes == [0] * len(codes), "\n".join(self.said(rank) for rank in range(len(codes)))
+        files = (self._folder / f"answer{rank}" for rank in range(len(codes)))
+        return [pickle.loads(file.read_bytes()) for file in files]
+
+    def kill(self) -> None:
+        """Ends those that have not ended."""
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+
+@contextlib.contextmanager
+def gang(folder: Path, size: int, target: Callable[..., Any], *arguments: Any, **variables: object) -> Iterator[Gang]:
+    """A `Gang` that is killed at the end."""
+    started = Gang(folder, size, target, *arguments, **variables)
+    try:
+        yield started
+    finally:
+        started.kill()
+
+
+def answers(folder: Path, size: int, target: Callable[..., Any], *arguments: Any, **variables: object) -> list[Any]:
+    """What a call returned on each of so many ranks, all of which must end well."""
+    with gang(folder, size, target, *arguments, **variables) as started:
+        return started.answers()
+
+
+def train(folder: Path, size: int, arguments: Sequence[str], **variables: object) -> list[int]:
+    """Exit codes of `fastast train` on so many ranks."""
+    with gang(folder, size, command, list(arguments), **variables) as started:
+        return started.codes()
+
+
+def command(arguments: Sequence[str], prepare: Callable[..., None] | None = None, *more: Any) -> None:
+    """One rank of `fastast train`; `prepare` is called first."""
+    if prepare is not None:
+        prepare(*more)
+    sys.exit(main(["train", *arguments]))
+
+
+def with_ranks(target: Callable[..., Any], *arguments: Any, timeout_s: float = 30) -> Any:
+    """Calls `target` with the opened `Ranks`."""
+    with open_ranks("cpu", timeout_s) as ranks:
+        return target(ranks, *arguments)
+
+
+def _be_rank(
+    environment: dict[str, str], log: Path, answer: Path, target: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    faulthandler.dump_traceback_later(DEADLINE_S, exit=True)
+    torch.set_num_threads(1)
+    session.write_report = lambda folder: None
+    returned = target(*arguments)
+    answer.write_bytes(pickle.dumps(returned))
+
+
+def plain(num_classes: int) -> nn.Module:
+    """A network without batch normalisation, for `--arch tests.train.ranks:plain`."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 5, stride=4, padding=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, num_classes),
+    )

@@ -1,0 +1,145 @@
+"""`--nproc` and `torchrun` as child processes: exit codes, signals, restarts."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastast.errors import InputError
+from fastast.run import RunFolder
+from fastast.train.launch import _without_nproc, count_processes
+from tests.conftest import ROOT
+from tests.train.test_run import losses, options
+
+ALONE = [sys.executable, "-m", "fastast", "train", "--nproc", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
+TORCHRUN += ["--nproc-per-node", "2"]
+
+
+@contextlib.contextmanager
+def started(log, *command):
+    """A command with two ranks, and all that it starts killed at the end."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with open(log, "wb") as file:
+        words = [str(word) for word in command]
+        process = subprocess.Popen(words, stdout=file, stderr=file, env=environment, start_new_session=True)
+    try:
+        yield process
+    finally:
+        for child in descendants(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        process.wait()
+
+
+def descendants(pid):
+    """A process and all that it has started."""
+    found = [pid]
+    for one in found:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            children = Path(f"/proc/{one}/task/{one}/children").read_text()
+            found += map(int, children.split())
+    return found
+
+
+def workers(pid):
+    """The ranks, by their numbers."""
+    found = {}
+    for one in descendants(pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            variables = Path(f"/proc/{one}/environ").read_bytes().split(b"\0")
+            found |= {int(v[5:]): one for v in variables if v.startswith(b"RANK=")}
+    return found
+
+
+def wait_for_lines(out, count, process):
+    until = time.monotonic() + 120
+    metrics = RunFolder(out).metrics
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= count):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def arguments(data, out, **changes):
+    return options(data, out, **{"batch_size": 8, "device": "cpu", "epochs": 400, **changes})
+
+
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGINT", "SIGUSR1"))]
+)
+def test_a_signal_to_the_launcher_ends_all_ranks_with_a_checkpoint_and_its_code(pictures, tmp_path, name):
+    out, log = tmp_path / "run", tmp_path / "log"
+    with started(log, *ALONE, *arguments(pictures, out)) as process:
+        wait_for_lines(out, 5, process)
+        process.send_signal(getattr(signal, name))
+        assert process.wait(60) == 128 + getattr(signal, name), log.read_text()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["stopped"] == "signal"
+    assert summary["hardware"]["world_size"] == 2
+    assert (out / "checkpoints" / "last.pt").exists()
+    assert str(ROOT / "fastast") not in log.read_text()  # no traceback but torchrun's own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [(["--epochs", "2"], 0), (["--max-time", "0.01s"], 3), (["--batch-size", "999"], 2), (["--resume", "no.pt"], 2)],
+)
+def test_the_exit_code_is_that_of_one_process(pictures, tmp_path, more, code):
+    out, log = tmp_path / "run", tmp_path / "log"
+    with started(log, *ALONE, *arguments(pictures, out), *more) as process:
+        assert process.wait(120) == code, log.read_text()
+    assert log.read_text().count("error:") == (code == 2)
+    assert "Traceback" not in log.read_text()
+
+
+def test_the_number_of_processes():
+    assert count_processes(None, "auto") == 1
+    assert count_processes("3", "cpu") == 3
+    assert count_processes("auto", "cpu") == 1
+    for wrong in ("0", "-1", "two", "1.5"):
+        with pytest.raises(InputError, match="--nproc"):
+            count_processes(wrong, "cpu")
+
+
+def test_the_option_does_not_reach_the_ranks():
+    assert _without_nproc(["train", "--nproc", "2", "--out", "x"]) == ["train", "--out", "x"]
+    assert _without_nproc(["train", "--out", "x", "--nproc=auto"]) == ["train", "--out", "x"]
+    assert _without_nproc(["train"]) == ["train"]
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_job_of_which_a_rank_was_killed_and_nothing_counts_twice(pictures, tmp_path):
+    whole, out, log = tmp_path / "whole", tmp_path / "run", tmp_path / "log"
+    chosen = {"epochs": 40, "checkpoint_every": 0.005, "stall_timeout": 30}
+    with started(log, *ALONE, *arguments(pictures, whole, **chosen)) as process:
+        assert process.wait(200) == 0, log.read_text()
+    command = [*TORCHRUN, "--max-restarts", "1", "-m", "fastast", "train", *arguments(pictures, out, **chosen)]
+    with started(log, *command) as process:
+        wait_for_lines(out, 60, process)
+        os.kill(workers(process.pid)[1], signal.SIGKILL)
+        assert process.wait(200) == 0, log.read_text()
+    assert losses(out) == losses(whole)
+    summary = json.loads((out / "summary.json").read_text())
+    assert len(summary["resumes"]) == 1
+    assert summary["samples"] == json.loads((whole / "summary.json").read_text())["samples"]
+    with np.load(out / "samples.npz") as figures:
+        assert (figures["offered"] == 40).all()
+        assert figures["selected"].sum() == summary["samples"]["backward"]
+
+
+@pytest.mark.slow
+def test_a_planned_stop_is_no_failure_to_torchrun(pictures, tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log"
+    command = [*TORCHRUN, "--max-restarts", "2", "-m", "fastast", "train", *arguments(pictures, out)]
+    with started(log, *command, "--max-time", "1s") as process:
+        assert process.wait(120) == 0, log.read_text()
+    assert json.loads((out / "summary.json").read_text())["stopped"] == "max_time"
