@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,11 +16,11 @@ from typing import Any
 from fastast.bench.estimate import START_S, Outcome
 from fastast.bench.plan import Job
 from fastast.run import RunFolder, read_json
+from fastast.tied import tied
 from fastast.train.stopping import SIGNALS, Stopped
 
 ERROR_PREFIX = "fastast train: error: "
 BAD_INPUT = 2
-TIED = Path(__file__).with_name("tied.py")
 # A network that takes longer to time than this is too large for its ceiling to be worth the wait.
 PROBE_TIMEOUT_S = 900.0
 
@@ -117,12 +116,15 @@ class Runner:
     def _execute(self, words: Sequence[str], log: Path, *, timeout_s: float | None = None) -> tuple[int, str]:
         """Runs Python with these arguments, tied to this process; returns its exit code and what it printed."""
         self._check()
-        tied = [sys.executable, str(TIED), str(os.getpid()), sys.executable, *words]
         with open(log, "ab+") as file:
             start = file.seek(0, 2)
             # In a session of its own, so that Ctrl-C in a terminal reaches it once, and through this process.
             self._process = subprocess.Popen(
-                tied, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                tied([sys.executable, *words]),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
             try:
                 self._forward()

@@ -207,7 +207,7 @@ def open_ranks(device: str, timeout_s: float) -> Iterator[Ranks]:
         if placement.local_rank >= torch.cuda.device_count():
             raise InputError(
                 f"{placement.local_size} processes on a machine with {torch.cuda.device_count()} usable GPUs: start "
-                "one for each (--nproc auto does)"
+                "one for each (--nproc auto does), all of which see all GPUs (with srun: no --gpus-per-task)"
             )
         torch.cuda.set_device(placement.local_rank)
     try:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fastast.errors import InputError
+from fastast.tied import tied
 from fastast.train.stopping import SIGNALS
 
 # Where a rank leaves the exit code of the run, since torchrun has but 0 and 1. Read by the command line's `main`.
@@ -64,7 +65,7 @@ def launch(num_processes: int, argv: list[str]) -> int:
         exit_file = Path(folder) / "exit"
         environment[EXIT_FILE] = str(exit_file)
         # In a session of its own, so that a Ctrl-C comes once: the second would end it without a checkpoint.
-        process = subprocess.Popen(command, env=environment, start_new_session=True)
+        process = subprocess.Popen(tied(command), env=environment, start_new_session=True)
         asked: list[int] = []
 
         def hand_on(signum: int, frame: Any) -> None:

@@ -6,7 +6,6 @@ samples stand ready: a full batch is then trained. Every shape is constant.
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from fastast.config import TrainConfig
-from fastast.console import FewNotes, Reporter
+from fastast.console import Reporter
 from fastast.data import Batch, Dataset, rank_slices
 from fastast.errors import InputError
 from fastast.run import RunFolder
@@ -34,6 +33,7 @@ from fastast.train.metrics import read_hist
 from fastast.train.optimizer import lr_at
 from fastast.train.passage import Moment, Passage
 from fastast.train.planner import Planner
+from fastast.train.quarantine import Quarantine
 from fastast.train.schedule import GATED, WARMUP, Stretch
 from fastast.train.setup import Machine
 from fastast.train.shards import num_waiting, own_part, part_of
@@ -96,8 +96,6 @@ class Trainer:
         self.ranks = ranks = ranks or Ranks()
         self.between: Callable[[], None] = lambda: None
         self.waiting: Callable[[], None] = lambda: None
-        self._quarantine_notes = FewNotes(reporter)
-        self._quarantined: list[tuple[int, str, str]] = []  # here, not yet known to all ranks
         num_train = dataset.train.num_samples
         side = dataset.train.thumbnail_side if config.gate == "proxy" else None
         self.engine, self.machine = build_engine(
@@ -123,13 +121,14 @@ class Trainer:
             device=machine.device,
             ranks=ranks,
         )
+        self._quarantine = Quarantine(folder, self.journal, reporter, ranks)
         proxy = self.engine.proxy
         self.feeds = Feeds(
             config,
             machine,
             dataset,
             thumbnail_size=None if proxy is None or side is None else proxy.size,
-            on_quarantine=self._quarantine,
+            on_quarantine=self._quarantine.add,
             on_wait=lambda: self.waiting(),
             on_note=self._note_feed,
         )
@@ -141,29 +140,6 @@ class Trainer:
         self._passage: Passage | None = None
         self._trained = False  # all but the evaluation of the next stretch is done
         self._lap_s = self._began_s = time.monotonic()
-
-    def _quarantine(self, sample_id: int, path: str, reason: str) -> None:
-        if self.ranks.size > 1:
-            self._quarantined.append((sample_id, path, reason))
-        else:
-            self._record_quarantined(path, {"id": sample_id, "path": path, "reason": reason})
-
-    def _record_quarantined(self, path: str, entry: dict[str, Any]) -> None:
-        self.journal.account.quarantined += 1
-        self.folder.append_quarantine(entry)
-        self._quarantine_notes.note(f"quarantined {path}", entry["reason"])
-
-    def _share_quarantined(self) -> None:
-        """Tells all ranks which pictures any of them has set aside."""
-        if self.ranks.size == 1:
-            return
-        for feed in (self.feeds.train, self.feeds.val):
-            self.ranks.reduce(torch.from_numpy(feed.bad_ids).view(torch.uint8), "max")
-        # By path: one rank may have had a picture's thumbnail, or checked its ranking, and another have trained on it.
-        found = {entry[1]: entry for entry in itertools.chain(*self.ranks.share(self._quarantined))}
-        for sample_id, path, reason in found.values():
-            self._record_quarantined(path, {"id": sample_id, "path": path, "reason": reason})
-        self._quarantined = []
 
     def _note_feed(self, line: str) -> None:
         if self.ranks.is_first:
@@ -261,7 +237,7 @@ class Trainer:
             part.stop()
             self.journal.account.phases[stretch.phase].seconds += self._lap()
             batches.close()
-        self._share_quarantined()
+        self._quarantine.share(self.feeds)
         self.engine.merge_memory()
         if self.feeds.train.bad_ids.all():
             raise InputError("no training picture could be decoded; quarantine.jsonl says why")
@@ -304,10 +280,10 @@ class Trainer:
                 on_logits=lambda *_: self.between(),
                 ranks=ranks,
             )
-            self._share_quarantined()
+            self._quarantine.share(self.feeds)
         finally:
             self.journal.account.eval_s += time.monotonic() - began
-        self._quarantine_notes.flush("quarantined")
+        self._quarantine.end_epoch()
         engine, scored = self.engine, stretch.phase == GATED and self.policy.scores
         return self.journal.finish_epoch(
             engine.read_status(),
@@ -335,7 +311,7 @@ class Trainer:
         Of several ranks the first has it; the others take part in making it, and have nothing that can be loaded.
         """
         self._read_clock()
-        self._share_quarantined()
+        self._quarantine.share(self.feeds)
         self.engine.merge_memory()
         self.journal.merge_offered()
         state = {

@@ -89,6 +89,21 @@ def test_a_signal_to_the_launcher_ends_all_ranks_with_a_checkpoint_and_its_code(
 
 
 @pytest.mark.slow
+def test_ranks_do_not_outlive_a_launcher_that_was_killed(pictures, tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log"
+    with started(log, *ALONE, *arguments(pictures, out)) as process:
+        wait_for_lines(out, 5, process)
+        ranks = workers(process.pid)
+        process.kill()
+        until = time.monotonic() + 60
+        while any(Path(f"/proc/{pid}").exists() for pid in ranks.values()):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    assert json.loads((out / "summary.json").read_text())["stopped"] == "signal"
+    assert (out / "checkpoints" / "last.pt").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "code"),
     [(["--epochs", "2"], 0), (["--max-time", "0.01s"], 3), (["--batch-size", "999"], 2), (["--resume", "no.pt"], 2)],

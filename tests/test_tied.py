@@ -1,4 +1,4 @@
-"""A run does not outlive its bench."""
+"""A run does not outlive the process that started it."""
 
 import os
 import signal
@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 
-from fastast.bench.runs import TIED
+from fastast import tied as module
+from fastast.tied import tied
 
 CHILD = """
 import os, signal, sys, time
@@ -15,10 +16,9 @@ print(os.getpid(), flush=True)
 time.sleep(120)
 """
 PARENT = """
-import os, subprocess, sys
-process = subprocess.Popen([sys.executable, sys.argv[1], str(os.getpid()), sys.executable, *sys.argv[2:]],
-                           start_new_session=True)
-process.wait()
+import subprocess, sys
+from fastast.tied import tied
+subprocess.Popen(tied([sys.executable, *sys.argv[1:]]), start_new_session=True).wait()
 """
 
 
@@ -32,7 +32,7 @@ def is_alive(pid):
 
 def test_a_child_is_asked_to_end_when_its_parent_is_killed(tmp_path):
     told = tmp_path / "told"
-    words = [sys.executable, "-c", PARENT, str(TIED), "-c", CHILD, str(told)]
+    words = [sys.executable, "-c", PARENT, "-c", CHILD, str(told)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
         child = int(parent.stdout.readline())
         assert is_alive(child)
@@ -45,9 +45,13 @@ def test_a_child_is_asked_to_end_when_its_parent_is_killed(tmp_path):
 
 
 def test_it_is_the_command_itself_with_its_exit_code():
-    words = [sys.executable, str(TIED), str(os.getpid()), sys.executable]
-    done = subprocess.run([*words, "-c", "import os, sys; print(os.getpid()); sys.exit(7)"], capture_output=True)
-    assert done.returncode == 7
-    assert int(done.stdout)
-    late = subprocess.run([sys.executable, str(TIED), "1", sys.executable, "-c", "print('ran')"], capture_output=True)
-    assert (late.returncode, late.stdout) == (128 + signal.SIGTERM, b"")  # its parent is another: the bench died before
+    words = [sys.executable, "-c", "import os, sys; print(os.getpid()); sys.exit(7)"]
+    with subprocess.Popen(tied(words), stdout=subprocess.PIPE, text=True) as process:
+        assert int(process.stdout.read()) == process.pid
+    assert process.returncode == 7
+
+
+def test_it_does_not_begin_once_its_parent_has_died():
+    words = [sys.executable, module.__file__, "1", sys.executable, "-c", "print('ran')"]
+    late = subprocess.run(words, capture_output=True)
+    assert (late.returncode, late.stdout) == (128 + signal.SIGTERM, b"")

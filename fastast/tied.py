@@ -2,8 +2,9 @@
 
     python tied.py PID COMMAND ...
 
-PID is the process that starts this. Linux sends SIGTERM at its death, at which a run saves a checkpoint and ends. This
-file is run by its path and becomes the command, so it imports nothing of the package and costs 20 ms.
+PID is the process that starts this; `tied` makes the whole command line. Linux sends SIGTERM at its death, at which a
+run saves a checkpoint and ends. This file is run by its path and becomes the command, so it imports nothing of the
+package and costs 20 ms.
 """
 
 import ctypes
@@ -12,6 +13,11 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+
+
+def tied(words: list[str]) -> list[str]:
+    """The command line that runs a command tied to this process; its first word is a path."""
+    return [sys.executable, __file__, str(os.getpid()), *words]
 
 
 def main(parent: int, words: list[str]) -> None:
