@@ -110,7 +110,8 @@ def table(result: dict[str, Any]) -> str:
         "",
         "Of the gated part, in brackets of the whole run: speed-up over dense of the same seed; savings, estimated as "
         "AST counts them, and arithmetic. Ceilings: of the cost model, and what the parts of training, timed on this "
-        "machine, leave room for." + ("" if measured else " Joules were not measured."),
+        "machine, leave room for; a speed-up above them is the clock's noise. Goals go by the mean alone."
+        + ("" if measured else " Joules were not measured."),
         "",
         *(f"- {line}" for line in result["verdict"]["text"].splitlines()),
         *(f"- {note}" for note in result["notes"]),

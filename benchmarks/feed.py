@@ -98,7 +98,14 @@ def torchvision_passes(
             return count
 
     sampler = Sampler()
-    loader = DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, persistent_workers=True)
+    loader = DataLoader(
+        dataset,
+        batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=True,
+        pin_memory=torch.cuda.is_available(),
+    )
 
     def run(epoch: int) -> Iterator[Any]:
         sampler.epoch = epoch

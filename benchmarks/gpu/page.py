@@ -70,10 +70,16 @@ def _targets(results: dict[str, Any]) -> str:
 
 def _items(results: dict[str, Any]) -> str:
     rows = [
-        (name, entry["what"], f"{entry['seconds']:.0f}", entry["status"] + _because(entry["reason"]))
+        (
+            name,
+            entry["what"],
+            f"{entry['seconds']:.0f}",
+            entry["status"] + _because(entry["reason"]),
+            (entry.get("commit") or "unknown") if entry["tried"] else "",
+        )
         for name, entry in results["items"].items()
     ]
-    return "## Items\n\n" + _table(("item", "what", "s", "status"), rows)
+    return "## Items\n\n" + _table(("item", "what", "s", "status", "commit"), rows)
 
 
 def _because(reason: str | None) -> str:

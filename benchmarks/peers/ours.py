@@ -48,6 +48,7 @@ def run_ours(setting: Setting, gate: str) -> dict[str, Any]:
             "warmup-epochs": WARMUP_EPOCHS,
             "seed": setting.seed,
             "device": "cpu",
+            "precision": "fp32",
         }
         words += [word for name, value in values.items() for word in (f"--{name}", str(value))]
         # Neither evaluation nor the look at whether the network takes such pictures is training.

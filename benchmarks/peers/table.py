@@ -73,7 +73,8 @@ def table(result: dict[str, Any]) -> str:
     lines += [
         "",
         "Forward units are counted by hooks on the network, the same way for all: 1 for a picture that goes forward, 2 "
-        "for one in a backward pass; evaluation is left out of them and of the seconds, and so is start-up. All share "
+        "for one in a backward pass; evaluation is left out of them and of the seconds, and so is start-up. They see "
+        "rows that only fill up a last batch as well, which a run's own account does not. All share "
         "network, pictures, crops, batches, loss (plain cross entropy), optimizer (SGD, Nesterov momentum 0.9, weight "
         "decay 1e-4 on weights alone), peak learning rate and a cosine to zero. Each run is a process with all cores. "
         "With few seeds a difference below 2 standard errors is no difference.",

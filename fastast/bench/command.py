@@ -28,7 +28,7 @@ from fastast.train.stopping import Stopped
 
 # Options of a run that the matrix decides.
 DECIDED = ("gate", "out", "max_time")
-CALIBRATION_EPOCHS = 0.1
+CALIBRATION_EPOCHS = (0.1, 1.0)  # the second where a tenth of the pictures makes no batch
 CALIBRATION_S = 300.0  # at most, a first scan of the pictures included
 CALIBRATION_SHARE = 0.1  # of the budget, at most
 NOTHING_CAME_OUT = 1
@@ -300,20 +300,28 @@ class Bench:
     def _calibrate(self, budget_s: float | None) -> float:
         """Learns the pace from a short dense run that is not kept; returns its seconds."""
         limit_s = CALIBRATION_S if budget_s is None else min(CALIBRATION_S, max(5.0, CALIBRATION_SHARE * budget_s))
-        self._reporter.note(f"calibrating: {CALIBRATION_EPOCHS:g} dense epochs, {limit_s:.0f} s at most")
-        changes = {"gate": "dense", "epochs": CALIBRATION_EPOCHS, "max_time": f"{limit_s:.0f}s"}
+        seconds = 0.0
+        for epochs in CALIBRATION_EPOCHS:
+            self._reporter.note(f"calibrating: {epochs:g} dense epochs, {limit_s:.0f} s at most")
+            outcome = self._run_calibration(epochs, limit_s)
+            seconds += outcome.seconds
+            self._pace = pace_of(outcome, epochs)
+            if self._pace is not None:
+                return seconds
+            if outcome.summary is None or outcome.summary["stopped"] is not None:
+                break
+        reason = outcome.reason or f"not one batch was trained in {limit_s:.0f} s"
+        raise InputError(f"the calibration run failed: {reason}; allow a longer --budget, or give --epochs alone")
+
+    def _run_calibration(self, epochs: float, limit_s: float) -> Outcome:
+        changes = {"gate": "dense", "epochs": epochs, "max_time": f"{limit_s:.0f}s"}
         with tempfile.TemporaryDirectory(prefix="fastast-bench-") as folder:
             runner = Runner(Path(folder), self._options)
             try:
                 with runner.listening():
-                    outcome = runner.train(Path(folder, "calibration"), {**self._options, **changes})
+                    return runner.train(Path(folder, "calibration"), {**self._options, **changes})
             except BadInput as error:
                 raise InputError(str(error)) from error
-        self._pace = pace_of(outcome, CALIBRATION_EPOCHS)
-        if self._pace is None:
-            reason = outcome.reason or f"not one batch was trained in {limit_s:.0f} s"
-            raise InputError(f"the calibration run failed: {reason}; allow a longer --budget, or give --epochs alone")
-        return outcome.seconds
 
     def _refuse_folder(self) -> None:
         """Nothing is written beside the data, or into a run."""

@@ -62,8 +62,8 @@ TABLES: tuple[tuple[str, str, tuple[tuple[str, Callable[[Row], Cell]], ...]], ..
     (
         "Speed",
         "Against dense training with the same seed, by the clock. Ceiling: by arithmetic in forward units. Machine's "
-        "ceiling: what decode, scoring and training take here when timed alone leave room for. All but “whole run” are "
-        "of the gated part.",
+        "ceiling: what decode, scoring and training take here when timed alone and added up leave room for. A speed-up "
+        "above a ceiling is noise of the clock. All but “whole run” are of the gated part.",
         (
             ("offered per second", _count("offered_per_s")),
             ("speed-up", _times("speedup")),

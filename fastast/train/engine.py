@@ -276,6 +276,11 @@ class Engine:
         """The status of this moment, over all ranks; waits for the device."""
         return combined(self.status().cpu().numpy().reshape(-1, NUM_FIELDS))
 
+    def settle(self) -> None:
+        """Waits until the device has done all that it was given, so that it counts where it belongs."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+
     def reset_loss_scale(self) -> None:
         """Starts the fp16 loss scale anew, for a state that was saved in another number format."""
         self.guard.reset_scale()

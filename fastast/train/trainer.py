@@ -222,6 +222,7 @@ class Trainer:
                 self._learn(self.journal.send(self.engine.status(), moment), stretch)
                 self.between()
                 if self.ranks.largest(saves.due()):
+                    self.engine.settle()
                     part.stop()
                     self.journal.account.phases[stretch.phase].seconds += self._lap()
                     saves.save()
@@ -233,6 +234,7 @@ class Trainer:
                 self._learn(self.journal.send(self.engine.status(), moment), stretch)
                 thumbs.begin()
             self._learn(self.journal.flush(), stretch)
+            self.engine.settle()  # the last steps are still under way
         finally:
             part.stop()
             self.journal.account.phases[stretch.phase].seconds += self._lap()

@@ -43,11 +43,19 @@ REAL: dict[str, Any] = {
 
 
 def made(
-    gate: str, epochs: float, *, seed: int = 0, share: float = 0.3, top1: float = 0.5, overhead: float = 1.0, j=None
+    gate: str,
+    epochs: float,
+    *,
+    seed: int = 0,
+    share: float = 0.3,
+    top1: float = 0.5,
+    overhead: float = 1.0,
+    j: float | None = None,
+    num_train: int = NUM_TRAIN,
 ) -> dict[str, Any]:
     """The summary of a run of the cost model: whole batches are trained, `j` joules go into each forward unit."""
     summary = copy.deepcopy(REAL)
-    offered = round(epochs * NUM_TRAIN)
+    offered = round(epochs * num_train)
     dense = offered if gate == "dense" else min(offered, round(WARMUP * NUM_TRAIN))
     selected = dense + round(share * (offered - dense))
     backward = selected // BATCH * BATCH
@@ -59,7 +67,7 @@ def made(
     summary["samples"].update(offered=offered, selected=selected, backward=backward, steps=backward // BATCH)
     summary["accuracy"].update(val_top1=top1, best_val_top1=top1)
     summary["time_s"].update(total=train_s + 0.3, train=train_s, eval=0.2, data_wait=0.1 * train_s)
-    summary["throughput"]["offered_per_s"] = offered / train_s
+    summary["throughput"]["offered_per_s"] = offered / train_s if train_s else 0.0
     summary["compute"].update(forward_units=units, speedup_ceiling=make_policy(gate).ceiling(share))
     if j is not None:
         summary["energy"].update(gpu_j=1.1 * j * units, train_gpu_j=j * units)
@@ -74,12 +82,14 @@ class MadeRunner:
         ran: names of the runs that were really asked for, in order.
         failing: reasons, by name.
         refuse: the reason with which every run refuses its options, or None.
+        num_train: pictures that a calibration finds.
     """
 
     kept: dict[tuple[str, str], Outcome]
     ran: list[str]
     failing: dict[str, str]
     refuse: str | None
+    num_train = NUM_TRAIN
 
     @classmethod
     def fresh(cls) -> type[MadeRunner]:
@@ -121,5 +131,5 @@ class MadeRunner:
         self.ran.append("calibration")
         if self.refuse is not None:
             raise BadInput(self.refuse)
-        summary = made("dense", options["epochs"])
+        summary = made("dense", options["epochs"], num_train=self.num_train)
         return Outcome(summary, seconds=summary["time_s"]["total"] + 2)

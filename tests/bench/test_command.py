@@ -184,6 +184,15 @@ def test_a_budget_chooses_the_epochs_once(runner, tmp_path, capsys):
     assert "allow more" in capsys.readouterr().err
 
 
+def test_a_budget_is_kept_with_so_few_pictures_that_a_tenth_makes_no_batch(runner, tmp_path, capsys):
+    runner.num_train = 96
+    assert bench(tmp_path / "b", "--seeds", "1", "--budget", "1m", epochs=None) == 0
+    assert runner.ran[:2] == ["calibration", "calibration"]
+    runner.num_train = 8
+    assert bench(tmp_path / "c", "--seeds", "1", "--budget", "1m", epochs=None) == 2
+    assert "not one batch was trained" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
