@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks import accuracy, accuracy_table, cards, gates, gates_table
+from benchmarks.gpu import gated
 from benchmarks.subset import link_subset
 from fastast.errors import InputError
 from tests.conftest import ROOT, write_pictures
@@ -236,3 +240,9 @@ def test_subsets_are_even_seeded_and_disjoint(data, tmp_path):
     assert next((tmp_path / "a" / "class_0").iterdir()).read_bytes()[:2] == b"\xff\xd8"
     with pytest.raises(InputError, match="has 96 pictures, 100 are needed"):
         link_subset(data / "train", tmp_path / "d", 400)
+
+
+def test_a_bench_that_overruns_its_item_is_asked_to_stop():
+    code = gated._run_until(time.monotonic() + 0.5, [sys.executable, "-c", "import time; time.sleep(60)"])
+    assert code == -signal.SIGTERM
+    assert gated._run_until(time.monotonic() + 60, [sys.executable, "-c", "raise SystemExit(7)"]) == 7

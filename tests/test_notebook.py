@@ -64,7 +64,7 @@ def test_all_of_it_runs_and_a_second_session_continues_the_first(pictures: Path,
     bench = "--seeds 1 --epochs 1 --warmup-epochs 0.25 --target 0.3"
     suite = "--device cpu --tiny --minutes 1 --items ceilings"
     text, shown = execute(
-        monkeypatch, tmp_path / "input", first, FULL="--max-time 4s", BENCH=bench, SUITE=suite, PARTS="quick,full"
+        monkeypatch, tmp_path / "input", first, FULL="--max-time 0.001s", BENCH=bench, SUITE=suite, PARTS="quick,full"
     )
     assert str(mounted) in text
     assert len(shown) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -172,8 +173,9 @@ def fp16_memory(settings: Settings, report: Report) -> None:
 
 
 def precisions(settings: Settings, report: Report) -> None:
-    """The same steps in every number format and as CUDA graphs; then the memory of fp16."""
+    """The memory of fp16, before anything else reserves some; the same steps in every number format, as CUDA graphs."""
     device = open_machine(settings.device).device
+    fp16_memory(settings, report)
     wanted: dict[str, tuple[torch.dtype, bool | str]] = {
         "fp32": (torch.float32, False),
         "bf16": (torch.bfloat16, False),
@@ -198,23 +200,23 @@ def precisions(settings: Settings, report: Report) -> None:
         )
         losses = []
         for images, labels in batches:
-            before = float(step.train_step.loss_sum)
+            before = step.train_step.loss_sum.item(), step.train_step.loss_rows.item()
             step(images, labels)
-            losses.append((float(step.train_step.loss_sum) - before) / batch_size)
+            rows = step.train_step.loss_rows.item() - before[1]
+            if rows:  # none for a step that was not finite
+                losses.append((step.train_step.loss_sum.item() - before[0]) / rows)
         counts = step.guard.counts.tolist()
         report.add(
             **{
                 name: {
-                    "first_loss": losses[0],
-                    "last_loss": sum(losses[-num_steps // 4 :]) / len(losses[-num_steps // 4 :]),
+                    "first_loss": losses[0] if losses else None,
+                    "last_loss": statistics.fmean(losses[-num_steps // 4 :]) if losses else None,
                     "steps": counts[step.guard.STEPS],
                     "nonfinite": counts[step.guard.NONFINITE],
                     "scaler_skips": counts[step.guard.SCALER_SKIPS],
                 }
             }
         )
-    del step
-    fp16_memory(settings, report)
 
 
 def largest_fitting(measure: Callable[[int], Any], batch_size: int, device: torch.device) -> Any:

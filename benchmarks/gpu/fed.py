@@ -91,10 +91,10 @@ def race_on(
         (alone, settings.rounds, lead),
         ({TORCHVISION: torchvision}, 1, 2 * workers + 1),
     ):
-        entry["rates"].update(race(group, device, rounds=rounds, block_s=settings.block_s, lead=unused))
+        rates = entry["rates"]
+        rates.update(race(group, device, rounds=rounds, block_s=settings.block_s, lead=unused))
+        entry["share_of_synthetic"] = rates[FED]["images_per_s"] / rates[SYNTHETIC]["images_per_s"]
         report.save()
-    entry["share_of_synthetic"] = entry["rates"][FED]["images_per_s"] / entry["rates"][SYNTHETIC]["images_per_s"]
-    report.save()
     for loader in loaders.values():
         loader.close()
 

@@ -7,18 +7,24 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.dense import largest_fitting
 from benchmarks.gpu.pictures import drawn_pictures, given_pictures, linked, sizes
 from benchmarks.gpu.settings import NotMeasured, Report, Settings
 from fastast.run import code_version, read_json
+from fastast.train.setup import open_machine
 
 GATES = ("random", "memory", "forward", "proxy")
 COPIES = 50  # of the drawn pictures in an epoch, so that the fastest gate's takes longer than 2 s
 ROOT = Path(__file__).resolve().parent.parent.parent
 BENCH_SHARE = 0.85  # of the item's time is the bench's budget; the rest is its start and end
+LAST_SHARE = 0.93  # of the item's time, after which it is stopped
+STOP_S = 15.0  # in which it stops
+BAD_INPUT = 2
 
 
 def gates_at(target: float, settings: Settings, report: Report) -> None:
@@ -36,7 +42,6 @@ def gates_at(target: float, settings: Settings, report: Report) -> None:
             "--data": scratch,
             "--arch": settings.arch,
             "--image-size": settings.image_size,
-            "--batch-size": settings.batch_size,
             "--count": count,
             "--targets": target,
             "--rounds": 1 if settings.tiny else 2,
@@ -46,8 +51,15 @@ def gates_at(target: float, settings: Settings, report: Report) -> None:
         }
         words = [str(word) for pair in options.items() for word in pair]
         names = GATES[:1] if settings.tiny else GATES
-        # Cut off, the rounds so far count.
-        gates.main([*words, "--only", *names], tell=lambda found: report.add(**found, count=count))
+
+        def measure(batch_size: int) -> None:
+            # Cut off, the rounds so far count.
+            gates.main(
+                [*words, "--batch-size", str(batch_size), "--only", *names],
+                tell=lambda found: report.add(**found, count=count),
+            )
+
+        largest_fitting(measure, settings.batch_size, open_machine(settings.device).device)
 
 
 gates_at_10 = partial(gates_at, 0.1)
@@ -61,7 +73,7 @@ def accuracy(settings: Settings, report: Report) -> None:
     """
     name, pictures = next(iter(given_pictures(settings).items()))
     _, commit = code_version()
-    out = settings.work / f"bench-{name}-{commit}"
+    out = settings.work / f"bench-{name}-{'tiny-' if settings.tiny else ''}{commit}"
     options: dict[str, Any] = {
         "--data": pictures,
         "--out": out,
@@ -75,17 +87,32 @@ def accuracy(settings: Settings, report: Report) -> None:
     }
     command = [sys.executable, "-m", "fastast", "bench", *(str(word) for pair in options.items() for word in pair)]
     tries = (1,) if settings.tiny else (3, 2, 1)
+    end = time.monotonic() + LAST_SHARE * settings.seconds
     for num_seeds in tries:
         budget = [] if settings.tiny else ["--budget", f"{BENCH_SHARE * settings.seconds:.0f}s"]
-        result = subprocess.run([*command, "--seeds", str(num_seeds), *budget], cwd=ROOT, stdin=subprocess.DEVNULL)
-        if result.returncode != 2 or num_seeds == tries[-1]:  # 2: so many do not fit
+        code = _run_until(end, [*command, "--seeds", str(num_seeds), *budget])
+        if code != BAD_INPUT or num_seeds == tries[-1]:  # so many do not fit
             break
         shutil.rmtree(out, ignore_errors=True)
-    if not (out / "bench.json").exists():
-        raise RuntimeError(f"fastast bench ended with {result.returncode}; its last lines are in the log")
-    found = read_json(out / "bench.json")
-    kept = ("argv", "epochs", "seeds", "rows", "verdict", "goals", "notes", "failures")
+    if code == BAD_INPUT or not (out / "bench.json").exists():
+        raise RuntimeError(f"fastast bench ended with {code}; its last lines are in the log")
+    found = read_json(out / "bench.json")  # of a bench that was stopped, the runs so far
+    kept = ("argv", "finished", "epochs", "seeds", "rows", "verdict", "goals", "notes", "failures")
     report.add(pictures=name, n=len(found["seeds"]), **{key: found[key] for key in kept})
+
+
+def _run_until(end: float, command: list[str]) -> int:
+    """Runs a bench, which is asked to stop when its time is up; returns its exit code."""
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL) as process:
+        try:
+            return process.wait(max(1.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.terminate()
+        try:
+            return process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
 
 
 def scaling(settings: Settings, report: Report) -> None:

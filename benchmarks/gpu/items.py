@@ -40,7 +40,7 @@ class Item:
 MACHINE = Item("machine", "hardware, driver, versions, `fastast doctor`", "correct:machine", 60, 5, needs_dali=False)
 
 ITEMS = (
-    Item("gpu_tests", "tests marked gpu", "correct:gpu_tests", 180, 30),
+    Item("gpu_tests", "tests marked gpu", "correct:gpu_tests", 120, 30),
     Item("mixed_pixels", "GPU decoder against CPU decoder", "decoders:mixed_pixels", 90, 40),
     Item("hostile", "hostile pictures", "correct:hostile", 60, 15),
     Item("precisions", "number formats, CUDA graphs, memory in fp16", "dense:precisions", 90, 20, needs_dali=False),

@@ -234,8 +234,8 @@ def _precisions(figures: dict[str, Any], results: dict[str, Any]) -> str:
     rows = [
         (
             name,
-            f"{run['first_loss']:.4f}",
-            f"{run['last_loss']:.4f}",
+            _number(run["first_loss"], ".4f"),
+            _number(run["last_loss"], ".4f"),
             run["nonfinite"],
             run["scaler_skips"],
             run["steps"],

@@ -69,7 +69,9 @@ def _dense(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _fed(results: dict[str, Any]) -> list[dict[str, Any]]:
-    share = _figures(results, "fed").get("sets", {}).get("drawn", {}).get("share_of_synthetic")
+    sets = _figures(results, "fed").get("sets", {})
+    shares = [entry["share_of_synthetic"] for entry in sets.values() if "share_of_synthetic" in entry]
+    share = min(shares, default=None)
     met = share is not None and share >= OF_SYNTHETIC
     return [_judged(results, "fed", "dense, from JPEGs: share of synthetic", f">= {OF_SYNTHETIC:g}", share, met)]
 

@@ -279,7 +279,9 @@ class Engine:
     def settle(self) -> None:
         """Waits until the device has done all that it was given, so that it counts where it belongs."""
         if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
+            done = torch.cuda.Event()
+            done.record()
+            done.synchronize()
 
     def reset_loss_scale(self) -> None:
         """Starts the fp16 loss scale anew, for a state that was saved in another number format."""
