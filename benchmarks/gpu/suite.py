@@ -208,6 +208,7 @@ class Suite:
                     was = f"was measured with {key} {earlier[key]}, this is {value}"
                     raise InputError(f"--out {self._out}: {was}; name another file")
             self.results.update(found)
+            entry["commit"] = found["versions"]["commit"]
         self.results["items"][MACHINE.name] = entry
         self._save()
 
