@@ -303,7 +303,7 @@ def test_the_command_refuses_what_would_not_end(tmp_path, capsys):
     assert main(["--device", "cpu", "--out", str(tmp_path / "a.json")]) == 2
     assert "add --tiny" in capsys.readouterr().err
     assert main(["--device", "cpu", "--tiny", "--out", str(tmp_path / "a.json"), "--items", "nothing"]) == 2
-    assert "choose from gpu_tests" in capsys.readouterr().err
+    assert "choose from mixed_pixels" in capsys.readouterr().err
 
 
 def test_visible_gpus_are_those_that_cuda_would_show(monkeypatch):

@@ -175,7 +175,11 @@ def fp16_memory(settings: Settings, report: Report) -> None:
 def precisions(settings: Settings, report: Report) -> None:
     """The memory of fp16, before anything else reserves some; the same steps in every number format, as CUDA graphs."""
     device = open_machine(settings.device).device
-    fp16_memory(settings, report)
+    try:
+        fp16_memory(settings, report)
+    except torch.OutOfMemoryError as error:  # the formats are compared all the same
+        report.add(fp16_note=str(error).splitlines()[0])
+    _free_memory(device)
     wanted: dict[str, tuple[torch.dtype, bool | str]] = {
         "fp32": (torch.float32, False),
         "bf16": (torch.bfloat16, False),
@@ -227,10 +231,16 @@ def largest_fitting(measure: Callable[[int], Any], batch_size: int, device: torc
         except torch.OutOfMemoryError:
             if batch_size < 16:
                 raise
+        finally:
+            _free_memory(device)
         batch_size //= 2
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+
+
+def _free_memory(device: torch.device) -> None:
+    """Gives back what nothing refers to any more, also to other processes."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _pictures(settings: Settings, device: torch.device, batch_size: int) -> Pictures:

@@ -86,17 +86,19 @@ def race_on(
     # A loader has one pass at a time, so decode alone comes when training is through. Each worker of a DataLoader has
     # two batches ready when a turn begins: so that loop has one turn, of its own.
     lead = 1 if settings.tiny else LEAD
-    for group, rounds, unused in (
-        (steps, settings.rounds, lead),
-        (alone, settings.rounds, lead),
-        ({TORCHVISION: torchvision}, 1, 2 * workers + 1),
-    ):
-        rates = entry["rates"]
-        rates.update(race(group, device, rounds=rounds, block_s=settings.block_s, lead=unused))
-        entry["share_of_synthetic"] = rates[FED]["images_per_s"] / rates[SYNTHETIC]["images_per_s"]
-        report.save()
-    for loader in loaders.values():
-        loader.close()
+    try:
+        for group, rounds, unused in (
+            (steps, settings.rounds, lead),
+            (alone, settings.rounds, lead),
+            ({TORCHVISION: torchvision}, 1, 2 * workers + 1),
+        ):
+            rates = entry["rates"]
+            rates.update(race(group, device, rounds=rounds, block_s=settings.block_s, lead=unused))
+            entry["share_of_synthetic"] = rates[FED]["images_per_s"] / rates[SYNTHETIC]["images_per_s"]
+            report.save()
+    finally:  # a smaller batch may follow
+        for loader in loaders.values():
+            loader.close()
 
 
 def endless(loader: TrainLoader, settings: Settings) -> Iterator[tuple[Tensor, Tensor]]:

@@ -40,12 +40,13 @@ class Item:
 MACHINE = Item("machine", "hardware, driver, versions, `fastast doctor`", "correct:machine", 60, 5, needs_dali=False)
 
 ITEMS = (
-    Item("gpu_tests", "tests marked gpu", "correct:gpu_tests", 120, 30),
     Item("mixed_pixels", "GPU decoder against CPU decoder", "decoders:mixed_pixels", 90, 40),
     Item("hostile", "hostile pictures", "correct:hostile", 60, 15),
     Item("precisions", "number formats, CUDA graphs, memory in fp16", "dense:precisions", 90, 20, needs_dali=False),
     Item("ceilings", "matrix products, copies, forward and backward", "dense:ceilings", 45, 10, needs_dali=False),
     Item("dense", "dense training on synthetic pictures", "dense:dense", 150, 40, needs_dali=False),
+    # Part of what is right, but long: after the first figures of a short call.
+    Item("gpu_tests", "tests marked gpu", "correct:gpu_tests", 90, 30),
     Item("dense_large", "the same at twice the batch", "dense:dense_large", 150, 40, needs_dali=False),
     Item("dense_fp16", "the same in fp16", "dense:dense_fp16", 150, 40, needs_dali=False),
     Item("fed", "dense training from JPEGs", "fed:fed_training", 150, 40),

@@ -98,6 +98,8 @@ def _gates(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _memory(results: dict[str, Any]) -> list[dict[str, Any]]:
-    peak = _figures(results, "precisions").get("fp16_reserved_gb")
+    figures = _figures(results, "precisions")
+    peak = figures.get("fp16_reserved_gb")
     met = peak is not None and peak < T4_GB
-    return [_judged(results, "precisions", "fp16 at batch 128: GB of GPU memory, for a T4", f"< {T4_GB:g}", peak, met)]
+    what = "fp16 at batch 128: GB of GPU memory, for a T4"
+    return [_judged(results, "precisions", what, f"< {T4_GB:g}", peak, met, figures.get("fp16_note"))]

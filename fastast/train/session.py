@@ -249,7 +249,8 @@ def _fit(
     except (InputError, OSError) as error:  # the run itself is done and safe
         reporter.note(f"report.html was not written: {error}")
     if stopped is not None:
-        reporter.note(f"{stopped}; continue from there with: fastast train --out {folder.path} --resume")
+        processes = f" --nproc {ranks.size}" if 1 < ranks.size == ranks.local_size else ""
+        reporter.note(f"{stopped}; continue from there with: fastast train --out {folder.path} --resume{processes}")
         return exit_code
     reporter.console.print(verdict(summary))
     reporter.note(f"run folder: {folder.path} (report.html shows it)")

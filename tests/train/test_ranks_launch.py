@@ -85,6 +85,7 @@ def test_a_signal_to_the_launcher_ends_all_ranks_with_a_checkpoint_and_its_code(
     assert summary["stopped"] == "signal"
     assert summary["hardware"]["world_size"] == 2
     assert (out / "checkpoints" / "last.pt").exists()
+    assert f"fastast train --out {out} --resume --nproc 2" in log.read_text().replace("\n", "")
     assert str(ROOT / "fastast") not in log.read_text()  # no traceback but torchrun's own
 
 
