@@ -82,7 +82,7 @@ def _add_train(commands: Any) -> None:
         "--force",
         action="store_true",
         default=False,
-        help="with --resume: continue although options or pictures have changed; the summary says what",
+        help="with --resume: continue although options have changed; the summary says what",
     )
     parser.set_defaults(run=_train)
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from fastast.options import check_type, option, parse_duration, require
 
-GATES = ("dense", "random", "forward", "proxy", "memory", "infobatch")
-SIGNIFICANCE = ("loss", "loss+std", "loss+entropy", "margin", "el2n")
-
+GATES = ("dense", "random", "forward", "memory", "infobatch")
+SIGNIFICANCE = ("loss", "loss+std", "margin", "el2n")
 
 STALL_TIMEOUT_S = 1800.0
 
@@ -103,12 +102,6 @@ class TrainConfig:
         kind=float,
         metavar="SHARE",
     )
-    target_schedule: str = option(
-        "constant",
-        "constant, or linear: from 1 at the start of the gated part down to --target at its end",
-        kind=str,
-        choices=("constant", "linear"),
-    )
     explore: float = option(
         0.0,
         "share of offered samples that is selected whatever the score, below --target",
@@ -117,27 +110,6 @@ class TrainConfig:
     )
     unbiased: bool = option(
         False, "weigh each trained sample by rate / its selection probability (soft selection)", kind=bool
-    )
-    clip_weights: float | None = option(
-        None, "largest weight under --unbiased; what is cut is counted", kind=float, metavar="W"
-    )
-    proxy_size: int | None = option(
-        None,
-        "side of the pictures that proxy scores, pixels; default half of --image-size, at most the thumbnails'",
-        kind=int,
-        metavar="PX",
-    )
-    proxy_arch: str | None = option(
-        None,
-        "network of its own that scores for the proxy gate: tiny, or as --arch; default the trained one",
-        kind=str,
-        metavar="NAME",
-    )
-    proxy_bn_every: int = option(
-        50,
-        "score steps between refreshes of the proxy's batch statistics, and between checks of its ranking",
-        kind=int,
-        metavar="N",
     )
     prune: float = option(
         0.5,
@@ -203,12 +175,6 @@ class TrainConfig:
         kind=str,
         choices=("auto", "gpu", "cpu"),
     )
-    read: str = option(
-        "auto",
-        "how a pack is read: mmap maps it, pread copies; auto: mmap only on a local file system mounted read-only",
-        kind=str,
-        choices=("auto", "mmap", "pread"),
-    )
     deterministic: bool = option(
         False, "on a GPU, only use decoders and kernels that give the same bits every time", kind=bool
     )
@@ -241,18 +207,9 @@ class TrainConfig:
             f"--explore {self.explore:g}: must be 0 or more and below --target {self.target:g}",
         )
         require(
-            self.clip_weights is None or self.clip_weights >= 1,
-            f"--clip-weights {self.clip_weights}: must be 1 or more, for example 5",
-        )
-        require(
             not (self.unbiased and self.selection == "hard"),
             "--unbiased needs --selection soft: under the hard rule a sample's probability is 0 or 1",
         )
-        require(
-            self.proxy_size is None or 8 <= self.proxy_size <= self.image_size,
-            f"--proxy-size {self.proxy_size}: must be between 8 and --image-size {self.image_size}",
-        )
-        require(self.proxy_bn_every >= 1, f"--proxy-bn-every {self.proxy_bn_every}: must be at least 1")
         require(0 <= self.prune < 1, f"--prune {self.prune:g}: must be in [0, 1), for example 0.5")
         require(self.image_size >= 16, f"--image-size {self.image_size}: must be at least 16 pixels")
         require(

@@ -100,15 +100,9 @@ def predict(config: TrainConfig, pace: Pace, job: Job) -> tuple[Work, float]:
     gated, share, cost = 0.0, 1.0, DENSE_UNITS
     if job.gate != "dense":
         gated = max(0.0, job.epochs - config.warmup_epochs - config.anneal) * pace.num_train
-        options: dict[str, dict[str, float]] = {
-            "proxy": {"score_units": ((config.proxy_size or config.image_size // 2) / config.image_size) ** 2},
-            "infobatch": {"prune": config.prune},
-        }
+        options: dict[str, dict[str, float]] = {"infobatch": {"prune": config.prune}}
         policy = make_policy(job.gate, **options.get(job.gate, {}))
-        target = job.changes.get("target", config.target)
-        if config.target_schedule == "linear" and "target" not in job.changes:
-            target = (1 + target) / 2
-        share = policy.planned_share(target)
+        share = policy.planned_share(job.changes.get("target", config.target))
         cost = policy.cost(share)
     units = DENSE_UNITS * (offered - gated) + cost * gated
     backward = offered - gated + share * gated

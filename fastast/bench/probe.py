@@ -112,17 +112,13 @@ def _round(trainer: Trainer, epoch: int) -> Parts:
     parts = {"train_s": train_s / TRAIN_BATCHES / rows, "decode_s": decode_s}
     if not trainer.policy.scores:
         return parts | {"score_s": 0.0, "decode_all_s": decode_s, "decode_selected_s": 0.0}
-    all_s, selected_s, score = decode_s, 0.0, engine.score
-    if feeds.thumbs is not None:
-        all_s, batch = _decode(trainer, feeds.thumbs.epoch(epoch, ids), len(ids))
-        selected_s, score = decode_s, engine.select  # type: ignore[assignment]
     waiting = engine.queue.get_extra_state()
     began = _now(trainer)
     for _ in range(SCORE_BATCHES):
-        score(batch)
+        engine.score(batch)
     score_s = (_now(trainer) - began) / SCORE_BATCHES / rows
     engine.queue.set_extra_state(waiting)  # what was selected is not trained
-    return parts | {"score_s": score_s, "decode_all_s": all_s, "decode_selected_s": selected_s}
+    return parts | {"score_s": score_s, "decode_all_s": decode_s, "decode_selected_s": 0.0}
 
 
 def _decode(trainer: Trainer, batches: Iterator[Batch], num_samples: int) -> tuple[float, Batch]:

@@ -6,18 +6,15 @@ from fastast.gate.infobatch import InfoBatch
 from fastast.gate.lag import LaggedReader
 from fastast.gate.memory import ScoreMemory
 from fastast.gate.memory_policy import Memory, revisit_bound
-from fastast.gate.policy import Plan, Policy, Proxy, Window
-from fastast.gate.proxy import ProxyTwin, RankCorrelation, rank_correlation, shrink
+from fastast.gate.policy import Plan, Policy, Window
 from fastast.gate.queue import Rows, SampleQueue
 from fastast.gate.registry import GATES, make_policy
 from fastast.gate.significance import KINDS, Significance, significance
-from fastast.gate.target import TARGET_SCHEDULES, planned_work, target_at
 from fastast.gate.weights import importance_weights
 
 __all__ = [
     "GATES",
     "KINDS",
-    "TARGET_SCHEDULES",
     "Gate",
     "InfoBatch",
     "LaggedReader",
@@ -25,9 +22,6 @@ __all__ = [
     "PIController",
     "Plan",
     "Policy",
-    "Proxy",
-    "ProxyTwin",
-    "RankCorrelation",
     "Rows",
     "SampleQueue",
     "ScoreMemory",
@@ -36,10 +30,6 @@ __all__ = [
     "Window",
     "importance_weights",
     "make_policy",
-    "planned_work",
-    "rank_correlation",
     "revisit_bound",
-    "shrink",
     "significance",
-    "target_at",
 ]

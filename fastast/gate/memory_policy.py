@@ -75,19 +75,15 @@ class Memory(Policy):
             p[ids] = gate_probability(window.scores[ids], places, explore=window.explore, selection=window.selection)
             start = seeded_uniform(window.seed, window.epoch, num, STREAM_PLAN)
             keep[ids] = systematic_draw(p[ids], min(places, len(ids)), start)
-        return Plan(keep, *_weights(keep, p, window.clip)) if window.unbiased else Plan(keep)
+        return Plan(keep, _weights(keep, p) if window.unbiased else None)
 
     def cost(self, activation: float) -> float:
         return DENSE_COST * activation
 
 
-def _weights(keep: np.ndarray, p: np.ndarray, clip: float | None) -> tuple[np.ndarray, int]:
-    """rate / p of the kept ids, float32 [N], and how many were cut to `clip`."""
+def _weights(keep: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """rate / p of the kept ids, float32 [N]."""
     weights = np.zeros(len(keep))
     rate = p.sum() / max(1, np.count_nonzero(p))
     weights[keep] = rate / p[keep]
-    num_clipped = 0
-    if clip is not None:
-        num_clipped = int((weights > clip).sum())
-        np.minimum(weights, clip, out=weights)
-    return weights.astype(np.float32), num_clipped
+    return weights.astype(np.float32)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastast.errors import InputError
 from fastast.gate.sampling import first_by_key, seeded_keys
 from fastast.philox import STREAM_PLAN
 
@@ -35,7 +34,6 @@ class Window:
         explore: share of the ids that reach the gate on scores which is drawn whatever the score.
         selection: "soft" or "hard".
         unbiased: ask for importance weights.
-        clip: largest importance weight; None for no limit.
     """
 
     num_samples: int
@@ -49,7 +47,6 @@ class Window:
     explore: float = 0.0
     selection: str = "soft"
     unbiased: bool = False
-    clip: float | None = None
 
     def offered_ids(self) -> np.ndarray:
         """The ids that the window offers, int64, ascending."""
@@ -67,12 +64,10 @@ class Plan:
     Attributes:
         keep: bool [N], the ids to read and train.
         weights: float32 [N], the weight of each id's loss, 0 for an id that is not kept; None for 1 throughout.
-        num_clipped: weights that were cut to the limit.
     """
 
     keep: np.ndarray
     weights: np.ndarray | None = None
-    num_clipped: int = 0
 
 
 class Policy(ABC):
@@ -82,14 +77,12 @@ class Policy(ABC):
         name: as on the command line.
         scores: whether every offered sample gets a scoring forward.
         score_units: cost of that forward, in forwards of the full-size network.
-        upkeep_units: further work for each scored sample, such as a proxy network's own training.
         plans: whether `plan` chooses the samples that are read at all.
     """
 
     name: str
     scores = False
     score_units = 0.0
-    upkeep_units = 0.0
     plans = False
 
     def plan(self, window: Window) -> Plan | None:
@@ -150,29 +143,3 @@ class Forward(Policy):
 
     def cost(self, activation: float) -> float:
         return self.score_units + DENSE_COST * activation
-
-
-class Proxy(Forward):
-    """Scores every sample with a cheaper eval-mode forward and trains those selected.
-
-    Args:
-        score_units: cost of that forward, in forwards of the full-size network: (s/S)^2 for the same network at side
-            s of S, the ratio of their floating-point operations for another.
-        upkeep_units: further work for each offered sample, such as a proxy network's own training.
-
-    Raises:
-        InputError: score_units is not above 0, or upkeep_units is below 0.
-    """
-
-    name = "proxy"
-
-    def __init__(self, score_units: float = 0.25, upkeep_units: float = 0.0) -> None:
-        if not (score_units > 0.0 and upkeep_units >= 0.0):
-            raise InputError(
-                f"proxy costs {score_units:g} and {upkeep_units:g}: a forward costs more than 0, upkeep 0 or more"
-            )
-        self.score_units = score_units
-        self.upkeep_units = upkeep_units
-
-    def cost(self, activation: float) -> float:
-        return super().cost(activation) + self.upkeep_units

@@ -7,9 +7,9 @@ from typing import Any
 from fastast.errors import InputError
 from fastast.gate.infobatch import InfoBatch
 from fastast.gate.memory_policy import Memory
-from fastast.gate.policy import Dense, Forward, Policy, Proxy, Random
+from fastast.gate.policy import Dense, Forward, Policy, Random
 
-GATES: dict[str, type[Policy]] = {gate.name: gate for gate in (Dense, Random, Forward, Proxy, Memory, InfoBatch)}
+GATES: dict[str, type[Policy]] = {gate.name: gate for gate in (Dense, Random, Forward, Memory, InfoBatch)}
 
 
 def make_policy(name: str, **options: Any) -> Policy:
@@ -17,7 +17,7 @@ def make_policy(name: str, **options: Any) -> Policy:
 
     Args:
         name: one of the keys of `GATES`.
-        options: the gate's own: `score_units` and `upkeep_units` of `proxy`, `prune` of `infobatch`.
+        options: the gate's own: `prune` of `infobatch`.
 
     Raises:
         InputError: there is none of that name, or an option is outside its range.

@@ -22,11 +22,6 @@ def _loss(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
-def _entropy(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
-    log_p = logits.log_softmax(-1)
-    return -(log_p.exp() * log_p).sum(-1)
-
-
 def _margin(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
     """Half of 1 - (p of the label - largest p of another class): 0 for a sure hit, 1 for a sure miss."""
     p = logits.softmax(-1)
@@ -56,7 +51,6 @@ Term = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 KINDS: dict[str, tuple[tuple[float, Term], ...]] = {
     "loss": ((1.0, _loss),),
     "loss+std": ((0.7, _loss), (0.3, _std)),
-    "loss+entropy": ((0.7, _loss), (0.3, _entropy)),
     "margin": ((1.0, _margin),),
     "el2n": ((1.0, _el2n),),
 }
@@ -73,8 +67,7 @@ def significance(
     """One score per sample, 0 or more, larger for harder samples.
 
     Each kind is a weighted sum of terms, each divided by its mean, so that scores average 1. `loss+std` is
-    0.7 loss / mean(loss) + 0.3 std / mean(std); `loss+entropy` has the entropy of the prediction for the std;
-    `loss`, `margin` (of the probabilities) and `el2n` are alone.
+    0.7 loss / mean(loss) + 0.3 std / mean(std); `loss`, `margin` (of the probabilities) and `el2n` are alone.
 
     Args:
         logits: float [B, classes], any precision; the arithmetic is float32.

@@ -20,7 +20,6 @@ class PhaseCounts:
         selected: samples chosen for backward (dense: all).
         backward: samples that went through backward.
         steps: optimizer steps, skipped non-finite ones included.
-        extra_units: further work, in forwards of the full-size network: refreshes of statistics, correlation checks.
         seconds: wall-clock time of the loop, without evaluation, checkpoints and start-up.
         data_wait: seconds of it spent waiting for pictures.
     """
@@ -31,7 +30,6 @@ class PhaseCounts:
     selected: int = 0
     backward: int = 0
     steps: int = 0
-    extra_units: float = 0.0
     seconds: float = 0.0
     data_wait: float = 0.0
 

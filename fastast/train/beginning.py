@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from fastast.console import Reporter
@@ -16,22 +17,30 @@ from fastast.train.setup import Machine
 from fastast.train.trainer import Trainer
 from fastast.train.watchdog import STALL_FILE
 
-PICTURES_CHANGED = "the data has changed since (pictures added, removed or rewritten)"
 
+def require_same_pictures(state: dict[str, Any], dataset: Dataset, checkpoint: Path | None) -> None:
+    """Refuses a checkpoint of other pictures: its plan, its losses and its labels belong to those.
 
-def what_changed(state: dict[str, Any], dataset: Dataset, machine: Machine) -> tuple[str, ...]:
-    """What is not as it was when a checkpoint was written, beside the options."""
-    changed = []
+    Raises:
+        InputError: pictures were added, removed or rewritten since.
+    """
     if state["fingerprint"] != dataset.fingerprint:
-        changed.append(PICTURES_CHANGED)
-    if state["dtype"] != str(machine.dtype):
-        names = (str(dtype).removeprefix("torch.") for dtype in (state["dtype"], machine.dtype))
-        changed.append("the number format has changed since ({} -> {})".format(*names))
-    return tuple(changed)
+        raise InputError(
+            f"{checkpoint}: the data has changed since (pictures added, removed or rewritten); continue on the same "
+            "pictures, or start anew with another --out (--weights takes this run's model.safetensors)"
+        )
 
 
-def other_ranks(state: dict[str, Any], ranks: Ranks) -> tuple[str, ...]:
-    """Whether a checkpoint is of another number of ranks."""
+def changed_dtype(state: dict[str, Any], machine: Machine) -> tuple[str, ...]:
+    """One line if the number format is another than when a checkpoint was written, else none."""
+    if state["dtype"] == str(machine.dtype):
+        return ()
+    names = (str(dtype).removeprefix("torch.") for dtype in (state["dtype"], machine.dtype))
+    return ("the number format has changed since ({} -> {})".format(*names),)
+
+
+def changed_world_size(state: dict[str, Any], ranks: Ranks) -> tuple[str, ...]:
+    """One line if a checkpoint is of another number of ranks, else none."""
     before = 1 + len(state["trainer"]["ranks"])
     return () if before == ranks.size else (f"the number of processes has changed since ({before} -> {ranks.size})",)
 
@@ -41,8 +50,6 @@ def _restore_folder(trainer: Trainer, opening: Opening, sizes: dict[str, int]) -
     assert opening.checkpoint is not None
     folder.continue_from(opening.checkpoint, sizes)
     _describe(trainer, folder)
-    if PICTURES_CHANGED in opening.changed:
-        _list_quarantined(trainer, folder)
 
 
 def start_run(trainer: Trainer, folder: RunFolder) -> None:
@@ -51,11 +58,6 @@ def start_run(trainer: Trainer, folder: RunFolder) -> None:
     for path in (*logs, folder.previous, folder.best, folder.weights):
         path.unlink(missing_ok=True)
     _describe(trainer, folder)
-    _list_quarantined(trainer, folder)
-
-
-def _list_quarantined(trainer: Trainer, folder: RunFolder) -> None:
-    """Begins `quarantine.jsonl` with what the scan found."""
     folder.quarantine.unlink(missing_ok=True)
     for entry in trainer.dataset.quarantined:
         folder.append_quarantine({"id": entry.id, "path": entry.path, "reason": entry.reason})
@@ -73,17 +75,14 @@ def resume_run(trainer: Trainer, opening: Opening, reporter: Reporter) -> None:
     for note in (opening.note, *opening.changed):
         if note is not None:
             reporter.note(note)
-    other_pictures = PICTURES_CHANGED in opening.changed
     try:
-        trainer.load_state_dict(state["trainer"], other_pictures=other_pictures)
+        trainer.load_state_dict(state["trainer"])
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{checkpoint}: does not fit this run ({reason})") from error
     if state["dtype"] != str(trainer.machine.dtype):
         trainer.engine.reset_loss_scale()
     trainer.ranks.decide(lambda: _restore_folder(trainer, opening, state["sizes"]))
-    if other_pictures:
-        trainer.journal.account.quarantined = len(trainer.dataset.quarantined)
     offered = trainer.journal.account.whole.offered
     resumed: dict[str, Any] = {"epoch": trainer.epoch, "offered": offered}
     if opening.changed:

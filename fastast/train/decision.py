@@ -17,10 +17,8 @@ class Decision(nn.Module):
     Args:
         gate: significance and controller.
         unbiased: weigh each selected sample by rate / probability.
-        clip_weights: largest weight, or None.
 
     Attributes:
-        num_clipped: int64: weights that were cut.
         totals: the batch's counts and sums, which the gate folds into its state at the next call. Between two
             calls it may be summed over ranks.
         hist: int64[2, HIST_BINS]: scoring loss of skipped (row 0) and selected (row 1) samples since it was zeroed.
@@ -28,17 +26,14 @@ class Decision(nn.Module):
 
     totals: Tensor
     hist: Tensor
-    num_clipped: Tensor
 
-    def __init__(self, gate: Gate, *, unbiased: bool = False, clip_weights: float | None = None) -> None:
+    def __init__(self, gate: Gate, *, unbiased: bool = False) -> None:
         super().__init__()
         self.gate = gate
         self.unbiased = unbiased
-        self.clip_weights = clip_weights
         totals = gate.no_totals()
         device = totals.device
         self.register_buffer("totals", totals)
-        self.register_buffer("num_clipped", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("hist", torch.zeros(2, HIST_BINS, dtype=torch.int64, device=device))
 
     @torch.no_grad()
@@ -65,7 +60,4 @@ class Decision(nn.Module):
         if not self.unbiased:
             return mask, None
         controller = self.gate.controller
-        rate = controller.mean_probability
-        weights, num_clipped = importance_weights(mask, controller.probability, rate, self.clip_weights)
-        self.num_clipped += num_clipped
-        return mask, weights
+        return mask, importance_weights(mask, controller.probability, controller.mean_probability)

@@ -11,14 +11,12 @@ from torch import Tensor
 
 from fastast.config import TrainConfig
 from fastast.data import Batch
-from fastast.gate import Gate, Rows, SampleQueue, ScoreMemory, shrink
+from fastast.gate import Gate, Rows, SampleQueue, ScoreMemory
 from fastast.train.averaging import averaged
 from fastast.train.decision import Decision
 from fastast.train.distributed import Ranks
 from fastast.train.model import build_model, check_fits, scoring_twin
 from fastast.train.optimizer import GuardedStep, build_sgd
-from fastast.train.proxy import ProxyScorer, build_scorer
-from fastast.train.select import SelectStep
 from fastast.train.setup import Machine
 from fastast.train.status import NUM_FIELDS, Status, combined
 from fastast.train.steps import EvalStep, Objective, ScoreStep, TrainStep, compile_step
@@ -36,14 +34,12 @@ class Engine:
         weights: what the network starts from, as `build_model` takes it.
         num_classes: outputs of the network.
         num_train: size of the training set.
-        thumbnail_side: short side of the thumbnails that the proxy gate scores, pixels; None: it scores what it trains.
         ranks: who trains it together. They call every method alike, but for the state dicts.
         num_waiting: rows that wait in a state that will be loaded.
 
     Attributes:
         model: the network.
-        notes: what the user should know of its weights and of the proxy.
-        proxy: the proxy gate's scorer, or None.
+        notes: what the user should know of its weights.
         memory: last loss and selection count of every training sample.
         evaluate: the evaluation step, compiled if the run is.
     """
@@ -56,7 +52,6 @@ class Engine:
         weights: str,
         num_classes: int,
         num_train: int,
-        thumbnail_side: int | None = None,
         ranks: Ranks | None = None,
         num_waiting: int = 0,
     ) -> None:
@@ -78,7 +73,7 @@ class Engine:
             kind=config.significance,
             selection=config.selection,
             seed=config.seed,
-            explore=config.explore if config.gate in ("forward", "proxy") else 0.0,
+            explore=config.explore if config.gate == "forward" else 0.0,
         ).to(device)
         shape = (3, config.image_size, config.image_size)
         num_batches = QUEUE_BATCHES[ranks.size > 1] + num_waiting // config.batch_size
@@ -86,38 +81,12 @@ class Engine:
             config.batch_size, shape, dtype=machine.image_dtype, device=device, num_batches=num_batches
         )
         self.memory = ScoreMemory(num_train).to(device)
-        self.proxy: ProxyScorer | None = None
-        if config.gate == "proxy":
-            self.proxy, notes = build_scorer(
-                self.model,
-                twin,
-                config,
-                num_classes=num_classes,
-                thumbnail_side=thumbnail_side,
-                dtype=dtype,
-                compiled=compiled,
-                ranks=ranks,
-            )
-            self.notes += notes
-        scorer = twin if self.proxy is None else self.proxy.scorer
-        self.score_step = ScoreStep(
-            scorer,
-            self.gate,
-            self.queue,
-            dtype=dtype,
-            unbiased=config.unbiased,
-            clip_weights=config.clip_weights,
-        )
+        self.score_step = ScoreStep(twin, self.gate, self.queue, dtype=dtype, unbiased=config.unbiased)
         objective = Objective(self.model, dtype=dtype, label_smoothing=config.label_smoothing, compiled=compiled)
         self.train_step = TrainStep(averaged(objective, self.model, config.image_size, ranks), self.guard, self.memory)
         self.eval_step = EvalStep(twin, dtype=dtype)
         self.evaluate = compile_step(self.eval_step, compiled)
         self._score = compile_step(self.score_step, compiled)
-        self.select_step: SelectStep | None = None
-        if self.proxy is not None and thumbnail_side is not None:
-            self.select_step = SelectStep(scorer, self.score_step.decision, dtype=dtype, num_samples=num_train)
-            self._select = compile_step(self.select_step, compiled)
-        self._peak_lr = config.lr
         self._target = config.target
         self._epoch = torch.zeros((), dtype=torch.int64, device=device)
         self._totals_are_own = False  # not yet those of all ranks
@@ -132,18 +101,8 @@ class Engine:
         labels = torch.zeros(size, dtype=torch.int64, device=self.device)
         ids, valid = torch.arange(size, device=self.device), labels == 0
         batch = Batch(images.expand(size, -1, -1, -1).contiguous().permute(0, 3, 1, 2), labels, ids, valid, size)
-        small = batch
-        if self.proxy is not None and self.select_step is not None:
-            # Tensors of its own: the compiler would take shared ones for the rule.
-            images = shrink(batch.images, self.proxy.size)
-            small = Batch(images, labels.clone(), ids.clone(), valid.clone(), size)
         for _ in range(3):  # compiles, records CUDA graphs, replays them
-            if self.select_step is not None:
-                self.select(small)
-            else:
-                self.score(batch)
-            if self.proxy is not None:
-                self.proxy.check(small, batch)
+            self.score(batch)
             self.enqueue(batch)
             self.train()
             self.evaluate(batch.images, labels, valid)
@@ -160,64 +119,17 @@ class Engine:
             self.gate.controller.set_target(target)
 
     def set_lr(self, value: float) -> None:
-        """Sets the learning rate of the next steps; a proxy network's follows it at a peak of its own."""
+        """Sets the learning rate of the next steps."""
         self.guard.set_lr(value)
-        if self.proxy is not None:
-            self.proxy.set_lr(value / self._peak_lr)
 
-    def score(self, batch: Batch) -> float:
-        """Scores an offered batch and queues what the gate selects.
-
-        Returns:
-            Work beyond scoring, in forwards of the full-size network.
-        """
-        extra = 0.0
-        if self.proxy is not None:
-            check = self.proxy.check_due()
-            extra += self.proxy.begin(batch)
-            if check:
-                extra += self.proxy.check(batch, batch)
+    def score(self, batch: Batch) -> None:
+        """Scores an offered batch and queues what the gate selects."""
         self._score(batch.images, batch.labels, batch.ids, batch.valid, self._epoch)
         self._totals_are_own = True
-        return extra + self.learn_proxy(batch)
-
-    def select(self, thumbs: Batch) -> tuple[Tensor, float]:
-        """Scores an offered batch of thumbnails and queues nothing.
-
-        Returns:
-            decision: float64[ranks, 2 B] on the device: of each rank the ids (N for padding), then the loss weight of
-                each row, 0 where the gate did not select it. Read it late (`LaggedReader`).
-            extra: work beyond scoring, in forwards of the full-size network.
-        """
-        assert self.proxy is not None, "only the proxy gate scores thumbnails"
-        assert self.select_step is not None, "the engine was built without a thumbnail side"
-        extra = self.proxy.begin(thumbs)
-        # A copy, because a CUDA graph's output lasts until the next graph only.
-        decision = self._select(thumbs.images, thumbs.labels, thumbs.ids, thumbs.valid, self._epoch).clone()[None]
-        if self.ranks.size > 1:
-            rows = self.ranks.gather(torch.cat((decision[0], self._decision.totals.double())))
-            decision = rows[:, : decision.shape[1]]
-            self._decision.totals.copy_(rows[:, decision.shape[1] :].sum(0))
-            ids, weights = decision.chunk(2, dim=1)
-            self.select_step.weights.index_copy_(0, ids.flatten().long(), weights.flatten().float())
-        return decision, extra + self.learn_proxy(thumbs)
 
     @property
     def _decision(self) -> Decision:
         return self.score_step.decision
-
-    def learn_proxy(self, batch: Batch) -> float:
-        """Trains a proxy network on an offered batch, which `score` and `select` do by themselves.
-
-        Returns:
-            Work done, in forwards of the full-size network; 0 where the gate has no such network.
-        """
-        return 0.0 if self.proxy is None else self.proxy.learn(batch)
-
-    @property
-    def selected_weights(self) -> Tensor | None:
-        """Importance weights by id, for `enqueue` before an id is offered to `select` again; None where all are 1."""
-        return self.select_step.weights if self.select_step is not None and self._decision.unbiased else None
 
     def enqueue(self, batch: Batch, weights: Tensor | None = None) -> None:
         """Queues every valid row of a batch; `weights` are float32[N] or longer, by id, 1 without them."""
@@ -261,7 +173,6 @@ class Engine:
             self.train_step.loss_rows,
             self.gate.controller.threshold,
             self.gate.controller.nan_count,
-            self._decision.num_clipped,
         ]
         own = torch.stack([field.double() for field in fields])
         if self.ranks.size == 1:
@@ -286,8 +197,6 @@ class Engine:
     def reset_loss_scale(self) -> None:
         """Starts the fp16 loss scale anew, for a state that was saved in another number format."""
         self.guard.reset_scale()
-        if self.proxy is not None:
-            self.proxy.reset_scale()
 
     def state_dict(self) -> dict[str, Any]:
         """All of it as tensors and plain values, random number generators included."""
@@ -298,8 +207,6 @@ class Engine:
             "score_step": self.score_step.state_dict(),
             "train_step": self.train_step.state_dict(),
             "target": self._target,
-            "proxy": None if self.proxy is None else self.proxy.state_dict(),
-            "select_step": None if self.select_step is None else self.select_step.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
@@ -315,10 +222,6 @@ class Engine:
         self.score_step.load_state_dict(state["score_step"])
         self.train_step.load_state_dict(state["train_step"])
         self._target = state["target"]
-        if self.proxy is not None:
-            self.proxy.load_state_dict(state["proxy"])
-        if self.select_step is not None:
-            self.select_step.load_state_dict(state["select_step"])
         self._totals_are_own = False
         if state["rng"] is not None:
             torch.set_rng_state(state["rng"])

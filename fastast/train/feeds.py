@@ -1,4 +1,4 @@
-"""The data pipelines of a run: training pictures, validation pictures, thumbnails."""
+"""The data pipelines of a run: training pictures and validation pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastast.config import TrainConfig
-from fastast.data import Dataset, EvalLoader, ThumbnailLoader, TrainLoader
+from fastast.data import Dataset, EvalLoader, TrainLoader
 from fastast.data.feed import OnQuarantine
 from fastast.train.setup import Machine
 
@@ -18,12 +18,10 @@ class Feeds:
         config: completed options.
         machine: device and number format of the pictures.
         dataset: catalogs of both splits.
-        thumbnail_size: side of the thumbnails that are scored, pixels; None if none are.
         on_quarantine, on_wait, on_note: as `TrainLoader` takes them.
 
     Attributes:
-        train, val: the loaders of full pictures.
-        thumbs: the loader of thumbnails, or None.
+        train, val: the loaders.
     """
 
     def __init__(
@@ -32,7 +30,6 @@ class Feeds:
         machine: Machine,
         dataset: Dataset,
         *,
-        thumbnail_size: int | None,
         on_quarantine: OnQuarantine,
         on_wait: Callable[[], None],
         on_note: Callable[[str], None],
@@ -51,15 +48,13 @@ class Feeds:
         }
         self.train = TrainLoader(dataset.train, seed=config.seed, min_area=config.min_crop, **common)
         self.val = EvalLoader(dataset.val, **common)
-        self.thumbs = None if thumbnail_size is None else ThumbnailLoader(self.train, thumbnail_size)
 
     @property
     def wait_s(self) -> float:
         """Seconds that training waited for pictures so far."""
-        return self.train.wait_s + (0.0 if self.thumbs is None else self.thumbs.wait_s)
+        return self.train.wait_s
 
     def close(self) -> None:
         """Frees the pipelines."""
-        for loader in (self.train, self.val, self.thumbs):
-            if loader is not None:
-                loader.close()
+        self.train.close()
+        self.val.close()

@@ -102,7 +102,7 @@ class Journal:
         return self._reports.push(vector)
 
     def _add_ranks(self, counts: PhaseCounts) -> None:
-        names = ("offered", "decoded", "scored", "extra_units", "data_wait")
+        names = ("offered", "decoded", "scored", "data_wait")
         for name, value in zip(names, self._ranks.sums([getattr(counts, name) for name in names]), strict=True):
             setattr(counts, name, type(getattr(counts, name))(value))
         counts.data_wait /= self._ranks.size
@@ -181,7 +181,6 @@ class Journal:
         accuracy: Accuracy,
         hist: dict[str, Any] | None,
         gpu_j: float | None,
-        ranking: dict[str, Any] | None,
     ) -> dict[str, Any]:
         """Writes an epoch's line and shows it.
 
@@ -191,7 +190,6 @@ class Journal:
             accuracy: on the validation split.
             hist: losses of selected and skipped samples, or None.
             gpu_j: joules of the epoch, or None.
-            ranking: how well the proxy ranks, or None.
 
         Returns:
             The line.
@@ -211,13 +209,6 @@ class Journal:
         self.epochs.append(line)
         self._folder.append_metrics(line)
         self._reporter.note(epoch_detail(line, self._planner.schedule.num_epochs))
-        if ranking is not None:
-            self._folder.append_metrics({"kind": "proxy", "epoch": stretch.epoch + 1, **ranking})
-            if ranking["num_batches"]:
-                self._reporter.note(
-                    f"proxy and full-size scores correlate by rank {ranking['rank_correlation']:.2f} "
-                    f"(Spearman, {ranking['num_batches']} batches)"
-                )
         return line
 
     def _warn(self, before: Status, now: Status) -> None:
@@ -225,7 +216,6 @@ class Journal:
         for count, what in (
             (now.nan_scores - before.nan_scores, "scores were not a number; each such sample was trained once for it"),
             (now.nonfinite - before.nonfinite, "steps had a non-finite loss or gradient and were undone"),
-            (now.clipped - before.clipped, "importance weights were cut to --clip-weights"),
             (now.scaler_skips - before.scaler_skips, "steps overflowed fp16 and were skipped by the loss scaler"),
         ):
             if count:

@@ -18,13 +18,11 @@ from fastast.train.checkpoint import load_checkpoint, load_last
 # What a continued run may change: where things stand, how it is shown, and the price. Its data may have moved too: the
 # fingerprint tells whether it is the same.
 FREE_OPTIONS = frozenset(
-    ("out", "data", "train_dir", "val_dir", "read", "threads", "nproc", "log_every", "price_per_kwh", "gco2_per_kwh")
+    ("out", "data", "train_dir", "val_dir", "threads", "nproc", "log_every", "price_per_kwh", "gco2_per_kwh")
     + ("checkpoint_every", "max_time", "stall_timeout", "tensorboard")
 )
 # What a checkpoint is built on: with another value there would be nothing to continue.
-FIXED_OPTIONS = frozenset(
-    ("arch", "image_size", "batch_size", "gate", "proxy_size", "proxy_arch", "precision", "seed", "val_split")
-)
+FIXED_OPTIONS = frozenset(("arch", "image_size", "batch_size", "gate", "precision", "seed", "val_split"))
 PATH_OPTIONS = ("data", "val_dir", "out")
 
 

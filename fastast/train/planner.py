@@ -9,8 +9,7 @@ import torch
 
 from fastast.config import TrainConfig
 from fastast.data import epoch_ids
-from fastast.gate import Policy, ScoreMemory, Window, make_policy, target_at
-from fastast.train.proxy import ProxyScorer
+from fastast.gate import Policy, ScoreMemory, Window, make_policy
 from fastast.train.schedule import GATED, Schedule, Stretch
 
 
@@ -23,14 +22,12 @@ class StretchPlan:
         places: int64[m], positions in `order` of the ids that are read.
         weights: float32[N] on the device, the weight of each sample's loss; None for 1.
         keep: bool[N] on the device, the ids that the policy chose; None where it did not choose.
-        num_clipped: weights that were cut to `--clip-weights`.
     """
 
     order: np.ndarray
     places: np.ndarray
     weights: torch.Tensor | None = None
     keep: torch.Tensor | None = None
-    num_clipped: int = 0
 
 
 class Planner:
@@ -39,7 +36,6 @@ class Planner:
     Args:
         config: completed options.
         num_train: size of the training set.
-        proxy: the engine's scorer, from which the proxy gate has its cost.
         num_ranks: processes that train together.
 
     Attributes:
@@ -47,16 +43,11 @@ class Planner:
         schedule: the stretches of the run.
     """
 
-    def __init__(
-        self, config: TrainConfig, num_train: int, proxy: ProxyScorer | None = None, *, num_ranks: int = 1
-    ) -> None:
+    def __init__(self, config: TrainConfig, num_train: int, *, num_ranks: int = 1) -> None:
         assert config.batch_size is not None, "complete_config was not called"
-        assert (proxy is not None) == (config.gate == "proxy"), "the proxy gate needs the engine's scorer"
         self._config = config
         self._num_train = num_train
         options = {"infobatch": {"prune": config.prune}}
-        if proxy is not None:
-            options["proxy"] = {"score_units": proxy.score_units, "upkeep_units": proxy.upkeep_units}
         self.policy: Policy = make_policy(config.gate, **options.get(config.gate, {}))
         self._warmup = max(config.warmup_epochs, config.dense_calibration * config.batch_size * num_ranks / num_train)
         self.schedule = Schedule(
@@ -64,16 +55,9 @@ class Planner:
             epochs=config.epochs,
             warmup_epochs=self._warmup,
             anneal_epochs=config.anneal,
-            planned_share=lambda epoch: self.policy.planned_share(self.target(epoch)),
+            planned_share=self.policy.planned_share(config.target),
             gated=self.policy.name != "dense",
         )
-
-    def target(self, epoch: int) -> float:
-        """Target share of a gated epoch."""
-        config = self._config
-        gated_epochs = config.epochs - self._warmup - config.anneal
-        middle = (epoch + 0.5 - self._warmup) / gated_epochs if gated_epochs > 0 else 1.0
-        return target_at(min(1.0, max(0.0, middle)), config.target, config.target_schedule)
 
     def plan(self, stretch: Stretch, bad_ids: np.ndarray, memory: ScoreMemory) -> StretchPlan:
         """Plans a stretch; where the policy chooses by remembered losses, this waits for the device.
@@ -94,7 +78,7 @@ class Planner:
                 num_samples=num_train,
                 epoch=stretch.epoch,
                 seed=config.seed,
-                target=self.target(stretch.epoch),
+                target=config.target,
                 progress=stretch.offered_before / self.schedule.num_offered,
                 scores=memory.score.cpu().numpy(),
                 ages=memory.age.cpu().numpy(),
@@ -102,7 +86,6 @@ class Planner:
                 explore=config.explore,
                 selection=config.selection,
                 unbiased=config.unbiased,
-                clip=config.clip_weights,
             )
         )
         if plan is None:
@@ -110,7 +93,7 @@ class Planner:
         device = memory.score.device
         weights = None if plan.weights is None else torch.from_numpy(plan.weights).to(device)
         places, keep = np.flatnonzero(plan.keep[order]), torch.from_numpy(plan.keep).to(device)
-        return StretchPlan(order, places, weights, keep, plan.num_clipped)
+        return StretchPlan(order, places, weights, keep)
 
     def restore(
         self, stretch: Stretch, bad_ids: np.ndarray, keep: torch.Tensor | None, weights: torch.Tensor | None

@@ -41,7 +41,6 @@ class Quarantine:
             return
         for feed in (feeds.train, feeds.val):
             self._ranks.reduce(torch.from_numpy(feed.bad_ids).view(torch.uint8), "max")
-        # By path: one rank may have had a picture's thumbnail, or checked its ranking, and another have trained on it.
         found = {path: (i, path, why) for i, path, why in itertools.chain(*self._ranks.share(self._found))}
         for entry in found.values():
             self._record(*entry)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,14 +10,12 @@ import torch
 from fastast.energy.parts import PartEnergy, merge_part_ranks
 from fastast.energy.reading import Reading, merge_ranks
 from fastast.gate import Rows
-from fastast.train.account import PhaseCounts
-from fastast.train.passage import NO_IDS, Moment
 from fastast.train.shards import QUEUE, own_part, part_of
 from fastast.train.status import NUM_FIELDS, combined
 
 # What each rank counts for itself: the first gets the sums.
 _COUNTS = {
-    "score_step": ("decision.gate.controller.nan_count", "decision.num_clipped", "decision.hist"),
+    "score_step": ("decision.gate.controller.nan_count", "decision.hist"),
     "train_step": ("loss_sum", "loss_rows"),
 }
 
@@ -26,9 +23,9 @@ _COUNTS = {
 def for_ranks(state: dict[str, Any], size: int) -> dict[str, Any]:
     """A trainer's state for another number of ranks; as it is if it has that number.
 
-    Waiting rows and selected thumbnails are shared out evenly in the order of the ranks, and counts and joules go to
-    the first. New ranks start with the batch statistics of the first. The batch of each rank stays, so that of all of
-    them changes; the learning rate does not.
+    Waiting rows are shared out evenly in the order of the ranks, and counts and joules go to the first. New ranks start
+    with the batch statistics of the first. The batch of each rank stays, so that of all of them changes; the learning
+    rate does not.
 
     Args:
         state: of `Trainer.state_dict`; left as it is.
@@ -39,7 +36,6 @@ def for_ranks(state: dict[str, Any], size: int) -> dict[str, Any]:
         return state
     parts = [part_of(state, rank) for rank in range(old)]
     queues, moved = _share_rows([part["engine"]["score_step"][QUEUE] for part in parts], size)
-    thumbs = _share_thumbs([part["thumbs"] for part in parts], size)
     new = []
     for rank in range(size):
         part = parts[min(rank, old - 1) if rank < old else 0]
@@ -51,7 +47,7 @@ def for_ranks(state: dict[str, Any], size: int) -> dict[str, Any]:
             for name in names:
                 total = sum(other["engine"][step][name] for other in parts)
                 engine[step][name] = total if rank == 0 else torch.zeros_like(total)
-        new.append({**part, "engine": engine, "thumbs": thumbs[rank], "energy": None})
+        new.append({**part, "engine": engine, "energy": None})
     first = new[0]
     journal = {**first["journal"], "moved": moved}
     if journal["report"] is not None:
@@ -80,37 +76,6 @@ def _share_rows(queues: Sequence[dict[str, Any]], size: int) -> tuple[list[dict[
         status = [pushed, popped, sum(queue["status"][2] for queue in queues) if rank == 0 else 0]
         shared.append({"status": status, "moved": moved[-1], **{name: rows[name][mine] for name in Rows._fields}})
     return shared, moved
-
-
-def _share_thumbs(parts: Sequence[dict[str, Any] | None], size: int) -> list[dict[str, Any] | None]:
-    """States of `ThumbnailPass`. What was selected but not trained is selected again; due checks are left out."""
-    first = parts[0]
-    if first is None:
-        return [None] * size
-    states = [part for part in parts if part is not None]
-    selected, offered = [], [part["offered"] for part in states]
-    for name in ("pulled", "ready"):
-        for slices in zip(*(part[name] for part in states), strict=True):
-            selected += [piece["ids"] for piece in slices if piece["thumbs"] is None]
-    selected.append(first["selected"])
-    if first["decision"] is not None:  # of every rank, on its way when the state was taken
-        rows = first["decision"].reshape(len(states), 2, -1)
-        selected.append(rows[:, 0][rows[:, 1] > 0].long())
-        offered += [rows[rank, 0, : part["scored"][0]].long() for rank, part in enumerate(states)]
-    counts = sum((PhaseCounts(**part["moment"]["counts"]) for part in states), PhaseCounts())
-    shared: list[dict[str, Any] | None] = []
-    for rank in range(size):
-        moment = Moment(first["moment"]["first"], first["moment"]["last"], PhaseCounts(), NO_IDS).state_dict()
-        if rank == 0:
-            moment["counts"] = dataclasses.asdict(counts)
-        shared.append(
-            {
-                **{"decision": None, "scored": None, "selected": torch.cat(selected), "ready": [], "pulled": []},
-                "moment": moment,
-                "offered": torch.cat(offered) if rank == 0 else torch.zeros(0, dtype=torch.int64),
-            }
-        )
-    return shared
 
 
 def _merged_energy(states: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -164,6 +164,4 @@ def part_counts(counts: PhaseCounts, policy: Policy) -> PartCounts:
         backward=counts.backward,
         scored=counts.scored,
         score_units=policy.score_units,
-        extra_units=counts.extra_units,
-        upkeep_units=policy.upkeep_units,
     )

@@ -39,7 +39,7 @@ class Schedule:
         num_samples: size of the training set.
         epochs: passes over it; a fraction ends within the last epoch.
         warmup_epochs, anneal_epochs: dense passes at the start and at the end; ignored when `gated` is False.
-        planned_share: planned share of gated samples that reach backward, by the index of the epoch.
+        planned_share: planned share of gated samples that reach backward.
         gated: False for a run that is dense throughout.
     """
 
@@ -50,7 +50,7 @@ class Schedule:
         epochs: float,
         warmup_epochs: float = 0.0,
         anneal_epochs: float = 0.0,
-        planned_share: Callable[[int], float],
+        planned_share: float,
         gated: bool,
     ) -> None:
         total = max(1, round(epochs * num_samples))
@@ -68,7 +68,7 @@ class Schedule:
                     Stretch(
                         epoch=epoch,
                         phase=phase,
-                        share=planned_share(epoch) if phase == GATED else 1.0,
+                        share=planned_share if phase == GATED else 1.0,
                         start=position - origin,
                         stop=stop - origin,
                         offered_before=position,

@@ -24,7 +24,13 @@ from fastast.given import read_toml
 from fastast.options import parse_duration
 from fastast.report.page import write_report
 from fastast.run import OtherRanksFolder, RunFolder
-from fastast.train.beginning import other_ranks, resume_run, start_run, what_changed
+from fastast.train.beginning import (
+    changed_dtype,
+    changed_world_size,
+    require_same_pictures,
+    resume_run,
+    start_run,
+)
 from fastast.train.distributed import RankLost, Ranks, open_ranks
 from fastast.train.energy_book import EnergyBook
 from fastast.train.keeper import Keeper, write_power
@@ -33,7 +39,6 @@ from fastast.train.memory_fit import describe_out_of_memory, fitting_batch, is_o
 from fastast.train.model import check_names
 from fastast.train.opening import Opening, open_run
 from fastast.train.placement import find_placement, is_elastic, is_restart, launched_by_torchrun
-from fastast.train.proxy_net import check_proxy_arch
 from fastast.train.reshape import for_ranks
 from fastast.train.results import build_summary, write_samples
 from fastast.train.setup import Machine, complete_config, open_machine
@@ -127,7 +132,6 @@ def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
         val_dir=config.val_dir,
         val_split=config.val_split,
         seed=config.seed,
-        read=config.read,
         progress=reporter.counter("scanning"),
     )
 
@@ -139,21 +143,19 @@ def _run(
     check_names(config.arch, config.weights if state is None else "none")
     if config.tensorboard:
         require_tensorboard()
-    if config.gate == "proxy" and config.proxy_arch:
-        check_proxy_arch(config.proxy_arch)
     _refuse_data_folder(config, folder)
     dataset = ranks.in_turn(lambda: open_data(config, reporter))
     _require_one_data_set(dataset, ranks)
     machine = open_machine(config.device, config.precision, config.compile, deterministic=config.deterministic)
     if state is not None:
-        changed = what_changed(state, dataset, machine)
-        others = other_ranks(state, ranks)
-        if (changed or (others and not is_elastic())) and not force:
+        require_same_pictures(state, dataset, opening.checkpoint)
+        dtype, size = changed_dtype(state, machine), changed_world_size(state, ranks)
+        if (dtype or (size and not is_elastic())) and not force:
             raise InputError(
-                f"{opening.checkpoint}: {(changed + others)[0]}; add --force to go on, or start anew with another --out"
+                f"{opening.checkpoint}: {(dtype + size)[0]}; add --force to go on, or start anew with another --out"
             )
         state = {**state, "trainer": for_ranks(state["trainer"], ranks.size)}
-        opening = dataclasses.replace(opening, state=state, changed=opening.changed + changed + others)
+        opening = dataclasses.replace(opening, state=state, changed=opening.changed + dtype + size)
     complete_config(config, machine, dataset.train.num_samples, num_ranks=ranks.size, num_local=ranks.local_size)
     _introduce(config, dataset, machine, reporter, ranks)
     try:

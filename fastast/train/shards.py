@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 # Of the engine's state; besides these, batch statistics, and all of the training step but the merged memory.
-_OWN_PARTS = ("score_step", "proxy", "rng", "cuda_rng")
+_OWN_PARTS = ("score_step", "rng", "cuda_rng")
 _MEMORY = "memory."
 QUEUE = "queue._extra_state"
 
@@ -24,7 +24,6 @@ def own_part(state: dict[str, Any], buffers: list[str]) -> dict[str, Any]:
         "engine": {name: engine[name] for name in _OWN_PARTS},
         "buffers": {name: engine["model"][name] for name in buffers if name in engine["model"]},
         "train_step": {name: value for name, value in engine["train_step"].items() if not name.startswith(_MEMORY)},
-        "thumbs": state["thumbs"],
         "energy": state["energy"],
     }
 
@@ -41,7 +40,6 @@ def part_of(state: dict[str, Any], rank: int) -> dict[str, Any]:
         **state,
         "engine": {**engine, **own["engine"], "model": {**engine["model"], **own["buffers"]}, "train_step": train_step},
         "journal": {**state["journal"], "offered": torch.zeros_like(state["journal"]["offered"])},
-        "thumbs": own["thumbs"],
         "energy": own["energy"],
     }
 

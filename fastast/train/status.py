@@ -20,12 +20,11 @@ class Status(NamedTuple):
     loss_rows: float = 0.0
     threshold: float = 0.0
     nan_scores: float = 0.0
-    clipped: float = 0.0
 
 
 NUM_FIELDS = len(Status._fields)
 # Counted by each rank for itself; of the others all ranks have the same figure, or the largest is meant.
-_SUMMED = frozenset(("pushed", "overflow", "loss_sum", "loss_rows", "nan_scores", "clipped"))
+_SUMMED = frozenset(("pushed", "overflow", "loss_sum", "loss_rows", "nan_scores"))
 
 
 def combined(rows: np.ndarray) -> Status:

@@ -36,12 +36,11 @@ class ScoreStep(nn.Module):
     """Scores an offered batch, selects from it and queues what was selected: one graph of constant shapes.
 
     Args:
-        scorer: the network in eval mode, sharing its tensors with the one that trains (`scoring_twin`), or one that
-            scores smaller pictures (`ProxyTwin`).
+        scorer: the network in eval mode, sharing its tensors with the one that trains (`scoring_twin`).
         gate: significance and controller.
         queue: receives the selected rows.
         dtype: compute type of the forward.
-        unbiased, clip_weights: as for `Decision`.
+        unbiased: as for `Decision`.
 
     Attributes:
         decision: the gate with its counts.
@@ -55,12 +54,11 @@ class ScoreStep(nn.Module):
         *,
         dtype: torch.dtype,
         unbiased: bool = False,
-        clip_weights: float | None = None,
     ) -> None:
         super().__init__()
         # The scorer's tensors belong to the model: kept out of this module's state.
         self._scorer = [scorer]
-        self.decision = Decision(gate, unbiased=unbiased, clip_weights=clip_weights)
+        self.decision = Decision(gate, unbiased=unbiased)
         self.queue = queue
         self.dtype = dtype
 

@@ -20,7 +20,6 @@ from fastast.data import Batch, Dataset, rank_slices
 from fastast.errors import InputError
 from fastast.run import RunFolder
 from fastast.train.account import PhaseCounts
-from fastast.train.adopt import adopt
 from fastast.train.averaging import average_statistics
 from fastast.train.building import build_engine
 from fastast.train.checkpoint import snapshot
@@ -34,10 +33,9 @@ from fastast.train.optimizer import lr_at
 from fastast.train.passage import Moment, Passage
 from fastast.train.planner import Planner
 from fastast.train.quarantine import Quarantine
-from fastast.train.schedule import GATED, WARMUP, Stretch
+from fastast.train.schedule import GATED, Stretch
 from fastast.train.setup import Machine
 from fastast.train.shards import num_waiting, own_part, part_of
-from fastast.train.thumbnails import ThumbnailPass
 
 
 class Saves(Protocol):
@@ -97,7 +95,6 @@ class Trainer:
         self.between: Callable[[], None] = lambda: None
         self.waiting: Callable[[], None] = lambda: None
         num_train = dataset.train.num_samples
-        side = dataset.train.thumbnail_side if config.gate == "proxy" else None
         self.engine, self.machine = build_engine(
             config,
             machine,
@@ -105,11 +102,10 @@ class Trainer:
             weights=config.weights if continued is None else "none",
             num_classes=len(dataset.classes),
             num_train=num_train,
-            thumbnail_side=side,
             ranks=ranks,
             num_waiting=0 if continued is None else num_waiting(continued),
         )
-        self.planner = Planner(config, num_train, self.engine.proxy, num_ranks=ranks.size)
+        self.planner = Planner(config, num_train, num_ranks=ranks.size)
         self.policy, self.schedule = self.planner.policy, self.planner.schedule
         self.journal = Journal(
             config,
@@ -122,20 +118,14 @@ class Trainer:
             ranks=ranks,
         )
         self._quarantine = Quarantine(folder, self.journal, reporter, ranks)
-        proxy = self.engine.proxy
         self.feeds = Feeds(
             config,
             machine,
             dataset,
-            thumbnail_size=None if proxy is None or side is None else proxy.size,
             on_quarantine=self._quarantine.add,
             on_wait=lambda: self.waiting(),
             on_note=self._note_feed,
         )
-        self._thumbs: ThumbnailPass | None = None
-        if proxy is not None and self.feeds.thumbs is not None:
-            self._thumbs = ThumbnailPass(self.engine, self.feeds.thumbs, self.batch_size)
-            reporter.note(f"scoring from the pack's thumbnails at {proxy.size} px")
         self._next_stretch = 0
         self._passage: Passage | None = None
         self._trained = False  # all but the evaluation of the next stretch is done
@@ -186,32 +176,21 @@ class Trainer:
 
     def _run_stretch(self, stretch: Stretch, saves: Saves) -> None:
         scoring = stretch.phase == GATED and self.policy.scores
-        if scoring:
-            self.engine.set_target(self.planner.target(stretch.epoch))
         if self._passage is None:
             bad_ids = self.feeds.train.bad_ids
             plan = self.planner.plan(stretch, bad_ids, self.engine.memory)
             self._passage = Passage(stretch, plan, bad_ids, batch_size=self.batch_size, ranks=self.ranks)
-            if plan.num_clipped:
-                self.reporter.note(f"{plan.num_clipped:,} importance weights were cut to --clip-weights")
-        passage, thumbs = self._passage, self._thumbs if scoring else None
+        passage = self._passage
         self.engine.begin_epoch(stretch.epoch)
         self.energy.meter.set_phase(stretch.phase)
         part = self.energy.part_meter(stretch.phase)
         part.start()
         self._lap()
         waited, decoded = self.feeds.wait_s, self.feeds.train.num_decoded
-        if thumbs is None:
-            batches = self.feeds.train.stream(stretch.epoch, passage.slices())
-        else:
-            batches = self.feeds.train.stream(stretch.epoch, thumbs.slices(passage))
+        batches = self.feeds.train.stream(stretch.epoch, passage.slices())
         try:
             for batch in batches:
-                if thumbs is None:
-                    moment = self._offer(batch, passage, scoring)
-                else:
-                    thumbs.take(batch)
-                    moment = thumbs.moment(passage)
+                moment = self._offer(batch, passage, scoring)
                 # The middle of the batch, so that neither the first step nor the last has a learning rate of zero.
                 progress = self.schedule.progress(stretch.offered_before + (moment.first + moment.last) / 2)
                 self.engine.set_lr(lr_at(progress, peak=self.peak_lr, warmup=self.config.lr_warmup))
@@ -228,11 +207,6 @@ class Trainer:
                     saves.save()
                     part.start()
                     self._lap()  # saving is no part of training
-            if thumbs is not None:  # what was scored after the last selected batch
-                moment = thumbs.moment(passage)
-                moment.counts.seconds = self._lap()
-                self._learn(self.journal.send(self.engine.status(), moment), stretch)
-                thumbs.begin()
             self._learn(self.journal.flush(), stretch)
             self.engine.settle()  # the last steps are still under way
         finally:
@@ -251,11 +225,10 @@ class Trainer:
         """Hands a batch to the engine; returns what is known of it at once."""
         counts = PhaseCounts()
         if scoring:
-            counts.extra_units, counts.scored = self.engine.score(batch), batch.num_valid
+            self.engine.score(batch)
+            counts.scored = batch.num_valid
         else:
             self.engine.enqueue(batch, passage.plan.weights)
-            if passage.stretch.phase == WARMUP:
-                counts.extra_units = self.engine.learn_proxy(batch)
         first, last, ids = passage.advance()
         ids = ids[~self.feeds.train.bad_ids[ids]]
         counts.offered = len(ids)
@@ -293,7 +266,6 @@ class Trainer:
             accuracy=accuracy,
             hist=read_hist(engine.score_step, ranks) if scored else None,
             gpu_j=self.energy.epoch_j(ranks),
-            ranking=None if engine.proxy is None else engine.proxy.read_correlation(),
         )
 
     @property
@@ -325,27 +297,21 @@ class Trainer:
             "stretch": self._place(),
             "trained": self._trained,
             "passage": None if self._passage is None else self._passage.state_dict(),
-            "thumbs": None if self._thumbs is None else self._thumbs.state_dict(),
             "bad_ids": torch.from_numpy(self.feeds.train.bad_ids),
             "bad_val_ids": torch.from_numpy(self.feeds.val.bad_ids),
         }
         own = own_part(state, [name for name, _ in self.engine.model.named_buffers()])
         return {**state, "ranks": self.ranks.collect(snapshot(own))[1:] if self.ranks.size > 1 else []}
 
-    def load_state_dict(self, state: dict[str, Any], *, other_pictures: bool = False) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up where `state_dict` was called.
 
         Args:
-            state: of `state_dict` with as many ranks (`for_ranks`); changed if there are other pictures.
-            other_pictures: the training set is not the one of the state.
+            state: of `state_dict` with as many ranks (`for_ranks`).
 
         Raises:
             RuntimeError: the state is of another network, batch size or schedule.
         """
-        if other_pictures:
-            dropped = adopt(state, self.dataset.train.num_samples)
-            self.reporter.note(f"remembered losses start anew, and the epoch too; {dropped} waiting rows are dropped")
-            state["bad_val_ids"] = torch.zeros(self.dataset.val.num_samples, dtype=torch.bool)
         state = part_of(state, self.ranks.rank)
         self.engine.load_state_dict(state["engine"])
         self.engine.set_lr(state["lr"])
@@ -354,7 +320,7 @@ class Trainer:
             self.energy.load_state_dict(state["energy"])
         self._next_stretch, self._trained = state["next_stretch"], state["trained"]
         # Within a stretch nothing of it may be another; between two, what lies ahead may be.
-        known = slice(None) if state["passage"] is not None or self._trained else slice(2 if other_pictures else 3)
+        known = slice(None) if state["passage"] is not None or self._trained else slice(3)
         here, there = self._place(), state["stretch"]
         if there is not None and (here is None or here[known] != there[known]):
             raise RuntimeError("its schedule is another one where the run stands")
@@ -368,9 +334,5 @@ class Trainer:
                 batch_size=self.batch_size,
                 ranks=self.ranks,
             )
-        if (self._thumbs is None) != (state["thumbs"] is None):
-            raise RuntimeError("one of both scored from thumbnails: the pack has them now, or had them then")
-        if self._thumbs is not None:
-            self._thumbs.load_state_dict(state["thumbs"])
         self.feeds.train.bad_ids[:] = state["bad_ids"].numpy()
         self.feeds.val.bad_ids[:] = state["bad_val_ids"].numpy()
