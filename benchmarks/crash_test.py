@@ -38,7 +38,7 @@ from benchmarks.common import provenance, publish
 from fastast.config import GATES
 from fastast.data import draw_dataset
 from fastast.run import RunFolder
-from fastast.train.checkpoint import load_checkpoint
+from fastast.checkpoint.file_format import load_checkpoint
 
 FORKS = multiprocessing.get_context("forkserver")
 HANG_S = 300  # a start that takes longer than this hangs

@@ -48,10 +48,10 @@ from fastast.energy.meter import EnergyMeter
 from fastast.energy.reading import Reading
 from fastast.files import write_whole
 from fastast.run import RunFolder
-from fastast.train.account import PhaseCounts
-from fastast.train.energy_book import EnergyBook
+from fastast.loggers.counters import PhaseCounts
+from fastast.train.run_energy import RunEnergy
 from fastast.train.session import open_data
-from fastast.train.setup import complete_config, open_machine
+from fastast.device import complete_config, open_machine
 from fastast.train.trainer import Trainer
 
 SETTLE_BATCHES = 4  # a proxy's first refreshes, the controller's first threshold
@@ -93,7 +93,7 @@ def open_trainer(entry: Contender, args: argparse.Namespace, data: Path, scratch
     complete_config(config, machine, dataset.train.num_samples)
     folder = RunFolder(scratch / "run")
     folder.create()
-    return Trainer(config, machine, dataset, folder, EnergyBook(meter), reporter)
+    return Trainer(config, machine, dataset, folder, RunEnergy(meter), reporter)
 
 
 def measure(

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fastast.data import Batch
 from fastast.energy.reading import Reading
-from fastast.train.account import PhaseCounts
-from fastast.train.energy_book import DENSE_PART, GATED_PART
-from fastast.train.results import part_counts
+from fastast.loggers.counters import PhaseCounts
+from fastast.train.run_energy import DENSE_PART, GATED_PART
+from fastast.train.summary import part_counts
 from fastast.train.trainer import Trainer
 
 

@@ -17,9 +17,11 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.common import provenance, publish
-from fastast.gate import Gate, SampleQueue, ScoreMemory
-from fastast.train.model import build_model, scoring_twin
-from fastast.train.optimizer import GuardedStep, build_sgd
+from fastast.gates.queue import SampleQueue
+from fastast.gates.score_memory import ScoreMemory
+from fastast.gates.selector import Selector
+from fastast.models.build import build_model, scoring_twin
+from fastast.train.optimizer import GuardedStep, build_optimizer
 from fastast.train.steps import Objective, ScoreStep, TrainStep, logits_of
 
 
@@ -39,10 +41,10 @@ def main() -> None:
     model, _ = build_model(args.arch, 10)
     model.train()
     twin = scoring_twin(model)
-    guard = GuardedStep(model, build_sgd(model, momentum=0.9, weight_decay=1e-4), scale_loss=False, compiled=False)
+    guard = GuardedStep(model, build_optimizer(model, momentum=0.9, weight_decay=1e-4), scale_loss=False, compiled=False)
     guard.set_lr(0.01)
     queue, gated_queue = (SampleQueue(batch, (3, size, size), device=device) for _ in range(2))
-    score = ScoreStep(twin, Gate(0.1), gated_queue, dtype=torch.float32)
+    score = ScoreStep(twin, Selector(0.1), gated_queue, dtype=torch.float32)
     objective = Objective(model, dtype=torch.float32, label_smoothing=0.1, compiled=False)
     train = TrainStep(objective, guard, ScoreMemory(batch))
     images = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)

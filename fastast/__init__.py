@@ -9,15 +9,18 @@ from fastast._version import __version__
 
 if TYPE_CHECKING:
     from fastast.energy.meter import EnergyMeter
-    from fastast.gate import PIController, SampleQueue, ScoreMemory, significance
+    from fastast.gates.controller import PIController
+from fastast.gates.queue import SampleQueue
+from fastast.gates.score_memory import ScoreMemory
+from fastast.gates.significance import significance
 
 # Loaded on first use, so that `fastast meter` and `fastast doctor` start without torch.
 _HOMES = {
     "EnergyMeter": "fastast.energy.meter",
-    "PIController": "fastast.gate",
-    "SampleQueue": "fastast.gate",
-    "ScoreMemory": "fastast.gate",
-    "significance": "fastast.gate",
+    "PIController": "fastast.gates",
+    "SampleQueue": "fastast.gates",
+    "ScoreMemory": "fastast.gates",
+    "significance": "fastast.gates",
 }
 
 __all__ = ["EnergyMeter", "PIController", "SampleQueue", "ScoreMemory", "__version__", "significance"]

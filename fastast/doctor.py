@@ -210,7 +210,7 @@ def check_precision() -> Check:
     """What `--precision auto` chooses."""
     import torch
 
-    from fastast.precision import choose_precision
+    from fastast.device import choose_precision
 
     return Check("precision", OK, choose_precision(torch.device(_device()), "auto")[1])
 

@@ -14,7 +14,7 @@ from benchmarks.subset import main as subset
 from fastast.bench.rows import make_rows
 from fastast.bench.verdict import check_goals, judge
 from fastast.errors import InputError
-from fastast.train.model import build_model, load_weights
+from fastast.models.build import build_model, load_weights
 from tests.bench.made import made
 
 

@@ -8,7 +8,7 @@ import pytest
 from fastast import gate
 from fastast.config import GATES, SIGNIFICANCE, TrainConfig
 from fastast.errors import InputError
-from fastast.gate import KINDS
+from fastast.gates.significance import KINDS
 from fastast.given import DEMO_DEFAULTS, read_toml, resolve
 
 

@@ -16,7 +16,7 @@ from benchmarks.peers.original import run_original
 from benchmarks.peers.ours import run_ours
 from benchmarks.peers.setting import Setting, UnseenBatches, Work, network_of
 from benchmarks.peers.table import rows, table
-from fastast.train.model import scoring_twin
+from fastast.models.build import scoring_twin
 from tests.nets import tiny
 
 NUM_TRAIN, EPOCHS, BATCH = 240, 2, 16  # of the fixture `pictures`

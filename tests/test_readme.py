@@ -10,7 +10,7 @@ import torch
 import torchvision
 
 from fastast.cli import build_parser
-from fastast.train.checkpoint import export_weights
+from fastast.checkpoint.file_format import export_weights
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()

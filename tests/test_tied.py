@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 
-from fastast import tied as module
-from fastast.tied import tied
+from fastast import with_parent_death_signal as module
+from fastast.distributed.parent_death import with_parent_death_signal
 
 CHILD = """
 import os, signal, sys, time
@@ -17,8 +17,8 @@ time.sleep(120)
 """
 PARENT = """
 import subprocess, sys
-from fastast.tied import tied
-subprocess.Popen(tied([sys.executable, *sys.argv[1:]]), start_new_session=True).wait()
+from fastast.distributed.parent_death import with_parent_death_signal
+subprocess.Popen(with_parent_death_signal([sys.executable, *sys.argv[1:]]), start_new_session=True).wait()
 """
 
 
@@ -46,7 +46,7 @@ def test_a_child_is_asked_to_end_when_its_parent_is_killed(tmp_path):
 
 def test_it_is_the_command_itself_with_its_exit_code():
     words = [sys.executable, "-c", "import os, sys; print(os.getpid()); sys.exit(7)"]
-    with subprocess.Popen(tied(words), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(with_parent_death_signal(words), stdout=subprocess.PIPE, text=True) as process:
         assert int(process.stdout.read()) == process.pid
     assert process.returncode == 7
 

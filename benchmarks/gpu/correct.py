@@ -28,7 +28,7 @@ def machine(settings: Settings, report: Report) -> None:
     """Hardware, driver and versions; and what `fastast doctor` finds."""
     from benchmarks.common import provenance
     from fastast.energy.nvml import open_machine as open_nvml
-    from fastast.train.setup import open_machine
+    from fastast.device import open_machine
 
     device = open_machine(settings.device).device
     found = open_nvml()
@@ -165,7 +165,7 @@ def _through_loader(kinds: dict[str, bytes], settings: Settings) -> dict[str, An
     import torch
 
     from fastast.data import TrainLoader, epoch_ids, open_folder
-    from fastast.train.setup import open_machine
+    from fastast.device import open_machine
 
     device = open_machine(settings.device).device
     with tempfile.TemporaryDirectory() as scratch:

@@ -19,7 +19,7 @@ from benchmarks.gpu.pictures import given_pictures, sizes
 from benchmarks.gpu.settings import Report, Settings
 from benchmarks.gpu.timing import race
 from fastast.data import TrainLoader, epoch_ids, open_folder
-from fastast.train.setup import open_machine
+from fastast.device import open_machine
 
 SYNTHETIC, FED = "synthetic", "from JPEGs"
 NVIDIA, TORCHVISION = "NVIDIA-style DALI loop", "torchvision loop"

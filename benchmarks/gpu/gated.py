@@ -18,7 +18,7 @@ from benchmarks.gpu.pictures import drawn_pictures, given_pictures, linked, size
 from benchmarks.gpu.settings import NotMeasured, Report, Settings
 from benchmarks.gpu.timing import wait_for
 from fastast.run import code_version, read_json
-from fastast.train.setup import open_machine
+from fastast.device import open_machine
 
 GATES = ("random", "memory", "forward", "proxy")
 COPIES = 50  # of the drawn pictures in an epoch, so that the fastest gate's takes longer than 2 s

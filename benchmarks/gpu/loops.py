@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastast.gate import SampleQueue, ScoreMemory
-from fastast.train.model import build_model
-from fastast.train.optimizer import GuardedStep, build_sgd
+from fastast.gates.queue import SampleQueue
+from fastast.gates.score_memory import ScoreMemory
+from fastast.models.build import build_model
+from fastast.train.optimizer import GuardedStep, build_optimizer
 from fastast.train.steps import Objective, TrainStep
 
 LR, MOMENTUM, WEIGHT_DECAY, LABEL_SMOOTHING = 0.01, 0.9, 1e-4, 0.1
@@ -81,7 +82,7 @@ class Ours:
         torch.manual_seed(seed)
         self.model, _ = build_model(arch, num_classes)
         self.model.to(device).train()
-        optimizer = build_sgd(self.model, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        optimizer = build_optimizer(self.model, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         self.guard = GuardedStep(self.model, optimizer, scale_loss=dtype == torch.float16, compiled=compiled)
         self.guard.set_lr(LR)
         objective = Objective(self.model, dtype=dtype, label_smoothing=LABEL_SMOOTHING, compiled=compiled)

@@ -13,7 +13,7 @@ from benchmarks.peers.setting import Setting, Work, outcome
 from fastast import cli
 from fastast.run import RunFolder
 from fastast.train import engine
-from fastast.train.model import build_model
+from fastast.models.build import build_model
 from fastast.train.steps import EvalStep
 
 WARMUP_EPOCHS = 1

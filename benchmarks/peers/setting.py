@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 
 from fastast.data.graph import MEAN, STD
-from fastast.train.model import build_model
+from fastast.models.build import build_model
 from fastast.train.optimizer import lr_at
 
 MIN_CROP, MOMENTUM, WEIGHT_DECAY, LR_WARMUP = 0.25, 0.9, 1e-4, 0.05  # fastast's defaults

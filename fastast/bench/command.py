@@ -15,6 +15,7 @@ from fastast.bench.plan import DENSE, Job, Work, order_gates, walk
 from fastast.bench.result import make_result
 from fastast.bench.runs import BadInput, Runner
 from fastast.bench.show import goals_table, plan_lines, rows_table, run_line, speed_table
+from fastast.checkpoint.resume import FREE_OPTIONS, absolute_paths
 from fastast.config import GATES
 from fastast.console import Reporter
 from fastast.errors import InputError
@@ -23,8 +24,7 @@ from fastast.given import read_toml, resolve
 from fastast.options import parse_duration, require
 from fastast.report.bench import write_bench_report
 from fastast.run import RunFolder, code_version, finite, read_json
-from fastast.train.opening import FREE_OPTIONS, absolute_paths
-from fastast.train.stopping import Stopped
+from fastast.signals import Stopped
 
 # Options of a run that the matrix decides.
 DECIDED = ("gate", "out", "max_time")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 from fastast.bench.plan import DENSE_UNITS, GATE, Entry, Job, Work, walk
 from fastast.config import TrainConfig
 from fastast.errors import InputError
-from fastast.gate import make_policy
+from fastast.gates.registry import make_gate
 
 # A gate takes longer than its counted work: pictures are still decoded, steps are smaller. A guess, and it also keeps
 # an estimate from sharing a run between equal work and equal time.
@@ -100,8 +101,7 @@ def predict(config: TrainConfig, pace: Pace, job: Job) -> tuple[Work, float]:
     gated, share, cost = 0.0, 1.0, DENSE_UNITS
     if job.gate != "dense":
         gated = max(0.0, job.epochs - config.warmup_epochs - config.anneal) * pace.num_train
-        options: dict[str, dict[str, float]] = {"infobatch": {"prune": config.prune}}
-        policy = make_policy(job.gate, **options.get(job.gate, {}))
+        policy = make_gate(job.gate, dataclasses.asdict(config))
         share = policy.planned_share(job.changes.get("target", config.target))
         cost = policy.cost(share)
     units = DENSE_UNITS * (offered - gated) + cost * gated

@@ -35,15 +35,16 @@ from rich.console import Console
 from fastast.bench.plan import DENSE
 from fastast.console import Reporter
 from fastast.data import Batch, Dataset
+from fastast.device import open_runtime
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
 from fastast.files import write_whole
-from fastast.gate import make_policy
+from fastast.gates.registry import make_gate
 from fastast.given import resolve
 from fastast.run import RunFolder
-from fastast.train.energy_book import EnergyBook
+from fastast.train.defaults import complete_config
+from fastast.train.run_energy import RunEnergy
 from fastast.train.session import open_data
-from fastast.train.setup import complete_config, open_machine
 from fastast.train.trainer import Trainer
 
 # Timed in each round. What comes before settles caches, a proxy's batch statistics and the gate's threshold.
@@ -57,7 +58,7 @@ Parts = dict[str, float]
 
 def scoring_gates(gates: Sequence[str]) -> list[str]:
     """Those that score every offered sample; all others share the parts of dense."""
-    return [gate for gate in gates if make_policy(gate).scores]
+    return [gate for gate in gates if make_gate(gate).scores]
 
 
 def measure_parts(options: Mapping[str, Any], gates: Sequence[str]) -> dict[str, Parts]:
@@ -75,7 +76,7 @@ def measure_parts(options: Mapping[str, Any], gates: Sequence[str]) -> dict[str,
     found = {gate: _measure({**options, "gate": gate}, dataset, reporter) for gate in (DENSE, *scoring_gates(gates))}
     for gate in gates:
         if gate not in found:
-            waste_s = 0.0 if make_policy(gate).plans else found[DENSE]["decode_s"]
+            waste_s = 0.0 if make_gate(gate).plans else found[DENSE]["decode_s"]
             rest_s = found[DENSE]["decode_s"] - waste_s
             found[gate] = {**found[DENSE], "decode_all_s": waste_s, "decode_selected_s": rest_s}
     return found
@@ -83,12 +84,12 @@ def measure_parts(options: Mapping[str, Any], gates: Sequence[str]) -> dict[str,
 
 def _measure(options: dict[str, Any], dataset: Dataset, reporter: Reporter) -> Parts:
     config = resolve(options)
-    machine = open_machine(config.device, config.precision, config.compile, deterministic=config.deterministic)
-    complete_config(config, machine, dataset.train.num_samples)
+    runtime = open_runtime(config.device, config.precision, config.compile, deterministic=config.deterministic)
+    complete_config(config, runtime, dataset.train.num_samples)
     with tempfile.TemporaryDirectory() as scratch, EnergyMeter([]) as meter:
         folder = RunFolder(scratch)
         folder.create()
-        with closing(Trainer(config, machine, dataset, folder, EnergyBook(meter), reporter)) as trainer:
+        with closing(Trainer(config, runtime, dataset, folder, RunEnergy(meter), reporter)) as trainer:
             rounds: list[Parts] = []
             began = time.monotonic()
             for number in range(SETTLING_ROUNDS + ROUNDS):
@@ -99,9 +100,9 @@ def _measure(options: dict[str, Any], dataset: Dataset, reporter: Reporter) -> P
 
 
 def _round(trainer: Trainer, epoch: int) -> Parts:
-    engine, feeds = trainer.engine, trainer.feeds
+    engine, loaders = trainer.engine, trainer.loaders
     ids = np.arange(trainer.dataset.train.num_samples)[: DECODE_BATCHES * trainer.batch_size]
-    decode_s, batch = _decode(trainer, feeds.train.epoch(epoch, ids), len(ids))
+    decode_s, batch = _decode(trainer, loaders.train.epoch(epoch, ids), len(ids))
     train_s = 0.0
     for _ in range(TRAIN_BATCHES):
         engine.enqueue(batch)
@@ -110,7 +111,7 @@ def _round(trainer: Trainer, epoch: int) -> Parts:
         train_s += _now(trainer) - began
     rows = len(batch.valid)
     parts = {"train_s": train_s / TRAIN_BATCHES / rows, "decode_s": decode_s}
-    if not trainer.policy.scores:
+    if not trainer.gate.scores:
         return parts | {"score_s": 0.0, "decode_all_s": decode_s, "decode_selected_s": 0.0}
     waiting = engine.queue.get_extra_state()
     began = _now(trainer)
@@ -129,7 +130,7 @@ def _decode(trainer: Trainer, batches: Iterator[Batch], num_samples: int) -> tup
 
 
 def _now(trainer: Trainer) -> float:
-    if trainer.machine.device.type == "cuda":
+    if trainer.runtime.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from fastast.bench.estimate import START_S, Outcome
 from fastast.bench.plan import Job
+from fastast.distributed.parent_death import with_parent_death_signal
 from fastast.run import RunFolder, read_json
-from fastast.tied import tied
-from fastast.train.stopping import SIGNALS, Stopped
+from fastast.signals import SIGNALS, Stopped
 
 ERROR_PREFIX = "fastast train: error: "
 BAD_INPUT = 2
@@ -120,7 +120,7 @@ class Runner:
             start = file.seek(0, 2)
             # In a session of its own, so that Ctrl-C in a terminal reaches it once, and through this process.
             self._process = subprocess.Popen(
-                tied([sys.executable, *words]),
+                with_parent_death_signal([sys.executable, *words]),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -1,6 +1,6 @@
 """Energy of a stretch of code: a thread samples the GPUs, windows read the running totals.
 
-Opening or closing a window makes no NVML call and no CUDA synchronisation, so it may stand in a training loop.
+RunStart or closing a window makes no NVML call and no CUDA synchronisation, so it may stand in a training loop.
 """
 
 from __future__ import annotations

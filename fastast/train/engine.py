@@ -1,25 +1,31 @@
-"""Everything of a run that lives on the device: the network, its gate and queue, and the steps over them."""
+"""Everything of a run that lives on the device: the network, its selector and queue, and the steps over them."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastast.checkpoint.reshard import reshard_module
 from fastast.config import TrainConfig
+from fastast.console import Reporter
 from fastast.data import Batch
-from fastast.gate import Gate, Rows, SampleQueue, ScoreMemory
-from fastast.train.averaging import averaged
-from fastast.train.decision import Decision
-from fastast.train.distributed import Ranks
-from fastast.train.model import build_model, check_fits, scoring_twin
-from fastast.train.optimizer import GuardedStep, build_sgd
-from fastast.train.setup import Machine
-from fastast.train.status import NUM_FIELDS, Status, combined
-from fastast.train.steps import EvalStep, Objective, ScoreStep, TrainStep, compile_step
+from fastast.device import Runtime, compile_step, is_out_of_memory
+from fastast.distributed.gradient_averaging import averaged
+from fastast.distributed.ranks import Ranks
+from fastast.errors import InputError
+from fastast.gates.queue import Rows, SampleQueue
+from fastast.gates.registry import make_gate
+from fastast.gates.score_memory import ScoreMemory
+from fastast.gates.selector import Selector
+from fastast.loggers.device_status import NUM_FIELDS, DeviceStatus, merge_status
+from fastast.models.build import build_model, check_fits, scoring_twin
+from fastast.train.optimizer import GuardedStep, build_optimizer
+from fastast.train.steps import HIST_BINS, HIST_WIDTH, EvalStep, Objective, ScoreStep, TrainStep
 
 # Batches that the queue holds: with several ranks fills drift apart before rows are moved.
 QUEUE_BATCHES = {False: 4, True: 6}
@@ -30,24 +36,24 @@ class Engine:
 
     Args:
         config: completed options.
-        machine: device, number format and compiler.
+        runtime: device, number format and compiler.
         weights: what the network starts from, as `build_model` takes it.
         num_classes: outputs of the network.
         num_train: size of the training set.
         ranks: who trains it together. They call every method alike, but for the state dicts.
-        num_waiting: rows that wait in a state that will be loaded.
+        num_waiting: rows that wait on one rank in a state that will be loaded, at most.
 
     Attributes:
         model: the network.
         notes: what the user should know of its weights.
-        memory: last loss and selection count of every training sample.
+        memory: last loss and selection count of every training sample, the same on all ranks once merged.
         evaluate: the evaluation step, compiled if the run is.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        machine: Machine,
+        runtime: Runtime,
         *,
         weights: str,
         num_classes: int,
@@ -57,8 +63,8 @@ class Engine:
     ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
         assert config.lr is not None, "complete_config was not called"
-        device, dtype = machine.device, machine.dtype
-        compiled = machine.compiled and machine.compile_mode
+        device, dtype = runtime.device, runtime.dtype
+        compiled = runtime.compiled and runtime.compile_mode
         torch.manual_seed(config.seed)
         self.device = device
         self.ranks = ranks = ranks or Ranks()
@@ -66,22 +72,22 @@ class Engine:
         self.model.to(device).train()
         twin = scoring_twin(self.model)
         check_fits(twin, config.arch, config.image_size, num_classes)
-        optimizer = build_sgd(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
+        optimizer = build_optimizer(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
         self.guard = GuardedStep(self.model, optimizer, scale_loss=dtype == torch.float16, compiled=compiled)
-        self.gate = Gate(
+        self.selector = Selector(
             config.target,
             kind=config.significance,
             selection=config.selection,
             seed=config.seed,
-            explore=config.explore if config.gate == "forward" else 0.0,
+            explore=config.explore if make_gate(config.gate).scores else 0.0,
         ).to(device)
         shape = (3, config.image_size, config.image_size)
         num_batches = QUEUE_BATCHES[ranks.size > 1] + num_waiting // config.batch_size
         self.queue = SampleQueue(
-            config.batch_size, shape, dtype=machine.image_dtype, device=device, num_batches=num_batches
+            config.batch_size, shape, dtype=runtime.image_dtype, device=device, num_batches=num_batches
         )
         self.memory = ScoreMemory(num_train).to(device)
-        self.score_step = ScoreStep(twin, self.gate, self.queue, dtype=dtype, unbiased=config.unbiased)
+        self.score_step = ScoreStep(twin, self.selector, self.queue, dtype=dtype, unbiased=config.unbiased)
         objective = Objective(self.model, dtype=dtype, label_smoothing=config.label_smoothing, compiled=compiled)
         self.train_step = TrainStep(averaged(objective, self.model, config.image_size, ranks), self.guard, self.memory)
         self.eval_step = EvalStep(twin, dtype=dtype)
@@ -95,7 +101,7 @@ class Engine:
 
     def warm_up(self) -> None:
         """Runs every step once and puts everything back, so that compiling falls outside of what is timed."""
-        state = copy.deepcopy(self.state_dict())
+        state = copy.deepcopy((self.shared_state(), self.rank_state()))
         size = self.queue.batch_size
         images = torch.randn(self.queue.images.shape[1:], device=self.device).to(self.queue.images.dtype)
         labels = torch.zeros(size, dtype=torch.int64, device=self.device)
@@ -106,7 +112,7 @@ class Engine:
             self.enqueue(batch)
             self.train()
             self.evaluate(batch.images, labels, valid)
-        self.load_state_dict(state)
+        self.load_states(*state)
 
     def begin_epoch(self, epoch: int) -> None:
         """Keys the gate's random numbers; a tensor, so that a new epoch compiles nothing anew."""
@@ -116,7 +122,7 @@ class Engine:
         """Sets the share that the gate selects; a change solves for a new threshold at the next batch."""
         if target != self._target:
             self._target = target
-            self.gate.controller.set_target(target)
+            self.selector.controller.set_target(target)
 
     def set_lr(self, value: float) -> None:
         """Sets the learning rate of the next steps."""
@@ -126,10 +132,6 @@ class Engine:
         """Scores an offered batch and queues what the gate selects."""
         self._score(batch.images, batch.labels, batch.ids, batch.valid, self._epoch)
         self._totals_are_own = True
-
-    @property
-    def _decision(self) -> Decision:
-        return self.score_step.decision
 
     def enqueue(self, batch: Batch, weights: Tensor | None = None) -> None:
         """Queues every valid row of a batch; `weights` are float32[N] or longer, by id, 1 without them."""
@@ -149,86 +151,184 @@ class Engine:
         """
         for full, empty, num_rows in moves:
             if self.ranks.rank == full:
-                rows = self.queue.give(num_rows)
-                self.ranks.exchange(_flat(rows), to=empty, source=None)
+                rows = self.queue.remove_newest(num_rows)
+                self.ranks.send_or_receive(_flat(rows), to=empty, source=None)
             elif self.ranks.rank == empty:
-                rows = self.queue.blank()
-                self.ranks.exchange(_flat(rows), to=None, source=full)
-                self.queue.take(rows, num_rows)
+                rows = self.queue.empty_rows()
+                self.ranks.send_or_receive(_flat(rows), to=None, source=full)
+                self.queue.append(rows, num_rows)
 
     def merge_memory(self) -> None:
         """Gives all ranks the last losses of all samples."""
-        self.memory.merge(self.ranks.rank, self.ranks.size, self.ranks.reduce)
+        self.memory.merge(self.ranks.rank, self.ranks.size, self.ranks.all_reduce)
 
     def status(self) -> Tensor:
-        """The fields of `Status` of every rank, float64[ranks x fields] on the device (exact for counts below 2^53).
-
-        The gate learns the totals of all ranks by it, so it is called after every offered batch.
-        """
+        """The fields of `DeviceStatus` of this rank, float64[fields] on the device (exact for counts below 2^53)."""
         fields = [
             self.queue.pushed - self.queue.moved,
             self.queue.overflow,
             *self.guard.counts.unbind(),
             self.train_step.loss_sum,
             self.train_step.loss_rows,
-            self.gate.controller.threshold,
-            self.gate.controller.nan_count,
+            self.selector.controller.threshold,
+            self.selector.controller.nan_count,
         ]
-        own = torch.stack([field.double() for field in fields])
+        return torch.stack([field.double() for field in fields])
+
+    def gather_status(self) -> Tensor:
+        """The statuses of all ranks, float64[ranks, fields] on the device; the selector gets the totals of all ranks.
+
+        Call it after every offered batch.
+        """
         if self.ranks.size == 1:
-            return own
-        rows = self.ranks.gather(torch.cat((own, self._decision.totals.double())))
+            return self.status()[None]
+        totals = self.score_step.totals
+        rows = self.ranks.all_gather(torch.cat((self.status(), totals.double())))
         if self._totals_are_own:
-            self._decision.totals.copy_(rows[:, NUM_FIELDS:].sum(0))
+            totals.copy_(rows[:, NUM_FIELDS:].sum(0))
             self._totals_are_own = False
-        return rows[:, :NUM_FIELDS].flatten()
+        return rows[:, :NUM_FIELDS]
 
-    def read_status(self) -> Status:
-        """The status of this moment, over all ranks; waits for the device."""
-        return combined(self.status().cpu().numpy().reshape(-1, NUM_FIELDS))
+    def read_status(self) -> DeviceStatus:
+        """The status over all ranks after all steps so far; waits for the device."""
+        return merge_status(self.ranks.all_gather(self.status()).cpu().numpy())
 
-    def settle(self) -> None:
-        """Waits until the device has done all that it was given, so that it counts where it belongs."""
+    def read_hist(self) -> dict[str, Any]:
+        """Scoring losses of the epoch by bin (lower edges in nats, the last bin open), over all ranks; zeroes them."""
+        hist = self.score_step.hist
+        skipped, selected = self.ranks.all_reduce(hist).tolist()
+        hist.zero_()
+        return {"edges": [bin * HIST_WIDTH for bin in range(HIST_BINS)], "selected": selected, "skipped": skipped}
+
+    def synchronize(self) -> None:
+        """Waits until the device has done all its work, so that it is timed where it belongs."""
         if self.device.type == "cuda":
             done = torch.cuda.Event()
             done.record()
             done.synchronize()
 
     def reset_loss_scale(self) -> None:
-        """Starts the fp16 loss scale anew, for a state that was saved in another number format."""
+        """Resets the fp16 loss scale, for a state that was saved in another number format."""
         self.guard.reset_scale()
 
-    def state_dict(self) -> dict[str, Any]:
-        """All of it as tensors and plain values, random number generators included."""
-        cuda = self.device.type == "cuda"
+    def shared_state(self) -> dict[str, Any]:
+        """What all ranks have in common, as tensors and plain values."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.guard.optimizer.state_dict(),
-            "score_step": self.score_step.state_dict(),
-            "train_step": self.train_step.state_dict(),
+            "memory": self.memory.state_dict(),
             "target": self._target,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "lr": self.guard.lr,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a state.
+    def rank_state(self) -> dict[str, Any]:
+        """What this rank has for itself: selector, queue, counts, BatchNorm statistics, random number generators."""
+        saved = self.model.state_dict()
+        return {
+            "score_step": self.score_step.state_dict(),
+            "train_step": self.train_step.state_dict(),
+            "buffers": {name: saved[name] for name, _ in self.model.named_buffers() if name in saved},
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def load_states(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
+        """Loads a `shared_state` and this rank's `rank_state`.
 
         Raises:
-            RuntimeError: it is of another network or batch size.
+            RuntimeError: they are of another network or batch size.
         """
-        self.model.load_state_dict(state["model"])
-        self.guard.load_optimizer(state["optimizer"])
-        self.score_step.load_state_dict(state["score_step"])
-        self.train_step.load_state_dict(state["train_step"])
-        self._target = state["target"]
+        self.model.load_state_dict({**shared["model"], **own["buffers"]})
+        self.guard.load_optimizer(shared["optimizer"])
+        self.memory.load_merged(shared["memory"], self.ranks.rank)
+        self._target = shared["target"]
+        self.set_lr(shared["lr"])
+        self.score_step.load_state_dict(own["score_step"])
+        self.train_step.load_state_dict(own["train_step"])
         self._totals_are_own = False
-        if state["rng"] is not None:
-            torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        if own["rng"] is not None:
+            torch.set_rng_state(own["rng"])
+        if own["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(own["cuda_rng"], self.device)
+
+    def reshard(self, states: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The `rank_state`s of a checkpoint for this run's number of ranks; as they are if that is theirs.
+
+        New ranks start with the BatchNorm statistics of the first, and with random number generators of their own, or
+        all would drop out the same units.
+        """
+        old, size = len(states), self.ranks.size
+        if old == size:
+            return list(states)
+        resharded = {
+            name: reshard_module(module, [state[name] for state in states], size)
+            for name, module in (("score_step", self.score_step), ("train_step", self.train_step))
+        }
+        shards = []
+        for rank in range(size):
+            own = {**states[rank if rank < old else 0], **{name: parts[rank] for name, parts in resharded.items()}}
+            shards.append(own if rank < old else {**own, "rng": None, "cuda_rng": None})
+        return shards
+
+    @staticmethod
+    def num_waiting(states: Sequence[dict[str, Any]], size: int) -> int:
+        """The most rows that will wait on one of `size` ranks once the `rank_state`s of all ranks are loaded."""
+        rows = [SampleQueue.num_waiting(queue) for queue in Engine.queue_states(states)]
+        return max(rows) if len(rows) == size else -(-sum(rows) // size)
+
+    @staticmethod
+    def queue_states(states: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The queue's part of every rank's `rank_state`."""
+        return [state["score_step"]["queue._extra_state"] for state in states]
 
 
 def _flat(rows: Rows) -> list[Tensor]:
     """Rows as contiguous tensors, to be sent or filled."""
     return [rows.images.permute(0, 2, 3, 1), rows.labels, rows.ids, rows.weights]
+
+
+def build_engine(config: TrainConfig, runtime: Runtime, reporter: Reporter, **options: Any) -> tuple[Engine, Runtime]:
+    """Builds an engine and compiles its steps.
+
+    Args:
+        config: completed options.
+        runtime: device, number format and compiler.
+        reporter: shows what the user should know.
+        options: the other arguments of `Engine`.
+
+    Returns:
+        The engine, and the runtime: as given, or without the compiler if the network turned out not to compile.
+
+    Raises:
+        InputError: the network does not fit the data, or does not compile though that was asked for.
+    """
+    engine = Engine(config, runtime, **options)
+    if runtime.compiled:
+        reporter.note("compiling (once; not counted in the run's times)")
+        reason = _compile(engine, config)
+        failed = engine.ranks.all_max(reason is not None)
+        if failed and reason is None:
+            reason = "it did on another rank"
+        if reason is not None:
+            del engine  # before the next one takes as much memory
+            runtime = replace(runtime, compiled=False, compile_note=f"off: failed to compile ({reason})")
+            reporter.note(f"compile {runtime.compile_note}")
+            engine = Engine(config, runtime, **options)
+    for note in engine.notes:
+        reporter.note(note)
+    return engine, runtime
+
+
+def _compile(engine: Engine, config: TrainConfig) -> str | None:
+    """Returns why the steps do not compile, or None if they do."""
+    try:
+        engine.warm_up()
+    except Exception as error:  # the compiler stack raises its own kinds, none of them a common base
+        if is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        if config.compile != "auto":
+            message = f"--compile {config.compile}: {config.arch} does not compile ({reason}); use off"
+            raise InputError(message) from error
+        return reason
+    return None

@@ -1,22 +1,21 @@
-"""SGD that decides on the device whether a step counts, and the learning-rate schedule over planned work."""
+"""SGD that decides on the device whether a step counts."""
 
 from __future__ import annotations
 
-import math
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastast.device import compile_step
 from fastast.errors import InputError
-from fastast.train.compiler import compile_step
 
 # As `torch.amp.GradScaler` begins.
 FIRST_SCALE = 2.0**16
 
 
-def build_sgd(model: nn.Module, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
+def build_optimizer(model: nn.Module, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """Fused SGD with Nesterov momentum; norms and biases (parameters of one dimension) take no weight decay.
 
     The learning rate is a tensor on the model's device: it changes without a recompile or a new CUDA graph.
@@ -149,16 +148,3 @@ def restore_where(tensors: list[Tensor], saved: list[Tensor], condition: Tensor)
     """Copies `saved` into `tensors` where the 0-dim bool `condition` holds; on the device, no branch."""
     for tensor, old in zip(tensors, saved, strict=True):
         tensor.copy_(torch.where(condition, old, tensor))
-
-
-def lr_at(progress: float, *, peak: float, warmup: float) -> float:
-    """Linear warm-up, then cosine to zero.
-
-    Args:
-        progress: share of the planned work done, in [0, 1].
-        peak: learning rate at the end of the warm-up.
-        warmup: share of the planned work that the warm-up takes, in [0, 1).
-    """
-    if progress < warmup:
-        return peak * progress / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))

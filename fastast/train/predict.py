@@ -13,12 +13,12 @@ import torch
 
 from fastast.console import Reporter
 from fastast.data import Batch, Catalog, EvalLoader, open_folder
+from fastast.device import open_runtime
 from fastast.errors import InputError
 from fastast.files import write_whole
+from fastast.models.build import build_model, check_fits, scoring_twin
 from fastast.run import RunFolder, read_json
-from fastast.train.evaluate import evaluate
-from fastast.train.model import build_model, check_fits, scoring_twin
-from fastast.train.setup import open_machine
+from fastast.train.evaluation import evaluate
 from fastast.train.steps import EvalStep
 
 
@@ -74,19 +74,19 @@ def evaluate_model(
     catalog = open_folder(data, classes=_read_classes(folder.classes) if folder.classes.exists() else None)
     classes = catalog.classes
 
-    machine = open_machine(device)
+    runtime = open_runtime(device)
     model, notes = build_model(arch, len(classes), str(weights))
     if notes:
         raise InputError(f"{weights}: {notes[0]}; evaluate on data with the classes it was trained on")
-    twin = scoring_twin(model.to(machine.device))
+    twin = scoring_twin(model.to(runtime.device))
     check_fits(twin, arch, size, len(classes))
-    step = EvalStep(twin, dtype=machine.dtype)
+    step = EvalStep(twin, dtype=runtime.dtype)
     loader = EvalLoader(
         catalog,
         batch_size=batch_size,
         image_size=size,
-        device=machine.device,
-        dtype=machine.image_dtype,
+        device=runtime.device,
+        dtype=runtime.image_dtype,
         on_quarantine=lambda _, picture, reason: reporter.note(f"left out {picture}: {reason}"),
         on_note=reporter.note,
     )

@@ -7,10 +7,10 @@ import itertools
 import torch
 
 from fastast.console import FewNotes, Reporter
+from fastast.distributed.ranks import Ranks
+from fastast.loggers.counters import Counters
 from fastast.run import RunFolder
-from fastast.train.distributed import Ranks
-from fastast.train.feeds import Feeds
-from fastast.train.journal import Journal
+from fastast.train.loaders import Loaders
 
 
 class Quarantine:
@@ -18,30 +18,30 @@ class Quarantine:
 
     Args:
         folder: takes the lines of `quarantine.jsonl`.
-        journal: counts them.
+        counters: counts them.
         reporter: shows them.
         ranks: who trains together.
     """
 
-    def __init__(self, folder: RunFolder, journal: Journal, reporter: Reporter, ranks: Ranks) -> None:
-        self._folder, self._journal, self._ranks = folder, journal, ranks
+    def __init__(self, folder: RunFolder, counters: Counters, reporter: Reporter, ranks: Ranks) -> None:
+        self._folder, self._counters, self._ranks = folder, counters, ranks
         self._notes = FewNotes(reporter)
         self._found: list[tuple[int, str, str]] = []  # here, not yet known to all ranks
 
     def add(self, sample_id: int, path: str, reason: str) -> None:
-        """Takes a picture that a feed of this rank has set aside."""
+        """Quarantines a picture that a loader of this rank could not deliver."""
         if self._ranks.size > 1:
             self._found.append((sample_id, path, reason))
         else:
             self._record(sample_id, path, reason)
 
-    def share(self, feeds: Feeds) -> None:
-        """Tells all ranks, which call it together, what any of them has set aside."""
+    def share(self, loaders: Loaders) -> None:
+        """Gives all ranks, which call it together, the pictures that any of them has quarantined."""
         if self._ranks.size == 1:
             return
-        for feed in (feeds.train, feeds.val):
-            self._ranks.reduce(torch.from_numpy(feed.bad_ids).view(torch.uint8), "max")
-        found = {path: (i, path, why) for i, path, why in itertools.chain(*self._ranks.share(self._found))}
+        for loader in (loaders.train, loaders.val):
+            self._ranks.all_reduce(torch.from_numpy(loader.bad_ids).view(torch.uint8), "max")
+        found = {path: (i, path, why) for i, path, why in itertools.chain(*self._ranks.all_gather_object(self._found))}
         for entry in found.values():
             self._record(*entry)
         self._found = []
@@ -51,6 +51,6 @@ class Quarantine:
         self._notes.flush("quarantined")
 
     def _record(self, sample_id: int, path: str, reason: str) -> None:
-        self._journal.account.quarantined += 1
+        self._counters.quarantined += 1
         self._folder.append_quarantine({"id": sample_id, "path": path, "reason": reason})
         self._notes.note(f"quarantined {path}", reason)

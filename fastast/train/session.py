@@ -13,45 +13,46 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from fastast.checkpoint.resume import RunStart, find_start
 from fastast.config import STALL_TIMEOUT_S, TrainConfig
 from fastast.console import Reporter, verdict
 from fastast.data import Dataset, draw_dataset, open_dataset
+from fastast.device import Runtime, is_out_of_memory, open_runtime
+from fastast.distributed.environment import find_world, is_elastic, is_restart, launched_by_torchrun
+from fastast.distributed.launch import count_processes, launch
+from fastast.distributed.process_group import RankLost, open_ranks
+from fastast.distributed.ranks import Ranks
 from fastast.energy.meter import EnergyMeter, merge_idle
 from fastast.energy.nvml import open_machine as open_nvml
 from fastast.errors import InputError, ToldElsewhere
 from fastast.files import cache_root
 from fastast.given import read_toml
+from fastast.loggers.tensorboard import events_written, require_tensorboard
+from fastast.models.build import check_names
 from fastast.options import parse_duration
 from fastast.report.page import write_report
 from fastast.run import OtherRanksFolder, RunFolder
-from fastast.train.beginning import (
+from fastast.signals import Stopped, StopRequest
+from fastast.train.checkpointer import Checkpointer, write_power
+from fastast.train.defaults import complete_config
+from fastast.train.out_of_memory import describe_out_of_memory, fitting_batch
+from fastast.train.run_energy import RunEnergy
+from fastast.train.start import (
     changed_dtype,
     changed_world_size,
     require_same_pictures,
     resume_run,
     start_run,
 )
-from fastast.train.distributed import RankLost, Ranks, open_ranks
-from fastast.train.energy_book import EnergyBook
-from fastast.train.keeper import Keeper, write_power
-from fastast.train.launch import count_processes, launch
-from fastast.train.memory_fit import describe_out_of_memory, fitting_batch, is_out_of_memory
-from fastast.train.model import check_names
-from fastast.train.opening import Opening, open_run
-from fastast.train.placement import find_placement, is_elastic, is_restart, launched_by_torchrun
-from fastast.train.reshape import for_ranks
-from fastast.train.results import build_summary, write_samples
-from fastast.train.setup import Machine, complete_config, open_machine
-from fastast.train.stopping import Stopped, StopRequest
-from fastast.train.tensorboard import events_written, require_tensorboard
-from fastast.train.trainer import Trainer
-from fastast.train.watched import close_or_leave, watched
+from fastast.train.summary import build_summary, write_samples
+from fastast.train.trainer import StateMismatch, Trainer
+from fastast.train.watchdog import close_or_leave, supervised
 
 DEMO_SET = {"num_classes": 12, "train_per_class": 150, "val_per_class": 30}
 
 
 def train(
-    given: dict[str, Any],
+    typed: dict[str, Any],
     *,
     toml_path: str | None,
     resume: str | None,
@@ -62,7 +63,7 @@ def train(
     """Runs `fastast train`.
 
     Args:
-        given: options that the user typed, by field name of `TrainConfig`.
+        typed: options that the user typed, by field name of `TrainConfig`.
         toml_path: a TOML file of further options, or None.
         resume: None, "auto" (start, continue, or show a finished run), or a checkpoint file.
         argv: the command line, for the summary.
@@ -75,17 +76,17 @@ def train(
     Raises:
         InputError: something that the user can fix.
     """
-    given = {**(read_toml(toml_path) if toml_path else {}), **given}
-    num_processes = count_processes(given.get("nproc"), given.get("device", "auto"))
-    if num_processes > 1 and not launched_by_torchrun() and find_placement().size == 1:
+    typed = {**(read_toml(toml_path) if toml_path else {}), **typed}
+    num_processes = count_processes(typed.get("nproc"), typed.get("device", "auto"))
+    if num_processes > 1 and not launched_by_torchrun() and find_world().size == 1:
         return launch(num_processes, argv)
     if is_restart():
-        if "out" not in given:
+        if "out" not in typed:
             raise InputError("a restarted run is found by its folder: start with --out")
         resume = "auto"
     try:
-        with open_ranks(given.get("device", "auto"), float(given.get("stall_timeout", STALL_TIMEOUT_S))) as ranks:
-            return _train(given, resume, argv, reporter, ranks, force=force)
+        with open_ranks(typed.get("device", "auto"), float(typed.get("stall_timeout", STALL_TIMEOUT_S))) as ranks:
+            return _train(typed, resume, argv, reporter, ranks, force=force)
     except RankLost as lost:
         print(
             f"fastast train: error: {lost}; continue from the last checkpoint with --resume",
@@ -96,22 +97,22 @@ def train(
 
 
 def _train(
-    given: dict[str, Any], resume: str | None, argv: list[str], reporter: Reporter, ranks: Ranks, *, force: bool
+    typed: dict[str, Any], resume: str | None, argv: list[str], reporter: Reporter, ranks: Ranks, *, force: bool
 ) -> int:
     if not ranks.is_first:
         reporter = Reporter(Console(quiet=True))
-    opening = ranks.decide(lambda: open_run(given, resume, force=force))
+    start = ranks.call_on_first(lambda: find_start(typed, resume, force=force))
     if not ranks.is_first:
-        opening = dataclasses.replace(opening, folder=OtherRanksFolder(opening.folder.path))
-    if opening.finished is not None:
+        start = dataclasses.replace(start, folder=OtherRanksFolder(start.folder.path))
+    if start.finished is not None:
         try:
-            reporter.console.print(verdict(opening.finished))
+            reporter.console.print(verdict(start.finished))
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{opening.folder.summary}: written by another version, or damaged") from error
-        reporter.note(f"finished already: {opening.folder.path}")
+            raise InputError(f"{start.folder.summary}: written by another version, or damaged") from error
+        reporter.note(f"finished already: {start.folder.path}")
         return 0
-    max_time_s = parse_duration(opening.config.max_time, "--max-time") if opening.config.max_time else None
-    return _run(opening, StopRequest(max_time_s, ranks.largest), argv, reporter, ranks, force=force)
+    max_time_s = parse_duration(start.config.max_time, "--max-time") if start.config.max_time else None
+    return _run(start, StopRequest(max_time_s, ranks.all_max), argv, reporter, ranks, force=force)
 
 
 def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
@@ -123,7 +124,7 @@ def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
     data = config.data
     if not (config.data or config.train_dir):
         root = cache_root() / "demo"
-        reporter.note(f"no --data given: training on a drawn demo set in {root}")
+        reporter.note(f"no --data typed: training on a drawn demo set in {root}")
         draw_dataset(root, **DEMO_SET, progress=reporter.counter("drawing"))
         data = str(root)
     return open_dataset(
@@ -137,40 +138,39 @@ def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
 
 
 def _run(
-    opening: Opening, request: StopRequest, argv: list[str], reporter: Reporter, ranks: Ranks, *, force: bool
+    start: RunStart, request: StopRequest, argv: list[str], reporter: Reporter, ranks: Ranks, *, force: bool
 ) -> int:
-    config, folder, state = opening.config, opening.folder, opening.state
+    config, folder, state = start.config, start.folder, start.state
     check_names(config.arch, config.weights if state is None else "none")
     if config.tensorboard:
         require_tensorboard()
     _refuse_data_folder(config, folder)
-    dataset = ranks.in_turn(lambda: open_data(config, reporter))
+    dataset = ranks.call_in_turn(lambda: open_data(config, reporter))
     _require_one_data_set(dataset, ranks)
-    machine = open_machine(config.device, config.precision, config.compile, deterministic=config.deterministic)
+    runtime = open_runtime(config.device, config.precision, config.compile, deterministic=config.deterministic)
     if state is not None:
-        require_same_pictures(state, dataset, opening.checkpoint)
-        dtype, size = changed_dtype(state, machine), changed_world_size(state, ranks)
+        require_same_pictures(state, dataset, start.checkpoint)
+        dtype, size = changed_dtype(state, runtime), changed_world_size(state, ranks)
         if (dtype or (size and not is_elastic())) and not force:
             raise InputError(
-                f"{opening.checkpoint}: {(dtype + size)[0]}; add --force to go on, or start anew with another --out"
+                f"{start.checkpoint}: {(dtype + size)[0]}; add --force to go on, or start anew with another --out"
             )
-        state = {**state, "trainer": for_ranks(state["trainer"], ranks.size)}
-        opening = dataclasses.replace(opening, state=state, changed=opening.changed + dtype + size)
-    complete_config(config, machine, dataset.train.num_samples, num_ranks=ranks.size, num_local=ranks.local_size)
-    _introduce(config, dataset, machine, reporter, ranks)
+        start = dataclasses.replace(start, changed=start.changed + dtype + size)
+    complete_config(config, runtime, dataset.train.num_samples, num_ranks=ranks.size, num_local=ranks.local_size)
+    _introduce(config, dataset, runtime, reporter, ranks)
     try:
-        return _fit(opening, dataset, machine, request, argv, reporter, ranks)
+        return _fit(start, dataset, runtime, request, argv, reporter, ranks)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the trainer, whose memory the trial needs
-    advice = describe_out_of_memory(config, fitting_batch(config, machine, len(dataset.classes)))
+    advice = describe_out_of_memory(config, fitting_batch(config, runtime, len(dataset.classes)))
     raise InputError(advice if state is None else f"{advice}; that takes a new run, with another --out")
 
 
 def _require_one_data_set(dataset: Dataset, ranks: Ranks) -> None:
     """Refuses machines that see different pictures."""
-    fingerprints = ranks.share(dataset.fingerprint)
+    fingerprints = ranks.all_gather_object(dataset.fingerprint)
     if len(set(fingerprints)) == 1:
         return
     message = "the machines see different pictures under the same path: copy or mount the same data on all of them"
@@ -178,67 +178,70 @@ def _require_one_data_set(dataset: Dataset, ranks: Ranks) -> None:
 
 
 def _fit(
-    opening: Opening,
+    start: RunStart,
     dataset: Dataset,
-    machine: Machine,
+    runtime: Runtime,
     request: StopRequest,
     argv: list[str],
     reporter: Reporter,
     ranks: Ranks,
 ) -> int:
-    config, folder, state = opening.config, opening.folder, opening.state
+    config, folder, state = start.config, start.folder, start.state
     with contextlib.ExitStack() as stack:
         nvml = open_nvml()
-        meter = EnergyMeter(metered_devices(machine.device), machine=nvml)
-        if state is not None and opening.checkpoint is not None:
-            meter.continue_csv(opening.checkpoint.resolve().parent.parent / folder.power.name)
-        energy = EnergyBook(stack.enter_context(meter))
-        trainer = Trainer(
-            config,
-            machine,
-            dataset,
-            folder,
-            energy,
-            reporter,
-            ranks=ranks,
-            continued=None if state is None else state["trainer"],
-        )
+        meter = EnergyMeter(metered_devices(runtime.device), machine=nvml)
+        if state is not None and start.checkpoint is not None:
+            meter.continue_csv(start.checkpoint.resolve().parent.parent / folder.power.name)
+        energy = RunEnergy(stack.enter_context(meter))
+        try:
+            trainer = Trainer(
+                config,
+                runtime,
+                dataset,
+                folder,
+                energy,
+                reporter,
+                ranks=ranks,
+                state=None if state is None else state["trainer"],
+            )
+        except StateMismatch as error:
+            raise InputError(f"{start.checkpoint}: does not fit this run ({error})") from error
         exit_code = 1  # for as long as nothing better can be said
         stack.callback(lambda: close_or_leave(trainer, request, exit_code))
 
         def take_folder() -> None:  # not before everything that can be refused has been accepted
             folder.create()
             stack.enter_context(folder.lock())
-            opening.require_untouched()
+            start.require_untouched()
 
-        ranks.decide(take_folder)
+        ranks.call_on_first(take_folder)
         if state is not None:
-            resume_run(trainer, opening, reporter)
+            resume_run(trainer, start, reporter)
         else:
-            ranks.decide(lambda: start_run(trainer, folder))
-            trainer.journal.account.quarantined = len(dataset.quarantined)
+            ranks.call_on_first(lambda: start_run(trainer, folder))
+            trainer.log.counters.quarantined = len(dataset.quarantined)
         if config.tensorboard and ranks.is_first:
             stack.enter_context(events_written(folder, reporter))
         if meter.devices:
-            energy.idle = merge_idle(ranks.share(meter.measure_idle()))
-        keeper = Keeper(trainer, folder, config.checkpoint_every, reporter)
+            energy.idle = merge_idle(ranks.all_gather_object(meter.measure_idle()))
+        checkpointer = Checkpointer(trainer, folder, config.checkpoint_every, reporter)
         stopped = None
         with request.listening():  # until all is saved: another signal must not end that
             try:
-                with watched(trainer, request, folder, ranks):
-                    trainer.fit(keeper)
+                with supervised(trainer, request, folder, ranks):
+                    trainer.fit(checkpointer)
             except Stopped as stop:
                 stopped = stop
-                keeper.save()
+                checkpointer.save()
             finally:
-                failure = keeper.close()
-            if (failure := ranks.share(failure)[0]) is not None:
+                failure = checkpointer.close()
+            if (failure := ranks.all_gather_object(failure)[0]) is not None:
                 raise InputError(f"{failure}; free some space or make the folder writable, then continue with --resume")
             meter.stop()
             summary = build_summary(trainer, nvml.driver, argv, stopped=stopped.reason if stopped else None)
-            trainer.journal.merge_offered()
+            trainer.log.merge_offered()
             # A set, since what stood in the file before a resume comes from every rank.
-            rows = sorted({row for theirs in ranks.collect(meter.trace_rows()) for row in theirs})
+            rows = sorted({row for theirs in ranks.gather_object(meter.trace_rows()) for row in theirs})
             if ranks.is_first:
                 write_power(rows, folder)
                 write_samples(folder, trainer)
@@ -271,7 +274,7 @@ def metered_devices(device: torch.device) -> list[int | str]:
     return [f"GPU-{torch.cuda.get_device_properties(device).uuid}"] if device.type == "cuda" else []
 
 
-def _introduce(config: TrainConfig, dataset: Dataset, machine: Machine, reporter: Reporter, ranks: Ranks) -> None:
+def _introduce(config: TrainConfig, dataset: Dataset, runtime: Runtime, reporter: Reporter, ranks: Ranks) -> None:
     times = f" on each of {ranks.size} ranks" if ranks.size > 1 else ""
     reporter.note(
         f"{dataset.train.num_samples:,} training and {dataset.val.num_samples:,} validation pictures, "
@@ -283,4 +286,4 @@ def _introduce(config: TrainConfig, dataset: Dataset, machine: Machine, reporter
             f"quarantined {len(dataset.quarantined):,} unreadable pictures (quarantine.jsonl), "
             f"such as {first.path}: {first.reason}"
         )
-    reporter.note(f"precision {machine.precision_note}; compile {machine.compile_note}")
+    reporter.note(f"precision {runtime.precision_note}; compile {runtime.compile_note}")

@@ -1,4 +1,4 @@
-"""The two functions a run spends its time in: scoring an offered batch, and training on a selected one."""
+"""The functions that a run spends its time in: scoring a batch, training on a selected one, evaluating."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastast.gate import Gate, Rows, SampleQueue, ScoreMemory
-from fastast.train.compiler import compile_step
-from fastast.train.decision import Decision
+from fastast.device import compile_step
+from fastast.gates.importance_weights import importance_weights
+from fastast.gates.queue import Rows, SampleQueue
+from fastast.gates.score_memory import ScoreMemory
+from fastast.gates.selector import Selector
 from fastast.train.optimizer import GuardedStep
+
+# Loss histogram of selected and skipped samples: 16 bins of 0.5 nats, the last one open.
+HIST_BINS, HIST_WIDTH = 16, 0.5
 
 
 def logits_of(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -37,19 +42,26 @@ class ScoreStep(nn.Module):
 
     Args:
         scorer: the network in eval mode, sharing its tensors with the one that trains (`scoring_twin`).
-        gate: significance and controller.
+        selector: significance and controller.
         queue: receives the selected rows.
         dtype: compute type of the forward.
-        unbiased: as for `Decision`.
+        unbiased: weigh each selected sample by rate / probability.
 
     Attributes:
-        decision: the gate with its counts.
+        totals: the batch's counts and sums, which the selector folds into its state at the next call. Between two
+            calls they may be summed over ranks.
+        hist: int64[2, HIST_BINS]: scoring loss of skipped (row 0) and selected (row 1) samples since it was zeroed.
     """
+
+    RANK_COUNTS = ("hist",)
+
+    totals: Tensor
+    hist: Tensor
 
     def __init__(
         self,
         scorer: nn.Module,
-        gate: Gate,
+        selector: Selector,
         queue: SampleQueue,
         *,
         dtype: torch.dtype,
@@ -58,15 +70,26 @@ class ScoreStep(nn.Module):
         super().__init__()
         # The scorer's tensors belong to the model: kept out of this module's state.
         self._scorer = [scorer]
-        self.decision = Decision(gate, unbiased=unbiased)
+        self.selector = selector
         self.queue = queue
         self.dtype = dtype
+        self.unbiased = unbiased
+        totals = selector.no_totals()
+        self.register_buffer("totals", totals)
+        self.register_buffer("hist", torch.zeros(2, HIST_BINS, dtype=torch.int64, device=totals.device))
 
     @torch.no_grad()
     def forward(self, images: Tensor, labels: Tensor, ids: Tensor, valid: Tensor, epoch: Tensor) -> None:
         """Takes images [B, 3, S, S] channels-last, labels [B], ids [B], valid [B] bool, epoch int64 0-dim."""
         logits = logits_of(self._scorer[0], images, self.dtype)
-        mask, weights = self.decision(logits, labels, images, ids, epoch, valid)
+        mask, loss, totals = self.selector(logits, labels, images, ids, epoch, valid, self.totals)
+        self.totals.copy_(totals)
+        bins = (loss / HIST_WIDTH).nan_to_num(nan=HIST_BINS - 1, posinf=HIST_BINS - 1).clamp(0, HIST_BINS - 1)
+        self.hist.view(-1).index_add_(0, mask.long() * HIST_BINS + bins.long(), valid.long())
+        weights = None
+        if self.unbiased:
+            controller = self.selector.controller
+            weights = importance_weights(mask, controller.probability, controller.mean_probability)
         self.queue.push(images, labels, ids, mask, weights)
 
 
@@ -111,6 +134,8 @@ class TrainStep(nn.Module):
         loss_rows: int64: those rows.
     """
 
+    RANK_COUNTS = ("loss_sum", "loss_rows")
+
     loss_sum: Tensor
     loss_rows: Tensor
 
@@ -123,7 +148,7 @@ class TrainStep(nn.Module):
         super().__init__()
         self._objective = [objective]  # the model's tensors stay out of this module's state
         self.guard = guard
-        self.memory = memory
+        self._memory = [memory]  # all ranks share one
         device = next(objective.parameters()).device
         self.register_buffer("loss_sum", torch.zeros((), dtype=torch.float64, device=device))
         self.register_buffer("loss_rows", torch.zeros((), dtype=torch.int64, device=device))
@@ -141,7 +166,7 @@ class TrainStep(nn.Module):
         skipped = self.guard.backward_and_step(objective)
         counted = ~skipped
         with torch.no_grad():
-            self.memory.record(rows.ids, loss, counted.expand(len(loss)))
+            self._memory[0].record(rows.ids, loss, counted.expand(len(loss)))
             self.loss_sum += torch.where(counted, loss.double().sum(), 0.0)
             self.loss_rows += counted * len(loss)
 

@@ -7,19 +7,24 @@ import faulthandler
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from fastast.distributed.ranks import Ranks
 from fastast.run import RunFolder
+from fastast.signals import Stopped, StopRequest
+from fastast.train.trainer import Trainer
 
 STALL_FILE = "stall.txt"
 # Reporting may hang as well, for example in the run folder's own storage.
 REPORT_TIMEOUT_S = 10.0
+# How long a run that has ended waits for reads that hang.
+CLOSE_TIMEOUT_S = 10.0
 
 
 class Watchdog:
     """Calls back when the training loop has been silent for too long; a context manager.
 
-    Time in which the whole process stood still (a suspended machine, a stopped job, a frozen container) does not
+    Time in which the whole process stood still (a suspended runtime, a stopped job, a frozen container) does not
     count, and neither do jumps of the clock.
 
     Args:
@@ -88,3 +93,49 @@ def _report(folder: RunFolder, timeout_s: float, file_name: str) -> None:
         file.write(message)
         file.flush()
         faulthandler.dump_traceback(file, all_threads=True)
+
+
+@contextlib.contextmanager
+def supervised(trainer: Trainer, request: StopRequest, folder: RunFolder, ranks: Ranks) -> Iterator[None]:
+    """Makes the trainer check for requests to stop between two batches, and ends it when it hangs."""
+    timeout_s = trainer.config.stall_timeout
+    if ranks.size == 1:
+        trainer.waiting = request.check
+    else:
+        # Nothing can be saved while the others wait for this rank.
+        trainer.waiting = lambda: _leave_if_asked(request, ranks)
+        timeout_s *= 1.25  # only if the error of the others, who lose patience first, does not end this rank
+    if timeout_s == 0:
+        trainer.between = request.check
+        yield
+        return
+    name = f"stall-rank{ranks.rank}.txt" if ranks.rank else STALL_FILE
+    with Watchdog(timeout_s, lambda: end_stalled_run(folder, timeout_s, name)) as watchdog:
+
+        def between() -> None:
+            watchdog.beat()
+            request.check()
+
+        trainer.between = between
+        yield
+
+
+def _leave_if_asked(request: StopRequest, ranks: Ranks) -> None:
+    try:
+        request.check_alone()
+    except Stopped as stop:
+        os.write(
+            2, f"fastast: rank {ranks.rank} {stop} while it waited for pictures; the last checkpoint stands\n".encode()
+        )
+        os._exit(stop.exit_code)
+
+
+def close_or_leave(trainer: Trainer, request: StopRequest, exit_code: int) -> None:
+    """Frees the data pipelines; where one of their threads hangs, ends the process without it."""
+
+    def leave() -> None:
+        os.write(2, b"fastast: a read of the data hangs; ended without it\n")
+        os._exit(exit_code)
+
+    with request.listening(), Watchdog(CLOSE_TIMEOUT_S, leave):
+        trainer.close()

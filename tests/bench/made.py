@@ -10,7 +10,7 @@ from typing import Any
 from fastast.bench.estimate import Outcome
 from fastast.bench.plan import Job
 from fastast.bench.runs import BadInput
-from fastast.gate import make_policy
+from fastast.gates.registry import make_gate
 
 NUM_TRAIN, BATCH, S_PER_UNIT, WARMUP = 960, 16, 0.001, 1.0
 PARTS = ("train_s", "decode_s", "score_s", "decode_all_s", "decode_selected_s")
@@ -59,7 +59,7 @@ def made(
     dense = offered if gate == "dense" else min(offered, round(WARMUP * NUM_TRAIN))
     selected = dense + round(share * (offered - dense))
     backward = selected // BATCH * BATCH
-    scored = (make_policy(gate).cost(0.0)) * (offered - dense) if gate in ("forward", "proxy") else 0.0
+    scored = (make_gate(gate).cost(0.0)) * (offered - dense) if gate in ("forward", "proxy") else 0.0
     units = 3.0 * backward + scored
     train_s = units * S_PER_UNIT * overhead
     summary["seed"] = seed
@@ -68,7 +68,7 @@ def made(
     summary["accuracy"].update(val_top1=top1, best_val_top1=top1)
     summary["time_s"].update(total=train_s + 0.3, train=train_s, eval=0.2, data_wait=0.1 * train_s)
     summary["throughput"]["offered_per_s"] = offered / train_s if train_s else 0.0
-    summary["compute"].update(forward_units=units, speedup_ceiling=make_policy(gate).ceiling(share))
+    summary["compute"].update(forward_units=units, speedup_ceiling=make_gate(gate).ceiling(share))
     if j is not None:
         summary["energy"].update(gpu_j=1.1 * j * units, train_gpu_j=j * units)
     return summary

@@ -1,4 +1,4 @@
-"""Feeds damaged pictures to the packer, and those that pass the scan to the decoder.
+"""Loaders damaged pictures to the packer, and those that pass the scan to the decoder.
 
     python -m tests.data.fuzz SECONDS FILE [SEED]
 

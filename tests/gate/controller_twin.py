@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fastast.gate import controller as c
+from fastast.gates import controller as c
 from fastast.philox import STREAM_EXPLORE, STREAM_SELECT, random_words, to_uniform
 
 

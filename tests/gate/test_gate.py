@@ -3,17 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastast.gate import (
-    Gate,
-    PIController,
-    RankCorrelation,
-    SampleQueue,
-    ScoreMemory,
-    Significance,
-    Total,
-    importance_weights,
-    significance,
-)
+from fastast.gates import RankCorrelation
+from fastast.gates.base import Gate
+from fastast.gates.controller import PIController
+from fastast.gates.importance_weights import importance_weights
+from fastast.gates.queue import SampleQueue
+from fastast.gates.score_memory import ScoreMemory
+from fastast.gates.selector import Total
+from fastast.gates.significance import Significance, significance
 from tests.sync_guard import no_sync
 
 BATCH = 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastast.gate import Gate, Total
+from fastast.gates.selector import Selector, Total
 from tests.gate.test_gate import batches
 
 BATCH = 64
@@ -14,7 +14,7 @@ BATCH = 64
 @pytest.mark.parametrize("kind", ["loss+std", "margin"])
 @pytest.mark.parametrize("selection", ["soft", "hard"])
 def test_the_same_scores_give_the_same_mask(selection, kind):
-    one, *ranks = (Gate(0.3, selection=selection, kind=kind, seed=5) for _ in range(3))
+    one, *ranks = (Selector(0.3, selection=selection, kind=kind, seed=5) for _ in range(3))
     started = one.no_totals()
     first = next(batches(1, seed=9, size=BATCH))
     started = one(*first, 0, torch.ones(BATCH, dtype=torch.bool), started)[2]

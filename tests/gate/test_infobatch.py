@@ -3,14 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastast.gate import Window, make_policy
+from fastast.gates.base import EpochContext
+from fastast.gates.registry import make_gate
 
 NUM = 1000
 
 
 def plan(prune=0.5, **options):
     options = {"seed": 1, "target": 0.1, "epoch": 0, **options}
-    return make_policy("infobatch", prune=prune).plan(Window(num_samples=NUM, **options))
+    return make_gate("infobatch", prune=prune).plan(Window(num_samples=NUM, **options))
 
 
 def losses(seed=0):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fastast.gate import ScoreMemory
+from fastast.gates.score_memory import ScoreMemory
 
 
 def test_equals_plain_arrays():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastast.gate import ScoreMemory
+from fastast.gates.score_memory import ScoreMemory
 
 N, B = 40, 6
 

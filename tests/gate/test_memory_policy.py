@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastast.gate import ScoreMemory, Window, make_policy, revisit_bound
+from fastast.gates.base import EpochContext
+from fastast.gates.memory import revisit_bound
+from fastast.gates.registry import make_gate
+from fastast.gates.score_memory import ScoreMemory
 
 NUM = 400
 
@@ -17,7 +20,7 @@ def lognormal(seed=0, num=NUM):
 
 
 def plan(num=NUM, epoch=0, **options):
-    return make_policy("memory").plan(Window(num_samples=num, epoch=epoch, **{"seed": 3, "target": 0.1, **options}))
+    return make_gate("memory").plan(Window(num_samples=num, epoch=epoch, **{"seed": 3, "target": 0.1, **options}))
 
 
 @pytest.mark.parametrize("target", [0.02, 0.1, 0.3, 0.9, 1.0])

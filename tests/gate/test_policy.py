@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fastast.errors import InputError
-from fastast.gate import GATES, Plan, Policy, Window, make_policy
+from fastast.gates.base import Choice, EpochContext, Gate
+from fastast.gates.registry import GATES, make_gate
 
 
 def window(num=1000, epoch=0, **options):
@@ -23,7 +24,7 @@ def window(num=1000, epoch=0, **options):
     ],
 )
 def test_costs_at_10_percent(name, options, cost, ceiling):
-    policy = make_policy(name, **options)
+    policy = make_gate(name, **options)
     assert policy.name == name
     assert policy.cost(0.1) == pytest.approx(cost, rel=1e-3)
     assert policy.ceiling(0.1) == pytest.approx(ceiling, rel=1e-3)
@@ -33,22 +34,22 @@ def test_costs_at_10_percent(name, options, cost, ceiling):
 
 
 def test_a_proxy_network_costs_its_training_too():
-    policy = make_policy("proxy", score_units=0.02, upkeep_units=0.06)
+    policy = make_gate("proxy", score_units=0.02, upkeep_units=0.06)
     assert policy.score_units == 0.02
     assert policy.cost(0.1) == pytest.approx(0.38)
 
 
 def test_infobatch_costs_what_it_does_not_drop():
-    policy = make_policy("infobatch")
+    policy = make_gate("infobatch")
     assert policy.cost(1 - 0.5 * 0.6) == pytest.approx(3 * (1 - 0.5 * 0.6))
     assert policy.planned_share(0.1) == 0.75  # the target has no part in it
-    assert make_policy("memory").planned_share(0.1) == 0.1
+    assert make_gate("memory").planned_share(0.1) == 0.1
 
 
 def test_every_gate_plans_or_scores_or_trains_everything():
     scores = np.random.default_rng(0).random(100).astype(np.float32)
     for name in GATES:
-        policy = make_policy(name)
+        policy = make_gate(name)
         plan = policy.plan(window(100, scores=scores))
         assert (plan is not None) == policy.plans
         assert not (policy.plans and policy.scores)
@@ -57,20 +58,20 @@ def test_every_gate_plans_or_scores_or_trains_everything():
 
 def test_bad_use_names_the_remedy():
     with pytest.raises(InputError, match="dense, random, forward, proxy, memory, infobatch"):
-        make_policy("sieve")
+        make_gate("sieve")
     for costs in ((0.0, 0.0), (0.25, -0.1), (float("nan"), 0.0)):
         with pytest.raises(InputError, match="proxy costs"):
-            make_policy("proxy", score_units=costs[0], upkeep_units=costs[1])
+            make_gate("proxy", score_units=costs[0], upkeep_units=costs[1])
     for prune in (-0.1, 1.0):
         with pytest.raises(InputError, match="prune"):
-            make_policy("infobatch", prune=prune)
+            make_gate("infobatch", prune=prune)
 
 
 @pytest.mark.parametrize("target", [0.03, 0.1, 0.5, 1.0])
 def test_random_keeps_exactly_its_share_of_what_is_offered(target):
     offered = np.random.default_rng(0).random(1003) < 0.6
     for part, num in ((None, 1003), (offered, offered.sum())):
-        plan = make_policy("random").plan(window(1003, epoch=4, target=target, offered=part))
+        plan = make_gate("random").plan(window(1003, epoch=4, target=target, offered=part))
         assert plan.keep.dtype == bool
         assert plan.keep.shape == (1003,)
         assert plan.keep.sum() == round(target * num)
@@ -81,14 +82,14 @@ def test_random_keeps_exactly_its_share_of_what_is_offered(target):
 def test_no_plan_is_empty_while_anything_is_offered():
     one = np.array([False, True, False, False])
     for name in ("random", "memory"):
-        assert make_policy(name).plan(window(4, target=0.1)).keep.sum() == 1
-        assert make_policy(name).plan(window(4, target=0.1, offered=one)).keep.tolist() == one.tolist()
-        assert make_policy(name).plan(window(4, offered=np.zeros(4, dtype=bool), unbiased=True)).keep.sum() == 0
+        assert make_gate(name).plan(window(4, target=0.1)).keep.sum() == 1
+        assert make_gate(name).plan(window(4, target=0.1, offered=one)).keep.tolist() == one.tolist()
+        assert make_gate(name).plan(window(4, offered=np.zeros(4, dtype=bool), unbiased=True)).keep.sum() == 0
 
 
 def test_random_is_keyed_by_seed_and_epoch():
     def keep(epoch, seed):
-        return make_policy("random").plan(window(epoch=epoch, seed=seed)).keep
+        return make_gate("random").plan(window(epoch=epoch, seed=seed)).keep
 
     assert np.array_equal(keep(3, 1), keep(3, 1))
     for other in (keep(4, 1), keep(3, 2)):
@@ -96,13 +97,13 @@ def test_random_is_keyed_by_seed_and_epoch():
 
 
 def test_random_reaches_every_sample_alike():
-    policy = make_policy("random")
+    policy = make_gate("random")
     counts = sum(policy.plan(window(400, epoch, target=0.1)).keep.astype(int) for epoch in range(200))
     assert abs(counts - 20).max() < 5 * np.sqrt(18)
 
 
 def test_a_new_gate_is_one_small_class():
-    class Odd(Policy):
+    class Odd(Gate):
         name = "odd"
         plans = True
 
@@ -114,4 +115,4 @@ def test_a_new_gate_is_one_small_class():
 
     assert Odd().ceiling(0.5) == 2.0
     with pytest.raises(TypeError, match="cost"):
-        type("Free", (Policy,), {"name": "free"})()
+        type("Free", (Gate,), {"name": "free"})()

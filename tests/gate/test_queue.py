@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastast.gate import LaggedReader, SampleQueue
+from fastast.gates.lagged_reader import LaggedReader
+from fastast.gates.queue import SampleQueue
 
 SHAPE = (3, 4, 5)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastast.gate import SampleQueue
+from fastast.gates.queue import SampleQueue
 from tests.gate.test_queue import SHAPE, rows
 
 B = 5

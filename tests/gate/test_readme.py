@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-import fastast.gate
+import fastast.gates
 
-README = Path(fastast.gate.__file__).parent / "README.md"
+README = Path(fastast.gates.__file__).parent / "README.md"
 
 
 def test_the_examples_run_as_printed(tmp_path, monkeypatch, capsys):
@@ -34,7 +34,7 @@ def test_the_examples_run_as_printed(tmp_path, monkeypatch, capsys):
 
 def test_every_gate_has_its_card_and_the_measured_table_its_place():
     text = README.read_text()
-    for name in fastast.gate.GATES:
+    for name in fastast.gates.GATES:
         assert f"\n## {name}\n" in text
         assert f"| [`{name}`](#{name}) |" in text
     assert len(re.findall("<!-- measured: begin -->\n.*<!-- measured: end -->", text, re.DOTALL)) == 1

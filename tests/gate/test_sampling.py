@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fastast.gate.sampling import first_by_key, gate_probability, seeded_keys, systematic_draw
+from fastast.gates.sampling import first_by_key, gate_probability, seeded_keys, systematic_draw
 
 
 def scores_of(kind, num=400):

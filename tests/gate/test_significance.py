@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastast.errors import InputError
-from fastast.gate import KINDS, Significance, significance
+from fastast.gates.significance import KINDS, Significance, significance
 
 NUM_CLASSES = 5
 

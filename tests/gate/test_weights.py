@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fastast.errors import InputError
-from fastast.gate import importance_weights, planned_work, target_at
+from fastast.gates import planned_work, target_at
+from fastast.gates.importance_weights import importance_weights
 from tests.gate.test_controller import controllers, exponential
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from fastast.data import EvalLoader, TrainLoader, epoch_ids, open_folder
-from fastast.train.optimizer import GuardedStep, build_sgd
+from fastast.train.optimizer import GuardedStep, build_optimizer
 from fastast.train.steps import logits_of
 from tests.conftest import damaged_png, write_pictures
 from tests.nets import tiny
@@ -103,7 +103,7 @@ def test_fp16_steps_are_those_of_autocast_and_gradscaler() -> None:
     torch.manual_seed(0)
     ours = tiny(4).to(CUDA, memory_format=torch.channels_last)
     plain = copy.deepcopy(ours)
-    guard = GuardedStep(ours, build_sgd(ours, momentum=0.9, weight_decay=0.0), scale_loss=True, compiled=False)
+    guard = GuardedStep(ours, build_optimizer(ours, momentum=0.9, weight_decay=0.0), scale_loss=True, compiled=False)
     guard.set_lr(0.05)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     scaler = torch.amp.GradScaler("cuda")

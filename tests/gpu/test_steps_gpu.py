@@ -16,10 +16,10 @@ from torch._inductor import cudagraph_trees
 from fastast.cli import main
 from fastast.config import TrainConfig
 from fastast.data import Batch
-from fastast.gate import LaggedReader
+from fastast.gates.lagged_reader import LaggedReader
 from fastast.train.engine import Engine, Status
-from fastast.train.planner import Planner
-from fastast.train.setup import open_machine
+from fastast.train.epoch_plan import EpochPlanner
+from fastast.device import open_runtime
 from fastast.train.trainer import Trainer
 from tests.train.test_run import options
 
@@ -59,9 +59,9 @@ def engine(compile: str, *, precision: str = "auto", thumbnail_side: int | None 
     config = TrainConfig(
         arch="tests.nets:tiny", image_size=SIDE, batch_size=B, lr=0.1, epochs=4, target=0.5, device="cuda", **changes
     )
-    machine = open_machine("cuda", precision, compile, deterministic=True)
+    runtime = open_runtime("cuda", precision, compile, deterministic=True)
     return Engine(
-        config, machine, weights="none", num_classes=CLASSES, num_train=TRAIN_SIZE, thumbnail_side=thumbnail_side
+        config, runtime, weights="none", num_classes=CLASSES, num_train=TRAIN_SIZE, thumbnail_side=thumbnail_side
     )
 
 
@@ -150,7 +150,7 @@ def test_no_operator_of_a_run_waits_between_the_ends_of_two_epochs(pictures, tmp
             run_stretch(self, *args)
 
     monkeypatch.setattr(Trainer, "_run_stretch", guarded)
-    monkeypatch.setattr(Planner, "plan", relaxed(Planner.plan))
+    monkeypatch.setattr(EpochPlanner, "plan", relaxed(EpochPlanner.plan))
     arguments = options(pictures, tmp_path / "run", gate=gate, epochs=2, device="cuda", compile="off")
     assert main(["train", *arguments, "--unbiased"]) == 0
 

@@ -17,7 +17,7 @@ from fastast.cli import main
 from fastast.errors import InputError
 from fastast.run import RunFolder
 from fastast.train import session
-from fastast.train.checkpoint import CheckpointWriter
+from fastast.checkpoint.file_format import CheckpointWriter
 from fastast.train.watchdog import Watchdog, end_stalled_run
 
 FORKS = multiprocessing.get_context("forkserver")

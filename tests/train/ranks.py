@@ -19,7 +19,7 @@ from torch import nn
 
 from fastast.cli import main
 from fastast.train import session
-from fastast.train.distributed import open_ranks
+from fastast.distributed.ranks import open_ranks
 from tests.train import processes
 from tests.train.processes import FORKS
 

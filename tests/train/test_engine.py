@@ -10,9 +10,9 @@ import torch
 from fastast.cli import main
 from fastast.config import TrainConfig
 from fastast.data import Batch
-from fastast.gate import shrink
+from fastast.gates import shrink
 from fastast.train.engine import Engine
-from fastast.train.setup import open_machine
+from fastast.device import open_runtime
 from tests.sync_guard import no_sync
 from tests.train.test_run import options
 
@@ -27,7 +27,7 @@ def engine(thumbs=None, **changes):
     config = TrainConfig(
         arch="tests.nets:tiny", image_size=SIDE, batch_size=B, lr=0.1, target=0.5, epochs=2, device="cpu", **changes
     )
-    return Engine(config, open_machine("cpu"), weights="none", num_classes=3, num_train=64, thumbnail_side=thumbs)
+    return Engine(config, open_runtime("cpu"), weights="none", num_classes=3, num_train=64, thumbnail_side=thumbs)
 
 
 def batch(seed):

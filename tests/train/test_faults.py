@@ -147,7 +147,7 @@ def test_a_signal_while_a_read_hangs_saves_the_run_and_ends_it(gated, pictures, 
 
 @contextlib.contextmanager
 def unanswered(path):
-    """Opening a file waits in the kernel, as on a server that does not answer."""
+    """RunStart a file waits in the kernel, as on a server that does not answer."""
     libc = ctypes.CDLL(None, use_errno=True)
     group = libc.fanotify_init(FAN_CLASS_CONTENT, os.O_RDONLY)
     if group < 0:

@@ -13,9 +13,9 @@ from torch._inductor.compile_fx import compile_fx
 from fastast.config import TrainConfig
 from fastast.data import Batch
 from fastast.errors import InputError
-from fastast.train.compiler import choose_compile, compile_step
+from fastast.device import choose_compile, compile_step
 from fastast.train.engine import Engine
-from fastast.train.setup import Machine
+from fastast.device import Runtime
 
 B, SIDE, CLASSES, TRAIN_SIZE = 8, 16, 3, 64
 CPU = torch.device("cpu")
@@ -91,9 +91,9 @@ def engine(thumbnail_side: int | None = None, **changes: Any) -> Engine:
         device="cpu",
         **changes,
     )
-    machine = Machine(CPU, torch.float32, "", True, "")
+    runtime = Runtime(CPU, torch.float32, "", True, "")
     return Engine(
-        config, machine, weights="none", num_classes=CLASSES, num_train=TRAIN_SIZE, thumbnail_side=thumbnail_side
+        config, runtime, weights="none", num_classes=CLASSES, num_train=TRAIN_SIZE, thumbnail_side=thumbnail_side
     )
 
 

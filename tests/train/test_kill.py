@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import crash_test
 from fastast.run import RunFolder
-from fastast.train.checkpoint import load_checkpoint, save_checkpoint
+from fastast.checkpoint.file_format import load_checkpoint, save_checkpoint
 from tests.train.processes import FORKS
 from tests.train.test_run import gated
 

@@ -7,8 +7,8 @@ import threading
 import pytest
 import torch.distributed as dist
 
-from fastast.train.meeting import meet
-from fastast.train.placement import Placement
+from fastast.distributed.rendezvous import meet
+from fastast.distributed.environment import WorldInfo
 
 
 def start(store, size, timeout_s=30.0):
@@ -17,7 +17,7 @@ def start(store, size, timeout_s=30.0):
 
     def join(rank):
         try:
-            found[rank] = meet(store, Placement(rank=rank, size=size), timeout_s)
+            found[rank] = meet(store, WorldInfo(rank=rank, size=size), timeout_s)
         except RuntimeError as error:
             found[rank] = error
 
@@ -42,7 +42,7 @@ def test_every_start_finds_a_part_of_its_own(sizes):
 def test_a_rank_that_said_hello_and_died_is_not_waited_for():
     store = dist.HashStore()
     with pytest.raises(RuntimeError, match="timed out"):
-        meet(store, Placement(rank=1, size=3), 0.1)
+        meet(store, WorldInfo(rank=1, size=3), 0.1)
     parts = start(store, 3)
     parts[0].set("key", "value")
     assert parts[1].get("key") == parts[2].get("key") == b"value"
@@ -50,5 +50,5 @@ def test_a_rank_that_said_hello_and_died_is_not_waited_for():
 
 def test_the_first_rank_does_not_wait_for_ever():
     with pytest.raises(RuntimeError, match="timed out"):
-        meet(dist.HashStore(), Placement(rank=0, size=2), 0.1)
-    assert isinstance(meet(dist.HashStore(), Placement(rank=0, size=1), 0.1), dist.Store)
+        meet(dist.HashStore(), WorldInfo(rank=0, size=2), 0.1)
+    assert isinstance(meet(dist.HashStore(), WorldInfo(rank=0, size=1), 0.1), dist.Store)

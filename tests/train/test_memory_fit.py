@@ -11,8 +11,8 @@ import torch
 from fastast.config import TrainConfig
 from fastast.errors import InputError
 from fastast.train.engine import Engine
-from fastast.train.memory_fit import describe_out_of_memory, fitting_batch, is_out_of_memory
-from fastast.train.setup import open_machine
+from fastast.train.out_of_memory import describe_out_of_memory, fitting_batch, is_out_of_memory
+from fastast.device import open_runtime
 from tests.train.processes import FORKS
 
 MB = 2**20
@@ -24,10 +24,10 @@ def config_of(batch_size, image_size):
     )
 
 
-def attempt(config, machine):
+def attempt(config, runtime):
     """The kind of the error and whether it is one of memory; None if the batch fits."""
     try:
-        engine = Engine(config, machine, weights="none", num_classes=3, num_train=4096)
+        engine = Engine(config, runtime, weights="none", num_classes=3, num_train=4096)
         engine.warm_up()
     except Exception as error:
         return type(error).__name__, is_out_of_memory(error)
@@ -45,14 +45,14 @@ def allow(room_mb):
 def run_short(queue):
     """What happens to runs in a process whose address space is limited."""
     torch.set_num_threads(1)
-    machine, found = open_machine("cpu"), {}
-    assert attempt(config_of(4, 64), machine) is None  # threads and libraries take their memory before the limit
+    runtime, found = open_runtime("cpu"), {}
+    assert attempt(config_of(4, 64), runtime) is None  # threads and libraries take their memory before the limit
     for name, batch_size, image_size, room_mb in (("some", 2048, 64, 250), ("none", 64, 1024, 30)):
         config = config_of(batch_size, image_size)
         allow(room_mb)
-        before = attempt(config, machine)
-        fitting = fitting_batch(config, machine, 3)
-        after = None if fitting is None else attempt(config_of(fitting, image_size), machine)
+        before = attempt(config, runtime)
+        fitting = fitting_batch(config, runtime, 3)
+        after = None if fitting is None else attempt(config_of(fitting, image_size), runtime)
         found[name] = (before, fitting, after, describe_out_of_memory(config, fitting))
     queue.put(found)
 
@@ -87,16 +87,16 @@ def test_where_nothing_fits_that_is_said(found):
 
 
 def test_with_enough_memory_the_next_smaller_power_of_two_fits():
-    machine = open_machine("cpu")
-    assert fitting_batch(config_of(12, 16), machine, 3) == 8
-    assert fitting_batch(config_of(16, 16), machine, 3) == 8
-    assert fitting_batch(config_of(2, 16), machine, 3) is None
+    runtime = open_runtime("cpu")
+    assert fitting_batch(config_of(12, 16), runtime, 3) == 8
+    assert fitting_batch(config_of(16, 16), runtime, 3) == 8
+    assert fitting_batch(config_of(2, 16), runtime, 3) is None
 
 
 def test_other_faults_of_a_trial_are_not_hidden(monkeypatch):
     monkeypatch.setattr(Engine, "warm_up", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        fitting_batch(config_of(16, 16), open_machine("cpu"), 3)
+        fitting_batch(config_of(16, 16), open_runtime("cpu"), 3)
 
 
 def raised_from(cause):

@@ -10,7 +10,7 @@ import torchvision.models
 from torch import nn
 
 from fastast.errors import InputError
-from fastast.train.model import build_model, check_fits, scoring_twin
+from fastast.models.build import build_model, check_fits, scoring_twin
 from tests.nets import tiny
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastast.train.optimizer import GuardedStep, build_sgd, lr_at
+from fastast.train.optimizer import GuardedStep, build_optimizer, lr_at
 from tests.sync_guard import no_sync
 
 
@@ -24,7 +24,7 @@ def step(guard: GuardedStep, model: nn.Module, inputs: torch.Tensor, labels: tor
 
 
 def guarded(model: nn.Module, *, lr: float = 0.1, scale_loss: bool = False) -> GuardedStep:
-    guard = GuardedStep(model, build_sgd(model, momentum=0.9, weight_decay=0.01), scale_loss=scale_loss, compiled=False)
+    guard = GuardedStep(model, build_optimizer(model, momentum=0.9, weight_decay=0.01), scale_loss=scale_loss, compiled=False)
     guard.set_lr(lr)
     return guard
 

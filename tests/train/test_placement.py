@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastast.errors import InputError
-from fastast.train.distributed import fullest_to_emptiest
-from fastast.train.placement import Placement, find_placement
+from fastast.distributed.ranks import fullest_to_emptiest
+from fastast.distributed.environment import WorldInfo, find_world
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 SLURM = {
@@ -22,15 +22,15 @@ SLURM = {
 
 
 def test_a_process_that_nobody_placed_is_the_only_one():
-    assert find_placement({}) == Placement(rank=0, size=1, local_rank=0, local_size=1)
+    assert find_world({}) == WorldInfo(rank=0, size=1, local_rank=0, local_size=1)
 
 
 def test_the_variables_of_torchrun():
     environ = dict(TORCHRUN)
-    assert find_placement(environ) == Placement(rank=5, size=8, local_rank=1, local_size=4)
+    assert find_world(environ) == WorldInfo(rank=5, size=8, local_rank=1, local_size=4)
     assert environ == TORCHRUN
-    assert find_placement({**SLURM, **TORCHRUN}).rank == 5  # torchrun within a SLURM job
-    assert find_placement({"RANK": "0", "WORLD_SIZE": "1"}) == Placement()
+    assert find_world({**SLURM, **TORCHRUN}).rank == 5  # torchrun within a SLURM job
+    assert find_world({"RANK": "0", "WORLD_SIZE": "1"}) == WorldInfo()
 
 
 @pytest.mark.parametrize(
@@ -45,21 +45,21 @@ def test_the_variables_of_torchrun():
 )
 def test_the_variables_of_a_slurm_step(nodes, first):
     environ = {**SLURM, "SLURM_STEP_NODELIST": nodes}
-    assert find_placement(environ) == Placement(rank=3, size=4, local_rank=1, local_size=2)
+    assert find_world(environ) == WorldInfo(rank=3, size=4, local_rank=1, local_size=2)
     assert environ["MASTER_ADDR"] == first
     assert environ["MASTER_PORT"] == "24567"
 
 
 def test_an_address_that_was_given_stays():
     environ = {**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
-    find_placement(environ)
+    find_world(environ)
     assert (environ["MASTER_ADDR"], environ["MASTER_PORT"]) == ("10.0.0.1", "29500")
 
 
 def test_a_slurm_job_without_a_step_is_one_process():
     batch_script = {"SLURM_JOB_ID": "1234567", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}
-    assert find_placement(batch_script) == Placement()
-    assert find_placement({**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) == Placement()
+    assert find_world(batch_script) == WorldInfo()
+    assert find_world({**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) == WorldInfo()
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_slurm_job_without_a_step_is_one_process():
 )
 def test_variables_that_contradict_one_another_are_one_line(environ):
     with pytest.raises(InputError) as refused:
-        find_placement(environ)
+        find_world(environ)
     assert "\n" not in str(refused.value)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from fastast.errors import InputError
 from fastast.run import RunFolder
-from fastast.train.launch import _without_nproc, count_processes
+from fastast.distributed.launch import _without_nproc, count_processes
 from tests.conftest import ROOT
 from tests.train.test_run import losses, options
 

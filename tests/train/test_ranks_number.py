@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from fastast.cli import main
-from fastast.gate import SampleQueue
-from fastast.train.beginning import PICTURES_CHANGED
-from fastast.train.reshape import for_ranks
-from fastast.train.shards import part_of
-from fastast.train.status import combined
-from fastast.train.stopping import StopRequest
+from fastast.gates.queue import SampleQueue
+from fastast.train.start import PICTURES_CHANGED
+from fastast.checkpoint.reshard import reshard
+from fastast.checkpoint.rank_state import part_of
+from fastast.loggers.device_status import combined
+from fastast.signals import StopRequest
 from fastast.train.trainer import Trainer
 from fastast.train.watchdog import Watchdog
 from tests.train.ranks import command, gang, train
@@ -190,8 +190,8 @@ def test_a_run_goes_on_with_another_number_and_every_count_is_exact(stopped, tmp
 
 def test_a_state_for_more_ranks_holds_what_one_rank_had_once(stopped):
     state = torch.load(stopped(1, False) / "checkpoints" / "last.pt")["trainer"]
-    assert for_ranks(state, 1) is state
-    shared = for_ranks(state, 3)
+    assert reshard(state, 1) is state
+    shared = reshard(state, 3)
     parts = [part_of(shared, rank)["engine"] for rank in range(3)]
     queue, queues = state["engine"]["score_step"][QUEUE], [part["score_step"][QUEUE] for part in parts]
     for name in ("images", "labels", "ids", "weights"):

@@ -11,7 +11,7 @@ import torch
 
 from fastast.cli import main
 from fastast.run import RunFolder
-from fastast.train.stopping import StopRequest
+from fastast.signals import StopRequest
 from tests.train.ranks import command, gang, train
 from tests.train.test_engine import assert_same
 from tests.train.test_run import lines_of, losses, options

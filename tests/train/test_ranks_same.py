@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from fastast.cli import main
 from fastast.config import TrainConfig
 from fastast.data import Batch
-from fastast.gate import SampleQueue
-from fastast.train.distributed import Ranks
+from fastast.gates.queue import SampleQueue
+from fastast.distributed.ranks import Ranks
 from fastast.train.engine import Engine
 from fastast.train.optimizer import GuardedStep
-from fastast.train.setup import open_machine
+from fastast.device import open_runtime
 from tests.train.ranks import answers, plain, train, with_ranks
 from tests.train.test_run import lines_of, options
 
@@ -65,8 +65,8 @@ def scoring_engine(ranks):
         arch="tests.nets:tiny", image_size=SIDE, batch_size=BATCH // ranks.size, lr=0.1, target=0.3, epochs=2
     )
     num_train = (NUM_STEPS + 1) * BATCH
-    machine = open_machine("cpu", "fp32")
-    engine = Engine(config, machine, weights="none", num_classes=3, num_train=num_train, ranks=ranks)
+    runtime = open_runtime("cpu", "fp32")
+    engine = Engine(config, runtime, weights="none", num_classes=3, num_train=num_train, ranks=ranks)
     engine.model.eval()
     return engine
 

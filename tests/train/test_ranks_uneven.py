@@ -129,7 +129,7 @@ def test_a_picture_that_one_rank_finds_damaged_is_known_to_all(damaged, tmp_path
 
 
 def find_others(root):
-    """What lies under the data's path is something else on the second rank's machine."""
+    """What lies under the data's path is something else on the second rank's runtime."""
     if os.environ["RANK"] == "1":
         open_data = session.open_data
         session.open_data = lambda config, *rest: open_data(dataclasses.replace(config, data=str(root)), *rest)

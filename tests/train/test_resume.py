@@ -10,9 +10,9 @@ import torch
 
 from fastast.cli import main
 from fastast.run import RunFolder
-from fastast.train.beginning import PICTURES_CHANGED
-from fastast.train.keeper import Keeper
-from fastast.train.stopping import StopRequest
+from fastast.train.start import PICTURES_CHANGED
+from fastast.train.checkpointer import Checkpointer
+from fastast.signals import StopRequest
 from tests.conftest import damaged_png
 from tests.train.test_engine import assert_same
 from tests.train.test_run import gated, lines_of, losses, options
@@ -22,14 +22,14 @@ __all__ = ["gated"]
 
 def stopped_run(monkeypatch, data, out, **changes):
     """A run that was interrupted right after its first epoch."""
-    finish = Keeper.finish_epoch
+    finish = Checkpointer.finish_epoch
 
     def finish_and_signal(*arguments):
         finish(*arguments)
         signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "finish_epoch", finish_and_signal)
+        patch.setattr(Checkpointer, "finish_epoch", finish_and_signal)
         assert main(["train", *options(data, out, **changes)]) == 130
 
 

@@ -14,13 +14,14 @@ from fastast.config import TrainConfig
 from fastast.console import Reporter
 from fastast.data.feed import Feed
 from fastast.energy.meter import EnergyMeter
-from fastast.gate import LaggedReader
+from fastast.gates.lagged_reader import LaggedReader
 from fastast.run import RunFolder
-from fastast.train.energy_book import EnergyBook
-from fastast.train.keeper import Keeper
-from fastast.train.planner import Planner
+from fastast.train.run_energy import RunEnergy
+from fastast.train.checkpointer import Checkpointer
+from fastast.train.epoch_plan import EpochPlanner
 from fastast.train.session import open_data
-from fastast.train.setup import complete_config, open_machine
+from fastast.device import open_runtime
+from fastast.train.defaults import complete_config
 from fastast.train.trainer import Trainer
 from tests.conftest import ROOT, damaged_png, run_fastast
 from tests.sync_guard import no_sync
@@ -216,12 +217,12 @@ def test_the_counted_work_is_what_hooks_on_the_network_count(pictures, tmp_path,
         **changes,
     )
     reporter = Reporter()
-    dataset, machine = open_data(config, reporter), open_machine("cpu")
-    complete_config(config, machine, dataset.train.num_samples)
+    dataset, runtime = open_data(config, reporter), open_runtime("cpu")
+    complete_config(config, runtime, dataset.train.num_samples)
     folder = RunFolder(tmp_path / "run")
     folder.create()
     with EnergyMeter() as meter:
-        trainer = Trainer(config, machine, dataset, folder, EnergyBook(meter), reporter)
+        trainer = Trainer(config, runtime, dataset, folder, RunEnergy(meter), reporter)
         passed = {"forward": 0, "backward": 0}
 
         def see(module, inputs, logits):
@@ -229,7 +230,7 @@ def test_the_counted_work_is_what_hooks_on_the_network_count(pictures, tmp_path,
             logits.register_hook(lambda grad: passed.update(backward=passed["backward"] + len(grad)))
 
         trainer.engine.model.register_forward_hook(see)
-        keeper = Keeper(trainer, folder, 0, reporter)
+        keeper = Checkpointer(trainer, folder, 0, reporter)
         trainer.fit(keeper)
         assert keeper.close() is None
         trainer.close()
@@ -316,11 +317,11 @@ def test_progress_without_a_terminal_is_plain_lines(gated, pictures, tmp_path):
 @pytest.mark.parametrize("gate", ["dense", "forward", "proxy", "memory"])
 def test_nothing_in_the_loop_waits_for_the_device(pictures, tmp_path, monkeypatch, gate):
     """Every operator between two epochs' ends; plans and evaluation may wait, as they stand outside the loop."""
-    run_stretch, plan = Trainer._run_stretch, Planner.plan
+    run_stretch, plan = Trainer._run_stretch, EpochPlanner.plan
 
     def guarded(self, stretch, saves):
         plans = {stretch: plan(self.planner, stretch, self.feeds.train.bad_ids, self.engine.memory)}
-        monkeypatch.setattr(Planner, "plan", lambda planner, stretch, *rest: plans[stretch])
+        monkeypatch.setattr(EpochPlanner, "plan", lambda planner, stretch, *rest: plans[stretch])
         with no_sync(LaggedReader._read, Feed._collect):
             run_stretch(self, stretch, saves)
 

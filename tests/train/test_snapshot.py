@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastast.train.checkpoint import load_checkpoint, save_checkpoint, snapshot
+from fastast.checkpoint.file_format import load_checkpoint, save_checkpoint, snapshot
 
 
 def test_nothing_that_happens_later_reaches_a_snapshot():

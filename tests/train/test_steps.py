@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastast.gate import Gate, SampleQueue, ScoreMemory
-from fastast.train.decision import HIST_BINS, HIST_WIDTH
-from fastast.train.model import scoring_twin
-from fastast.train.optimizer import GuardedStep, build_sgd
+from fastast.gates.queue import SampleQueue
+from fastast.gates.score_memory import ScoreMemory
+from fastast.gates.selector import Selector
+from fastast.train.steps import HIST_BINS, HIST_WIDTH
+from fastast.models.build import scoring_twin
+from fastast.train.optimizer import GuardedStep, build_optimizer
 from fastast.train.steps import EvalStep, Objective, ScoreStep, TrainStep, compile_step, logits_of
 from tests.nets import tiny
 
@@ -30,7 +32,7 @@ def network():
 
 
 def train_step(model, *, smoothing=0.1, compiled=False):
-    guard = GuardedStep(model, build_sgd(model, momentum=0.9, weight_decay=1e-4), scale_loss=False, compiled=compiled)
+    guard = GuardedStep(model, build_optimizer(model, momentum=0.9, weight_decay=1e-4), scale_loss=False, compiled=compiled)
     guard.set_lr(0.1)
     objective = Objective(model, dtype=torch.float32, label_smoothing=smoothing, compiled=compiled)
     return TrainStep(objective, guard, ScoreMemory(1000))
@@ -80,8 +82,8 @@ def test_the_train_step_remembers_losses_of_steps_that_counted_only():
 def test_the_score_step_equals_its_parts_and_changes_nothing_else():
     model = network()
     twin = scoring_twin(model)
-    step = ScoreStep(twin, Gate(0.3), SampleQueue(B, (3, SIDE, SIDE)), dtype=torch.float32)
-    gate, totals = Gate(0.3), Gate(0.3).no_totals()
+    step = ScoreStep(twin, Selector(0.3), SampleQueue(B, (3, SIDE, SIDE)), dtype=torch.float32)
+    gate, totals = Selector(0.3), Selector(0.3).no_totals()
     kept, hist = [], torch.zeros(2, HIST_BINS, dtype=torch.int64)
     before = copy.deepcopy(model.state_dict())
     for seed in range(8):
@@ -128,7 +130,7 @@ def test_compiled_steps_equal_eager_ones_in_one_graph_without_recompiling():
     results = []
     torch._dynamo.reset()
     for model, compiled in ((eager_model, False), (compiled_model, True)):
-        score = ScoreStep(scoring_twin(model), Gate(0.5), SampleQueue(B, (3, SIDE, SIDE)), dtype=torch.float32)
+        score = ScoreStep(scoring_twin(model), Selector(0.5), SampleQueue(B, (3, SIDE, SIDE)), dtype=torch.float32)
         run, train = compile_step(score, compiled), train_step(model, compiled=compiled)
         popped, masks = 0, []
         for seed in range(12):

@@ -13,10 +13,10 @@ from benchmarks.gpu.traffic import estimate_memory
 from fastast.config import TrainConfig
 from fastast.data import Batch
 from fastast.train import setup
-from fastast.train.compiler import choose_compile
+from fastast.device import choose_compile
 from fastast.train.engine import Engine
-from fastast.train.optimizer import GuardedStep, build_sgd
-from fastast.train.setup import Machine, open_machine
+from fastast.train.optimizer import GuardedStep, build_optimizer
+from fastast.device import Runtime, open_runtime
 from fastast.train.steps import Objective, logits_of
 from tests.nets import tiny
 from tests.sync_guard import no_sync
@@ -39,9 +39,9 @@ def t4(monkeypatch):
 
 def test_a_t4_trains_in_fp16_and_says_why(t4, monkeypatch):
     monkeypatch.setattr(setup, "choose_compile", lambda device, wanted, dtype: (False, "off"))
-    machine = open_machine("auto")
-    assert (machine.device, machine.dtype, machine.image_dtype) == (CUDA, torch.float16, torch.float16)
-    assert machine.precision_note == "fp16 with loss scaling: capability 7.5 has no bf16"
+    runtime = open_runtime("auto")
+    assert (runtime.device, runtime.dtype, runtime.image_dtype) == (CUDA, torch.float16, torch.float16)
+    assert runtime.precision_note == "fp16 with loss scaling: capability 7.5 has no bf16"
 
 
 def test_the_compiler_is_on_from_sm_70_where_a_probe_compiles_and_off_where_it_fails(t4, monkeypatch):
@@ -97,7 +97,7 @@ def test_the_loss_scale_is_that_of_torchs_gradscaler_step_by_step():
     ours, plain = network(), network()
     for model in (ours, plain):
         half_gradients(model)
-    guard = GuardedStep(ours, build_sgd(ours, momentum=0.9, weight_decay=0.01), scale_loss=True, compiled=False)
+    guard = GuardedStep(ours, build_optimizer(ours, momentum=0.9, weight_decay=0.01), scale_loss=True, compiled=False)
     guard.set_lr(0.05)
     guard.growth_tracker.fill_(1980)  # growth, after 2,000 good steps, lies within this test
     groups = [
@@ -138,7 +138,7 @@ def test_the_loss_scale_is_that_of_torchs_gradscaler_step_by_step():
 
 def test_the_scale_grows_after_two_thousand_good_steps():
     model = network()
-    guard = GuardedStep(model, build_sgd(model, momentum=0.9, weight_decay=0.0), scale_loss=True, compiled=False)
+    guard = GuardedStep(model, build_optimizer(model, momentum=0.9, weight_decay=0.0), scale_loss=True, compiled=False)
     guard.growth_tracker.fill_(1998)
     scales = []
     for _ in range(3):
@@ -152,8 +152,8 @@ def engine(**changes):
     config = TrainConfig(
         arch="tests.nets:tiny", image_size=SIDE, batch_size=B, lr=0.1, target=0.5, epochs=2, device="cpu", **changes
     )
-    machine = Machine(torch.device("cpu"), torch.float16, "fp16: for this test", False, "off")
-    return Engine(config, machine, weights="none", num_classes=CLASSES, num_train=8 * B)
+    runtime = Runtime(torch.device("cpu"), torch.float16, "fp16: for this test", False, "off")
+    return Engine(config, runtime, weights="none", num_classes=CLASSES, num_train=8 * B)
 
 
 def batch(seed):

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fastast.cli import main
 from fastast.console import Reporter
 from fastast.run import RunFolder
-from fastast.train.tensorboard import EPOCH_TAGS, STEP_TAGS, EventWriter, events_written
+from fastast.loggers.tensorboard import EPOCH_TAGS, STEP_TAGS, EventWriter, events_written
 from tests.train.test_run import lines_of, options
 
 

@@ -21,8 +21,8 @@ from fastast.errors import InputError
 from fastast.given import read_toml, resolve
 from fastast.report.record import read_record
 from fastast.run import read_json
-from fastast.train.checkpoint import load_checkpoint, save_checkpoint
-from fastast.train.model import read_weights
+from fastast.checkpoint.file_format import load_checkpoint, save_checkpoint
+from fastast.models.build import read_weights
 
 TOML = b"""epochs = 3
 lr = 0.1

@@ -1,0 +1,168 @@
+"""How `fastast train` starts: a new run, a run to resume, or a finished one to show."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastast.checkpoint.file_format import load_checkpoint, load_last
+from fastast.config import TrainConfig
+from fastast.errors import InputError
+from fastast.run import RunFolder, read_json
+from fastast.given import resolve
+
+# What a continued run may change: where things stand, how it is shown, and the price. Its data may have moved too: the
+# fingerprint tells whether it is the same.
+FREE_OPTIONS = frozenset(
+    ("out", "data", "train_dir", "val_dir", "threads", "nproc", "log_every", "price_per_kwh", "gco2_per_kwh")
+    + ("checkpoint_every", "max_time", "stall_timeout", "tensorboard")
+)
+# What a checkpoint is built on: with another value there would be nothing to continue.
+FIXED_OPTIONS = frozenset(("arch", "image_size", "batch_size", "gate", "precision", "seed", "val_split"))
+PATH_OPTIONS = ("data", "val_dir", "out")
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """A run that is about to start or resume.
+
+    Attributes:
+        config: its options.
+        folder: its folder.
+        checkpoint: the file that it resumes from, or None.
+        state: the contents of that file, or None.
+        finished: the summary of a finished run, with nothing left to do.
+        changed: options that --force changed, a line each.
+        note: what the user should know of the checkpoint, or None.
+        stamp: of the checkpoint file when it was read.
+    """
+
+    config: TrainConfig
+    folder: RunFolder
+    checkpoint: Path | None = None
+    state: dict[str, Any] | None = None
+    finished: dict[str, Any] | None = None
+    changed: tuple[str, ...] = ()
+    note: str | None = None
+    stamp: tuple[int, int] | None = None
+
+    def require_untouched(self) -> None:
+        """Call under the folder's lock, before anything is written there.
+
+        Raises:
+            InputError: another process has trained there since the checkpoint was read.
+        """
+        now = _stamp(self.checkpoint) if self.checkpoint is not None else None
+        if now != self.stamp or (self.checkpoint is None and self.folder.last.exists()):
+            raise InputError(
+                f"--out {self.folder.path}: another process trained there meanwhile; run the command again"
+            )
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def find_start(typed: dict[str, Any], resume: str | None, *, force: bool = False) -> RunStart:
+    """Decides from the options and the run folder.
+
+    Args:
+        typed: options that the user chose, by field name of `TrainConfig`.
+        resume: None, "auto" (start, continue, or show a finished run), or a checkpoint file.
+        force: continue with other options, where that is possible at all; a finished run then goes on if the new
+            ones leave it something to do.
+
+    Raises:
+        InputError: the folder holds a run and `resume` is None; a checkpoint is missing, damaged or of other options.
+    """
+    typed = absolute_paths(typed)
+    if force and resume is None:
+        raise InputError("--force: goes with --resume; to start over in the same folder, remove it first")
+    if resume not in (None, "auto"):
+        path = Path(str(resume))
+        return _continue(path, load_checkpoint(path), typed, force=force)
+    folder = RunFolder(typed["out"]) if "out" in typed else None
+    if folder is None or not folder.holds_run():
+        config = resolve(typed)
+        return RunStart(config, folder or _new_folder(config))
+    if resume is None:
+        raise InputError(
+            f"--out {folder.path}: holds a run already; continue it with --resume, or name another folder with --out"
+        )
+    finished = folder.finished_summary()
+    if finished is not None and not force:  # it is shown, whatever else was asked
+        return RunStart(_same_options(read_json(folder.config), {}, folder.config)[0], folder, finished=finished)
+    if folder.last.exists() or folder.previous.exists():
+        state, path, note = load_last(folder)
+        return _continue(path, state, typed, force=force, note=note)
+    config, changed = _same_options(read_json(folder.config), typed, folder.config, force=force)
+    return RunStart(config, folder, changed=changed)
+
+
+def absolute_paths(typed: dict[str, Any]) -> dict[str, Any]:
+    """Paths that still hold when the run is continued from another directory."""
+    changed = {name: os.path.abspath(typed[name]) for name in PATH_OPTIONS if typed.get(name)}
+    if typed.get("train_dir"):
+        changed["train_dir"] = ",".join(os.path.abspath(part) for part in typed["train_dir"].split(","))
+    if typed.get("weights") not in (None, "none", "imagenet"):
+        changed["weights"] = os.path.abspath(typed["weights"])
+    return {**typed, **changed}
+
+
+def _new_folder(config: TrainConfig) -> RunFolder:
+    return RunFolder(Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.arch.replace(':', '.')}-{config.gate}")
+
+
+def _continue(
+    checkpoint: Path, state: dict[str, Any], typed: dict[str, Any], *, force: bool, note: str | None = None
+) -> RunStart:
+    if not {"trainer", "config", "dtype", "fingerprint", "sizes"} <= state.keys():
+        raise InputError(f"{checkpoint}: holds weights only; continue from last.pt, or start with --weights")
+    home = RunFolder(checkpoint.resolve().parent.parent)
+    sizes = state["sizes"]
+    if not (
+        isinstance(sizes, dict)
+        and sizes.keys() == home.log_sizes().keys()
+        and all(isinstance(size, int) and size >= 0 for size in sizes.values())
+    ):
+        raise InputError(f"{checkpoint}: damaged; continue from another checkpoint, or start anew")
+    if not home.config.exists() and "out" not in typed:
+        raise InputError(f"{checkpoint}: lies in no run folder; name one to go on in with --out")
+    folder = RunFolder(typed.get("out", home.path))
+    if folder.path.resolve() != home.path and folder.holds_run():
+        raise InputError(f"--out {folder.path}: holds another run than {checkpoint}; name an empty folder with --out")
+    config, changed = _same_options(state["config"], typed, checkpoint, force=force)
+    return RunStart(
+        config, folder, checkpoint=checkpoint, state=state, changed=changed, note=note, stamp=_stamp(checkpoint)
+    )
+
+
+def _same_options(
+    stored: dict[str, Any], typed: dict[str, Any], source: Path, *, force: bool = False
+) -> tuple[TrainConfig, tuple[str, ...]]:
+    """The options of a run that goes on, and those of them that are new."""
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    if not isinstance(stored, dict) or not all(isinstance(name, str) for name in stored):
+        raise InputError(f"{source}: its options are damaged; start anew with another --out")
+    if stored.keys() - known:
+        raise InputError(f"{source}: unknown option {min(stored.keys() - known)}; it was written by another version")
+    changed = []
+    for name, value in typed.items():
+        if name in FREE_OPTIONS or value == stored.get(name):
+            continue
+        flag = "--" + name.replace("_", "-")
+        if name in FIXED_OPTIONS or not force:
+            remedy = "leave the option out to continue" + (
+                "" if name in FIXED_OPTIONS else ", add --force to change it"
+            )
+            raise InputError(
+                f"{flag} {value}: the run was started with {stored.get(name)}; {remedy}, or start anew with another "
+                "--out"
+            )
+        changed.append(f"{flag} {stored.get(name)} -> {value}")
+    return TrainConfig(**{**stored, **typed}), tuple(changed)

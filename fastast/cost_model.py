@@ -1,0 +1,5 @@
+"""What training costs, in forwards of the network at full size."""
+
+# A dense training step of one sample: a forward, and a backward that costs about two (gradients of activations and of
+# weights).
+DENSE_COST = 3.0

@@ -1,0 +1,82 @@
+"""`--nproc`: one process for each GPU of this machine, started by torchrun."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastast.distributed.parent_death import with_parent_death_signal
+from fastast.errors import InputError
+from fastast.signals import SIGNALS
+
+# Where a rank leaves the exit code of the run, since torchrun has but 0 and 1. Read by the command line's `main`.
+EXIT_FILE = "FASTAST_EXIT_FILE"
+
+
+def count_processes(nproc: str | None, device: str) -> int:
+    """Processes that `--nproc` asks for; without it 1.
+
+    Args:
+        nproc: a number, or "auto" for one on each visible GPU.
+        device: the option: "auto", "cuda" or "cpu".
+
+    Raises:
+        InputError: neither a number nor auto.
+    """
+    if nproc is None:
+        return 1
+    if nproc == "auto":
+        return max(1, torch.cuda.device_count()) if device != "cpu" else 1  # counts without opening a context
+    if not (isinstance(nproc, str) and nproc.isdecimal() and int(nproc) > 0):
+        raise InputError(f"--nproc {nproc}: give a number of processes, or auto")
+    return int(nproc)
+
+
+def _without_nproc(argv: list[str]) -> list[str]:
+    """A command line without the option, which torchrun would take for its own."""
+    kept = []
+    for before, argument in zip(["", *argv], argv, strict=False):
+        if argument != "--nproc" and not argument.startswith("--nproc=") and before != "--nproc":
+            kept.append(argument)
+    return kept
+
+
+def launch(num_processes: int, argv: list[str]) -> int:
+    """Runs `fastast ARGV` in so many processes, and waits for them.
+
+    Signals that ask a run to stop are handed on, so that it ends with a checkpoint.
+
+    Returns:
+        The exit code that one process would have had.
+    """
+    environment = dict(os.environ)
+    cores = len(os.sched_getaffinity(0))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_processes)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
+    command += ["--nproc-per-node", str(num_processes), "-m", "fastast", *_without_nproc(argv)]
+    with tempfile.TemporaryDirectory() as folder:
+        exit_file = Path(folder) / "exit"
+        environment[EXIT_FILE] = str(exit_file)
+        # In a session of its own, so that a Ctrl-C comes once: the second would end it without a checkpoint.
+        process = subprocess.Popen(with_parent_death_signal(command), env=environment, start_new_session=True)
+        asked: list[int] = []
+
+        def hand_on(signum: int, frame: Any) -> None:
+            asked.append(signum)
+            process.send_signal(signal.SIGTERM if signum == signal.SIGUSR1 else signum)
+
+        previous = {signum: signal.signal(signum, hand_on) for signum in SIGNALS}
+        try:
+            failed = process.wait() != 0
+        finally:
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
+        code = int(exit_file.read_text()) if exit_file.exists() else int(failed)
+    return 128 + asked[0] if asked and code > 128 else code

@@ -1,0 +1,114 @@
+"""What a run did, counted by phase: the figures that the summary and the ledger are computed from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fastast.phases import ANNEAL, DENSE, GATED, WARMUP
+
+
+@dataclass(slots=True)
+class PhaseCounts:
+    """Executed work of one phase.
+
+    Attributes:
+        offered: samples delivered for a decision.
+        decoded: pictures decoded.
+        scored: samples that went through the scoring forward.
+        selected: samples chosen for backward (dense: all).
+        backward: samples that went through backward.
+        steps: optimizer steps, skipped non-finite ones included.
+        seconds: wall-clock time of the loop, without evaluation, checkpoints and start-up.
+        data_wait: seconds of it spent waiting for pictures.
+    """
+
+    offered: int = 0
+    decoded: int = 0
+    scored: int = 0
+    selected: int = 0
+    backward: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    data_wait: float = 0.0
+
+    def __add__(self, other: PhaseCounts) -> PhaseCounts:
+        return PhaseCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(self)))
+
+
+@dataclass(slots=True)
+class BatchRecord:
+    """What one batch added, known to the host before the device reports on it.
+
+    Attributes:
+        first, last: positions in the epoch segment's order that the batch covers.
+        counts: its work, except for what the device decides.
+        ids: int64[n], the samples that this rank was offered.
+        backward: samples that the run had trained before the batch.
+    """
+
+    first: int
+    last: int
+    counts: PhaseCounts
+    ids: np.ndarray
+    backward: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint, without the ids, which were counted when the batch was logged."""
+        return {"first": self.first, "last": self.last, "backward": self.backward} | {
+            "counts": dataclasses.asdict(self.counts)
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> BatchRecord:
+        """The record that `state_dict` described."""
+        return cls(**{**state, "counts": PhaseCounts(**state["counts"])}, ids=np.zeros(0, np.int64))
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counts by phase, and the run's clock.
+
+    Attributes:
+        phases: counts of "warmup", "gated", "anneal" and "dense".
+        eval_s: seconds of evaluation.
+        total_s: seconds of the run so far, all parts of a resumed run added up.
+        quarantined: pictures set aside, at the scan and since.
+        resumes: where the run was resumed: {"epoch", "offered"} each, and "changed" where --force changed something.
+    """
+
+    phases: dict[str, PhaseCounts] = field(
+        default_factory=lambda: {phase: PhaseCounts() for phase in (WARMUP, GATED, ANNEAL, DENSE)}
+    )
+    eval_s: float = 0.0
+    total_s: float = 0.0
+    quarantined: int = 0
+    resumes: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def whole(self) -> PhaseCounts:
+        """Counts of the whole run."""
+        return sum(self.phases.values(), PhaseCounts())
+
+    @property
+    def dense(self) -> PhaseCounts:
+        """Counts of the dense part of a gated run."""
+        return self.phases[WARMUP] + self.phases[ANNEAL]
+
+    @property
+    def gated(self) -> PhaseCounts:
+        """Counts of the gated part; for a dense run, all of it."""
+        return self.phases[DENSE] if self.phases[DENSE].offered else self.phases[GATED]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return dataclasses.asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resumes where `state_dict` was called."""
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.phases = {name: PhaseCounts(**counts) for name, counts in state["phases"].items()}

@@ -1,0 +1,87 @@
+"""What is saved while a run trains, and when."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastast.checkpoint.file_format import snapshot
+from fastast.checkpoint.writer import CheckpointWriter
+from fastast.console import Reporter
+from fastast.energy.trace import TraceRow, write_rows
+from fastast.run import RunFolder
+from fastast.train.summary import write_best
+from fastast.train.trainer import Trainer
+
+
+class Checkpointer:
+    """Saves a run every so many minutes and at the end of each epoch.
+
+    The state is copied between two batches; a thread writes it while training goes on. A checkpoint that cannot be
+    written (a full disk) costs a note: the one before stands, and the next is tried.
+
+    On several ranks all take part, and the first writes.
+
+    Args:
+        trainer: whose state is saved.
+        folder: where.
+        every_min: minutes between two checkpoints within an epoch; 0: only at its end.
+        reporter: shows what could not be saved.
+    """
+
+    def __init__(self, trainer: Trainer, folder: RunFolder, every_min: float, reporter: Reporter) -> None:
+        self._trainer, self._folder = trainer, folder
+        self._every_s = every_min * 60
+        self._saved_at = time.monotonic()
+        self._writer = CheckpointWriter(folder, on_error=reporter.note)
+        self._best: tuple[dict[str, Any], dict[str, Any]] | None = None  # weights still to be written, and their line
+
+    def due(self) -> bool:
+        """Whether the time for a checkpoint has come."""
+        return 0 < self._every_s <= time.monotonic() - self._saved_at
+
+    def save(self) -> None:
+        """Copies the state and hands it to the thread."""
+        self._saved_at = time.monotonic()
+        self._writer.wait()  # so that no two copies exist
+        trained = self._trainer.state_dict()
+        if not self._trainer.ranks.is_first:
+            return
+        state = {
+            "trainer": trained,
+            "config": dataclasses.asdict(self._trainer.config),
+            "dtype": str(self._trainer.runtime.dtype),
+            "fingerprint": self._trainer.dataset.fingerprint,
+            "sizes": self._folder.log_sizes(),
+        }
+        best = self._best
+
+        def write_first() -> None:
+            self._folder.sync_logs()
+            write_power(self._trainer.energy.meter.trace_rows(), self._folder)
+            if best is not None:
+                write_best(self._folder, *best)
+                if self._best is best:  # not of a later epoch
+                    self._best = None
+
+        self._writer.submit(state, write_first)
+
+    def finish_epoch(self, line: dict[str, Any]) -> None:
+        """Saves an epoch's end: the weights if they are the best so far, then the state."""
+        if self._trainer.ranks.is_first and all(
+            line["val_top1"] > earlier["val_top1"] for earlier in self._trainer.log.epochs[:-1]
+        ):
+            self._best = snapshot(self._trainer.engine.model.state_dict()), line
+        self.save()
+
+    def close(self) -> str | None:
+        """Waits until everything is written; returns why the last checkpoint was not, or None if it was (here)."""
+        return self._writer.wait()
+
+
+def write_power(rows: Sequence[TraceRow], folder: RunFolder) -> None:
+    """Writes `power.csv`, if any power was read."""
+    if rows:
+        write_rows(folder.power, rows)

@@ -1,0 +1,40 @@
+"""Options that follow from the machine and the data, where the user left them open."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from fastast.config import TrainConfig
+from fastast.device import Runtime
+from fastast.errors import InputError
+
+
+def complete_config(
+    config: TrainConfig, runtime: Runtime, num_train: int, *, num_ranks: int = 1, num_local: int = 1
+) -> None:
+    """Fills in the options that were left to the machine.
+
+    Args:
+        config: to be completed.
+        runtime: device of the run.
+        num_train: size of the training set.
+        num_ranks: processes that train together; the default learning rate goes with the batch of all of them.
+        num_local: those of them on this machine, which share its cores.
+
+    Raises:
+        InputError: a batch of all processes is larger than the training set.
+    """
+    if config.batch_size is None:
+        config.batch_size = 256 if runtime.device.type == "cuda" else 64
+    if config.lr is None:
+        config.lr = 0.1 * config.batch_size * num_ranks / 256 * (1.0 if config.weights == "none" else 0.01)
+    if config.threads is None:
+        config.threads = max(1, min(8, len(os.sched_getaffinity(0)) // num_local))
+    if config.batch_size * num_ranks > num_train:
+        fitting = 2 ** int(math.log2(num_train / num_ranks)) if num_train >= 2 * num_ranks else 2
+        times = f" x {num_ranks} processes" if num_ranks > 1 else ""
+        raise InputError(
+            f"--batch-size {config.batch_size}{times}: larger than the training set of {num_train:,} pictures; "
+            f"use --batch-size {fitting}"
+        )

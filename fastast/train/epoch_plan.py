@@ -1,0 +1,113 @@
+"""What each segment of a run offers, which of it is read, and with which weight."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fastast.config import TrainConfig
+from fastast.data import epoch_ids
+from fastast.gates.base import EpochContext, Gate
+from fastast.gates.registry import make_gate
+from fastast.gates.score_memory import ScoreMemory
+from fastast.phases import GATED
+from fastast.train.schedule import Schedule, Segment
+
+
+@dataclass(frozen=True, slots=True)
+class EpochPlan:
+    """The plan of a segment.
+
+    Attributes:
+        order: int64[n], the ids that the segment offers, in order.
+        places: int64[m], positions in `order` of the ids that are read.
+        weights: float32[N] on the device, the weight of each sample's loss; None for 1.
+        keep: bool[N] on the device, the ids that the gate chose; None where it did not choose.
+    """
+
+    order: np.ndarray
+    places: np.ndarray
+    weights: torch.Tensor | None = None
+    keep: torch.Tensor | None = None
+
+
+class EpochPlanner:
+    """Turns the options of a run into its schedule, and asks the gate for the plan of each segment.
+
+    Args:
+        config: completed options.
+        num_train: size of the training set.
+        num_ranks: processes that train together.
+
+    Attributes:
+        gate: the gate.
+        schedule: the segments of the run.
+    """
+
+    def __init__(self, config: TrainConfig, num_train: int, *, num_ranks: int = 1) -> None:
+        assert config.batch_size is not None, "complete_config was not called"
+        self._config = config
+        self._num_train = num_train
+        self.gate: Gate = make_gate(config.gate, dataclasses.asdict(config))
+        self.schedule = Schedule(
+            num_train,
+            epochs=config.epochs,
+            warmup_epochs=max(
+                config.warmup_epochs, config.dense_calibration * config.batch_size * num_ranks / num_train
+            ),
+            anneal_epochs=config.anneal,
+            planned_share=self.gate.planned_share(config.target),
+            gated=config.gate != "dense",
+        )
+
+    def plan(self, segment: Segment, bad_ids: np.ndarray, memory: ScoreMemory) -> EpochPlan:
+        """Plans a segment; where the gate chooses by remembered scores, this waits for the device.
+
+        Args:
+            segment: one of the schedule's.
+            bad_ids: bool[N], quarantined ids, which are not offered.
+            memory: last training losses and ages.
+        """
+        config, num_train = self._config, self._num_train
+        order = self._order(segment, bad_ids)
+        if segment.phase != GATED or not self.gate.plans:
+            return EpochPlan(order, np.arange(len(order)))
+        offered = np.zeros(num_train, bool)
+        offered[order] = True
+        choice = self.gate.plan(
+            EpochContext(
+                num_samples=num_train,
+                epoch=segment.epoch,
+                seed=config.seed,
+                target=config.target,
+                progress=segment.offered_before / self.schedule.num_offered,
+                scores=memory.score.cpu().numpy(),
+                ages=memory.age.cpu().numpy(),
+                offered=offered,
+                explore=config.explore,
+                selection=config.selection,
+                unbiased=config.unbiased,
+            )
+        )
+        if choice is None:
+            return EpochPlan(order, np.arange(len(order)))
+        device = memory.score.device
+        weights = None if choice.weights is None else torch.from_numpy(choice.weights).to(device)
+        places, keep = np.flatnonzero(choice.keep[order]), torch.from_numpy(choice.keep).to(device)
+        return EpochPlan(order, places, weights, keep)
+
+    def restore(
+        self, segment: Segment, bad_ids: np.ndarray, keep: torch.Tensor | None, weights: torch.Tensor | None
+    ) -> EpochPlan:
+        """The plan that `plan` made, from what the gate chose and the `bad_ids` of that time."""
+        order = self._order(segment, bad_ids)
+        places = np.arange(len(order)) if keep is None else np.flatnonzero(keep.cpu().numpy()[order])
+        return EpochPlan(order, places, weights, keep)
+
+    def _order(self, segment: Segment, bad_ids: np.ndarray) -> np.ndarray:
+        """int64[n], the ids that a segment offers, in order."""
+        order = epoch_ids(self._num_train, self._config.seed, segment.epoch)[segment.start : segment.stop]
+        return order[~bad_ids[order]]

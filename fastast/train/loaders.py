@@ -1,0 +1,71 @@
+"""The data loaders of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from fastast.config import TrainConfig
+from fastast.data import Dataset, EvalLoader, TrainLoader
+from fastast.data.feed import OnQuarantine
+from fastast.device import Runtime
+
+
+class Loaders:
+    """Opens the pipelines that the options ask for.
+
+    Args:
+        config: completed options.
+        runtime: device and number format of the pictures.
+        dataset: catalogs of both splits.
+        on_quarantine, on_wait, on_note: as `TrainLoader` takes them.
+
+    Attributes:
+        train, val: the loaders.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        runtime: Runtime,
+        dataset: Dataset,
+        *,
+        on_quarantine: OnQuarantine,
+        on_wait: Callable[[], None],
+        on_note: Callable[[str], None],
+    ) -> None:
+        common: dict[str, Any] = {
+            "batch_size": config.batch_size,
+            "image_size": config.image_size,
+            "device": runtime.device,
+            "dtype": runtime.image_dtype,
+            "num_threads": config.threads,
+            "decode": config.decode,
+            "deterministic": config.deterministic,
+            "on_quarantine": on_quarantine,
+            "on_wait": on_wait,
+            "on_note": on_note,
+        }
+        self.train = TrainLoader(dataset.train, seed=config.seed, min_area=config.min_crop, **common)
+        self.val = EvalLoader(dataset.val, **common)
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds that training waited for pictures so far."""
+        return self.train.wait_s
+
+    def state_dict(self) -> dict[str, Any]:
+        """The pictures that were quarantined."""
+        return {"train": torch.from_numpy(self.train.bad_ids), "val": torch.from_numpy(self.val.bad_ids)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Quarantines the pictures of a state."""
+        self.train.bad_ids[:] = state["train"].numpy()
+        self.val.bad_ids[:] = state["val"].numpy()
+
+    def close(self) -> None:
+        """Frees the pipelines."""
+        self.train.close()
+        self.val.close()

@@ -1,0 +1,220 @@
+"""Counts what a run does, and writes its lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastast.config import TrainConfig
+from fastast.console import Reporter, epoch_detail, step_detail
+from fastast.distributed.ranks import Ranks
+from fastast.energy.meter import EnergyMeter
+from fastast.errors import InputError
+from fastast.loggers.counters import BatchRecord, Counters, PhaseCounts
+from fastast.loggers.device_status import DeviceStatus, merge_status
+from fastast.loggers.metrics import MetricsWriter
+from fastast.phases import GATED
+from fastast.run import RunFolder
+from fastast.train.epoch_plan import EpochPlanner
+from fastast.train.schedule import Segment
+
+# A run whose steps are skipped this often in a row has diverged.
+MAX_NONFINITE_RUN = 10
+
+
+class RunLog:
+    """Counts a run's work and writes its lines; it decides nothing.
+
+    What the host knows of a batch at once waits here until the device has reported on it, one batch late.
+
+    Args:
+        config: completed options.
+        planner: its schedule and its gate.
+        folder: where the lines go.
+        meter: measures the power of step lines.
+        reporter: shows progress.
+        num_train: size of the training set, N.
+        ranks: who trains together; counts are of all of them, and the same on all.
+
+    Attributes:
+        counters: counts and seconds by phase.
+        offered: int32[N], how often this rank was offered each training sample.
+        epochs: epoch lines so far.
+        status: the last report of the device that was logged.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        planner: EpochPlanner,
+        folder: RunFolder,
+        meter: EnergyMeter,
+        reporter: Reporter,
+        *,
+        num_train: int,
+        ranks: Ranks,
+    ) -> None:
+        assert config.batch_size is not None, "complete_config was not called"
+        self.counters = Counters()
+        self.offered = np.zeros(num_train, np.int32)
+        self.epochs: list[dict[str, Any]] = []
+        self.status = DeviceStatus()
+        self._config, self._planner, self._folder = config, planner, folder
+        self._meter, self._reporter = meter, reporter
+        self._ranks, self._batch_size = ranks, config.batch_size
+        self._metrics = MetricsWriter(log_every=config.log_every)
+        self._pending: list[BatchRecord] = []  # batches that the device has not reported on
+        self._epoch_status = self.status
+
+    def add(self, record: BatchRecord) -> None:
+        """Takes what the host knows of a batch on this rank; the device reports on it later."""
+        record.backward = self.counters.whole.backward
+        self._pending.append(record)
+        self.offered[record.ids] += 1
+        self._add_ranks(record.counts)
+
+    def _add_ranks(self, counts: PhaseCounts) -> None:
+        names = ("offered", "decoded", "scored", "data_wait")
+        for name, value in zip(names, self._ranks.all_sum([getattr(counts, name) for name in names]), strict=True):
+            setattr(counts, name, type(getattr(counts, name))(value))
+        counts.data_wait /= self._ranks.size
+
+    def report(self, statuses: np.ndarray, segment: Segment, lr: float) -> None:
+        """Logs the oldest batch that waits for its report.
+
+        Args:
+            statuses: float64[ranks, fields] of `DeviceStatus`, as of that batch.
+            segment: of the batch.
+            lr: the learning rate, for the line.
+
+        Raises:
+            InputError: the training diverged.
+        """
+        status = merge_status(statuses)
+        if status.overflow:
+            raise RuntimeError(f"the sample queue overflowed by {status.overflow:.0f} rows: this is a bug in fastast")
+        if status.nonfinite_run >= MAX_NONFINITE_RUN:
+            raise InputError(
+                f"{MAX_NONFINITE_RUN} steps in a row had a non-finite loss or gradient (epoch {segment.epoch + 1}); "
+                f"lower --lr (now {self._config.lr:g}) or use --precision fp32"
+            )
+        record = self._pending.pop(0)
+        record.counts.selected = int(status.pushed - self.status.pushed)
+        self.counters.phases[segment.phase] += record.counts
+        self.status = status
+        self._write_step(segment, record, lr)
+
+    def count_steps(self, phase: str, num_steps: int) -> None:
+        """Counts steps, each over a full batch on every rank."""
+        counts = self.counters.phases[phase]
+        counts.backward += num_steps * self._batch_size * self._ranks.size
+        counts.steps += num_steps
+
+    def _threshold(self, segment: Segment) -> float | None:
+        return self.status.threshold if self._planner.gate.scores and segment.phase == GATED else None
+
+    def _write_step(self, segment: Segment, record: BatchRecord, lr: float) -> None:
+        whole = self.counters.whole
+        line = self._metrics.step_line(
+            whole,
+            self.status,
+            epoch=segment.epoch,
+            phase=segment.phase,
+            threshold=self._threshold(segment),
+            backward=record.backward,
+            lr=lr,
+            gpu_w=self._meter.watts,
+        )
+        if line is not None:
+            self._folder.append_metrics(line)
+            position = segment.offered_before + record.last
+            done = self._planner.schedule.cost_share(position, self._planner.gate.cost)
+            self._reporter.advance(done, step_detail(line, whole.seconds * (1 / done - 1)))
+
+    def finish_epoch(
+        self,
+        status: DeviceStatus,
+        segment: Segment,
+        *,
+        validation: dict[str, float],
+        hist: dict[str, Any] | None,
+        gpu_j: float | None,
+    ) -> dict[str, Any]:
+        """Writes an epoch's line and shows it.
+
+        Args:
+            status: the device's, once all of the epoch's steps are done.
+            segment: the last of the epoch.
+            validation: loss and accuracies on the validation split, as the line names them.
+            hist: losses of selected and skipped samples, or None.
+            gpu_j: joules of the epoch, or None.
+
+        Returns:
+            The line.
+        """
+        self.status = status
+        self._warn(self._epoch_status, status)
+        self._epoch_status = status
+        line = self._metrics.epoch_line(
+            self.counters.whole,
+            status,
+            epoch=segment.epoch,
+            phase=segment.phase,
+            threshold=self._threshold(segment),
+            validation=validation,
+            hist=hist,
+            gpu_j=gpu_j,
+        )
+        self.epochs.append(line)
+        self._folder.append_metrics(line)
+        self._reporter.note(epoch_detail(line, self._planner.schedule.num_epochs))
+        return line
+
+    def _warn(self, before: DeviceStatus, now: DeviceStatus) -> None:
+        """Notes what went wrong in an epoch."""
+        for count, what in (
+            (now.nan_scores - before.nan_scores, "scores were not a number; each such sample was trained once for it"),
+            (now.nonfinite - before.nonfinite, "steps had a non-finite loss or gradient and were undone"),
+            (now.scaler_skips - before.scaler_skips, "steps overflowed fp16 and were skipped by the loss scaler"),
+        ):
+            if count:
+                self._reporter.note(f"{count:,.0f} {what}")
+
+    def merge_offered(self) -> None:
+        """Gives the first rank the counts of all; those of the others become zero."""
+        self._ranks.all_reduce(torch.from_numpy(self.offered))
+        if not self._ranks.is_first:
+            self.offered[:] = 0
+
+    @property
+    def num_nonfinite(self) -> int:
+        """Steps skipped for a non-finite loss or gradient."""
+        return int(self.status.nonfinite)
+
+    @property
+    def num_leftover(self) -> int:
+        """Selected samples that did not fill a batch."""
+        return int(self.status.pushed) - self.counters.whole.backward
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors, at any place between two batches, once `offered` is merged."""
+        return {
+            "counters": self.counters.state_dict(),
+            "offered": torch.from_numpy(self.offered),
+            "epochs": self.epochs,
+            "metrics": self._metrics.state_dict(),
+            "pending": [record.state_dict() for record in self._pending],
+            "status": list(self.status),
+            "epoch_status": list(self._epoch_status),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resumes where `state_dict` was called."""
+        self.counters.load_state_dict(state["counters"])
+        self.offered[:] = state["offered"].numpy() if self._ranks.is_first else 0
+        self.epochs = state["epochs"]
+        self._metrics.load_state_dict(state["metrics"])
+        self._pending = [BatchRecord.from_state(record) for record in state["pending"]]
+        self.status, self._epoch_status = DeviceStatus(*state["status"]), DeviceStatus(*state["epoch_status"])

@@ -1,0 +1,170 @@
+"""What a run leaves behind: weights, classes, per-sample figures, and the summary."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+import nvidia.dali
+import torch
+
+from fastast.checkpoint.file_format import export_weights, save_checkpoint
+from fastast.energy.ledger import PartCounts, compute_summary, cost, emissions_g, energy_summary
+from fastast.files import write_whole
+from fastast.gates.base import Gate
+from fastast.loggers.counters import PhaseCounts
+from fastast.run import RunFolder, code_version, device_name
+from fastast.train.run_energy import DENSE_PART, GATED_PART
+from fastast.train.trainer import Trainer
+
+
+def write_classes(folder: RunFolder, classes: tuple[str, ...]) -> None:
+    """Writes `classes.json`: the class names, in the order of the network's outputs."""
+    write_whole(folder.classes, json.dumps(list(classes), indent=1, ensure_ascii=False) + "\n")
+
+
+def write_best(folder: RunFolder, weights: dict[str, torch.Tensor], line: dict[str, Any]) -> None:
+    """Writes the weights of the best epoch, for torch (`best.pt`) and for anyone (`model.safetensors`)."""
+    save_checkpoint(folder.best, {"model": weights, "epoch": line["epoch"], "val_top1": line["val_top1"]})
+    export_weights(folder.weights, weights)
+
+
+def write_samples(folder: RunFolder, trainer: Trainer) -> None:
+    """Writes `samples.npz`: for each training picture how often it was offered and selected, and its last loss.
+
+    `selected` counts the steps that trained it; `last_loss` is its cross entropy in the last of them, NaN if there
+    was none. Paths are bytes.
+    """
+    catalog = trainer.dataset.train
+    num = catalog.num_samples
+    columns = {
+        "id": np.arange(num, dtype=np.int64),
+        "label": catalog.labels,
+        "path": np.array([os.fsencode(catalog.path(i)) for i in range(num)], dtype=np.bytes_),
+        "offered": trainer.log.offered,
+        "selected": trainer.engine.memory.selected.cpu().numpy(),
+        "last_loss": trainer.engine.memory.score.cpu().numpy(),
+    }
+    write_whole(folder.samples, lambda file: np.savez_compressed(file, **columns))  # type: ignore[arg-type]
+
+
+def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped: str | None) -> dict[str, Any]:
+    """The contents of `summary.json`, schema 1: counts of executed work, never of planned work.
+
+    All ranks call it.
+    """
+    config, runtime, dataset, log = trainer.config, trainer.runtime, trainer.dataset, trainer.log
+    energy, names = (
+        trainer.energy.over_ranks(trainer.ranks),
+        trainer.ranks.all_gather_object(device_name(runtime.device)),
+    )
+    counters = log.counters
+    version, commit = code_version()
+    whole, gated = counters.whole, counters.gated
+    gate_is_dense = config.gate == "dense"
+    dense_counts, gated_counts = (part_counts(counts, trainer.gate) for counts in (counters.dense, gated))
+    gated_part = DENSE_PART if gate_is_dense else GATED_PART
+    best = max(log.epochs, key=lambda line: line["val_top1"], default=None)
+    last = log.epochs[-1] if log.epochs else None
+    return {
+        "schema": 1,
+        "version": version,
+        "commit": commit,
+        "seed": config.seed,
+        "argv": argv,
+        "stopped": stopped,
+        "resumes": counters.resumes,
+        "hardware": {
+            "device": runtime.device.type,
+            "names": names,
+            "world_size": trainer.ranks.size,
+            "driver": driver,
+            "torch": torch.__version__,
+            "dali": nvidia.dali.__version__,
+        },
+        "data": {
+            "train": dataset.train.num_samples,
+            "val": dataset.val.num_samples,
+            "classes": len(dataset.classes),
+            "quarantined": counters.quarantined,
+            "fingerprint": dataset.fingerprint,
+        },
+        "model": {
+            "arch": config.arch,
+            "params": sum(p.numel() for p in trainer.engine.model.parameters()),
+            "image_size": config.image_size,
+            "precision": str(runtime.dtype).removeprefix("torch."),
+            "compiled": runtime.compiled,
+            "compile_note": runtime.compile_note,
+        },
+        "gate": {
+            "name": config.gate,
+            "selection": config.selection,
+            "target": config.target if trainer.gate.has_target else None,
+            "activation_rate": gated.selected / gated.offered if gated.offered else None,
+            "threshold": next((e["threshold"] for e in reversed(log.epochs) if e["threshold"] is not None), None),
+            "warmup_epochs": config.warmup_epochs,
+        },
+        "samples": {
+            "offered": whole.offered,
+            "decoded": whole.decoded,
+            "scored": whole.scored,
+            "selected": whole.selected,
+            "backward": whole.backward,
+            "leftover": log.num_leftover,
+            "steps": whole.steps,
+            "nonfinite_steps": log.num_nonfinite,
+        },
+        "accuracy": {
+            "val_top1": last["val_top1"] if last else None,
+            "val_top5": last["val_top5"] if last else None,
+            "best_val_top1": best["val_top1"] if best else None,
+            "best_epoch": best["epoch"] if best else None,
+        },
+        "time_s": {
+            "total": counters.total_s,
+            "train": whole.seconds,
+            "eval": counters.eval_s,
+            "data_wait": whole.data_wait,
+        },
+        "throughput": {
+            "offered_per_s": gated.offered / gated.seconds if gated.seconds else None,
+            "backward_per_s": gated.backward / gated.seconds if gated.seconds else None,
+        },
+        "compute": compute_summary(dense_counts, gated_counts),
+        "energy": energy_summary(
+            dense=dense_counts,
+            gated=gated_counts,
+            gate_is_dense=gate_is_dense,
+            run=energy.run,
+            idle=trainer.energy.idle,
+            dense_energy=None if gate_is_dense else energy.parts.get(DENSE_PART),
+            gated_energy=energy.parts.get(gated_part),
+            notes=price_notes(energy.run.joules, config.price_per_kwh, config.gco2_per_kwh),
+        ),
+    }
+
+
+def price_notes(gpu_j: float | None, price_per_kwh: float | None, gco2_per_kwh: float | None) -> list[str]:
+    """Cost and CO2 of the run's GPU energy, where a price was given and the energy was measured."""
+    if gpu_j is None:
+        return []
+    notes = []
+    if price_per_kwh is not None:
+        notes.append(f"GPU energy cost {cost(gpu_j, price_per_kwh):.4g} at {price_per_kwh:g} per kWh")
+    if gco2_per_kwh is not None:
+        notes.append(f"GPU energy emitted {emissions_g(gpu_j, gco2_per_kwh):.4g} g CO2 at {gco2_per_kwh:g} g per kWh")
+    return notes
+
+
+def part_counts(counts: PhaseCounts, gate: Gate) -> PartCounts:
+    """The ledger's view of a phase under a gate."""
+    return PartCounts(
+        offered=counts.offered,
+        selected=counts.selected,
+        backward=counts.backward,
+        scored=counts.scored,
+        score_units=gate.score_units,
+    )
