@@ -12,8 +12,8 @@ from typing import Any
 from fastast.checkpoint.file_format import load_checkpoint, load_last
 from fastast.config import TrainConfig
 from fastast.errors import InputError
-from fastast.run import RunFolder, read_json
 from fastast.given import resolve
+from fastast.run import RunFolder, read_json
 
 # What a continued run may change: where things stand, how it is shown, and the price. Its data may have moved too: the
 # fingerprint tells whether it is the same.
@@ -145,7 +145,7 @@ def _continue(
 def _same_options(
     stored: dict[str, Any], typed: dict[str, Any], source: Path, *, force: bool = False
 ) -> tuple[TrainConfig, tuple[str, ...]]:
-    """The options of a run that goes on, and those of them that are new."""
+    """The options of a run that resumes, and the changes among them."""
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     if not isinstance(stored, dict) or not all(isinstance(name, str) for name in stored):
         raise InputError(f"{source}: its options are damaged; start anew with another --out")

@@ -1,4 +1,4 @@
-"""Writes checkpoints in the background while training goes on."""
+"""Writes checkpoints in the background while training continues."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from fastast.train.trainer import Trainer
 class Checkpointer:
     """Saves a run every so many minutes and at the end of each epoch.
 
-    The state is copied between two batches; a thread writes it while training goes on. A checkpoint that cannot be
-    written (a full disk) costs a note: the one before stands, and the next is tried.
+    The state is copied between two batches; a thread writes it while training continues. A checkpoint that
+    cannot be written (a full disk) costs a note: the previous one is kept, and the next is tried.
 
     On several ranks all take part, and the first writes.
 

@@ -100,7 +100,7 @@ class Engine:
             torch.manual_seed(config.seed + ranks.rank)  # for dropout: all ranks built the same network
 
     def warm_up(self) -> None:
-        """Runs every step once and puts everything back, so that compiling falls outside of what is timed."""
+        """Runs every step and restores the state, so that compiling is not part of what is timed."""
         state = copy.deepcopy((self.shared_state(), self.rank_state()))
         size = self.queue.batch_size
         images = torch.randn(self.queue.images.shape[1:], device=self.device).to(self.queue.images.dtype)
@@ -115,7 +115,7 @@ class Engine:
         self.load_states(*state)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Keys the gate's random numbers; a tensor, so that a new epoch compiles nothing anew."""
+        """Keys the selector's random numbers; a tensor, so that a new epoch recompiles nothing."""
         self._epoch.fill_(epoch)
 
     def set_target(self, target: float) -> None:
@@ -222,7 +222,7 @@ class Engine:
         }
 
     def rank_state(self) -> dict[str, Any]:
-        """What this rank has for itself: selector, queue, counts, BatchNorm statistics, random number generators."""
+        """What each rank has of its own: selector, queue, counts, BatchNorm statistics, random number generators."""
         saved = self.model.state_dict()
         return {
             "score_step": self.score_step.state_dict(),

@@ -68,7 +68,7 @@ def train(
         resume: None, "auto" (start, continue, or show a finished run), or a checkpoint file.
         argv: the command line, for the summary.
         reporter: shows progress.
-        force: continue although options or pictures have changed.
+        force: continue although options have changed.
 
     Returns:
         The exit code: 0, 3 where `--max-time` stopped the run, 128 + n where signal n did.
@@ -124,7 +124,7 @@ def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
     data = config.data
     if not (config.data or config.train_dir):
         root = cache_root() / "demo"
-        reporter.note(f"no --data typed: training on a drawn demo set in {root}")
+        reporter.note(f"no --data given: training on a drawn demo set in {root}")
         draw_dataset(root, **DEMO_SET, progress=reporter.counter("drawing"))
         data = str(root)
     return open_dataset(

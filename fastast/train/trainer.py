@@ -290,7 +290,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """A copy on the CPU of everything that the rest of the run depends on, at any place between two batches.
 
-        "shared" has what the ranks have in common, "ranks" what each has for itself. The first rank gets all of it;
+        "shared" is what the ranks have in common, "ranks" is what each has of its own. The first rank gets all of it;
         the others take part, and get nothing.
         """
         self._read_clock()
@@ -329,7 +329,7 @@ class Trainer:
         known = slice(None) if shared["progress"] is not None or self._trained else slice(3)
         here, there = self._place(), shared["segment"]
         if there is not None and (here is None or here[known] != there[known]):
-            raise ValueError("its schedule is another one where the run stands")
+            raise ValueError("its schedule differs at the point that the run has reached")
         if shared["progress"] is not None:
             self._progress = EpochProgress.from_state(
                 shared["progress"],
