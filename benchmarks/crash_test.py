@@ -37,7 +37,7 @@ from PIL import Image
 from benchmarks.common import provenance, publish
 from fastast.config import GATES
 from fastast.data import draw_dataset
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train.checkpoint import load_checkpoint
 
 FORKS = multiprocessing.get_context("forkserver")

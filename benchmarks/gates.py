@@ -41,13 +41,13 @@ from benchmarks.gates_lane import Contender, Lane, check_counts
 from benchmarks.gates_parts import Parts, ceiling
 from benchmarks.gates_table import contender_row, energy_figures, table
 from benchmarks.subset import link_subset
+from fastast.atomic_files import write_whole
 from fastast.config import TrainConfig
-from fastast.console import Reporter
 from fastast.data.pack import run_pack
 from fastast.energy.meter import EnergyMeter
 from fastast.energy.reading import Reading
-from fastast.files import write_whole
-from fastast.run import RunFolder
+from fastast.loggers.console import Reporter
+from fastast.run_folder import RunFolder
 from fastast.train.account import PhaseCounts
 from fastast.train.energy_book import EnergyBook
 from fastast.train.session import open_data

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from fastast._version import __version__
 from fastast.arguments import add_run_options, given_options
 from fastast.config import GATES
-from fastast.errors import InputError, ToldElsewhere
+from fastast.errors import InputError, ReportedByOtherRank
 
 # Faults of a path that the user named.
 PATH_ERRORS = {
@@ -88,7 +88,7 @@ def _add_train(commands: Any) -> None:
 
 
 def _train(args: argparse.Namespace, argv: list[str]) -> int:
-    from fastast.console import Reporter
+    from fastast.loggers.console import Reporter
     from fastast.train.session import train
 
     reporter = Reporter()
@@ -121,7 +121,7 @@ def _add_bench(commands: Any) -> None:
 
 def _bench(args: argparse.Namespace, argv: list[str]) -> int:
     from fastast.bench.command import run_bench
-    from fastast.console import Reporter
+    from fastast.loggers.console import Reporter
 
     return run_bench(
         {name: value for name, value in given_options(args).items() if name != "out"},
@@ -155,8 +155,8 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(args: argparse.Namespace, argv: list[str]) -> int:
-    from fastast.console import Reporter
-    from fastast.train.predict import evaluate_model
+    from fastast.commands.evaluate import evaluate_model
+    from fastast.loggers.console import Reporter
 
     return evaluate_model(
         args.model,
@@ -213,8 +213,8 @@ def _add_pack(commands: Any) -> None:
 
 
 def _pack(args: argparse.Namespace, argv: list[str]) -> int:
-    from fastast.console import Reporter
     from fastast.data.pack import run_pack
+    from fastast.loggers.console import Reporter
 
     reporter = Reporter()
     return run_pack(
@@ -314,7 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace, arguments: list[str]) -> int:
     try:
         return args.run(args, arguments)
-    except ToldElsewhere:
+    except ReportedByOtherRank:
         return 2
     except InputError as error:
         return _fail(args.command, str(error))

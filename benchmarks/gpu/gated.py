@@ -17,7 +17,7 @@ from benchmarks.gpu.loops import Ours, Pictures, fed
 from benchmarks.gpu.pictures import drawn_pictures, given_pictures, linked, sizes
 from benchmarks.gpu.settings import NotMeasured, Report, Settings
 from benchmarks.gpu.timing import wait_for
-from fastast.run import code_version, read_json
+from fastast.run_folder import code_version, read_json
 from fastast.train.setup import open_machine
 
 GATES = ("random", "memory", "forward", "proxy")

@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks.peers.setting import Setting, Work, outcome
 from fastast import cli
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train import engine
 from fastast.train.model import build_model
 from fastast.train.steps import EvalStep

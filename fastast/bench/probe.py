@@ -32,15 +32,15 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from fastast.atomic_files import write_whole
 from fastast.bench.plan import DENSE
-from fastast.console import Reporter
 from fastast.data import Batch, Dataset
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
-from fastast.files import write_whole
 from fastast.gate import make_policy
 from fastast.given import resolve
-from fastast.run import RunFolder
+from fastast.loggers.console import Reporter
+from fastast.run_folder import RunFolder
 from fastast.train.energy_book import EnergyBook
 from fastast.train.session import open_data
 from fastast.train.setup import complete_config, open_machine

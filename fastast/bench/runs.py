@@ -15,7 +15,7 @@ from typing import Any
 
 from fastast.bench.estimate import START_S, Outcome
 from fastast.bench.plan import Job
-from fastast.run import RunFolder, read_json
+from fastast.run_folder import RunFolder, read_json
 from fastast.tied import tied
 from fastast.train.stopping import SIGNALS, Stopped
 

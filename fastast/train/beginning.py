@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from fastast.console import Reporter
 from fastast.data import Dataset
 from fastast.errors import InputError
-from fastast.run import RunFolder
+from fastast.loggers.console import Reporter
+from fastast.run_folder import RunFolder
 from fastast.train.distributed import Ranks
 from fastast.train.opening import Opening
 from fastast.train.results import write_classes

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from fastast.config import TrainConfig
-from fastast.console import Reporter
 from fastast.errors import InputError
+from fastast.loggers.console import Reporter
 from fastast.train.engine import Engine
 from fastast.train.memory_fit import is_out_of_memory
 from fastast.train.setup import Machine

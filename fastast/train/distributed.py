@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastast.errors import InputError, ToldElsewhere
+from fastast.errors import InputError, ReportedByOtherRank
 from fastast.train.meeting import meet
 from fastast.train.placement import Placement, find_placement, launched_by_torchrun
 
@@ -139,7 +139,7 @@ class Ranks:
         if error is not None:
             raise error
         if answer[1] is not None:
-            raise ToldElsewhere(answer[1])
+            raise ReportedByOtherRank(answer[1])
         return answer[0]
 
     def in_turn(self, function: Callable[[], T]) -> T:
@@ -162,7 +162,7 @@ class Ranks:
             if error is not None:
                 raise error
             if failed:
-                raise ToldElsewhere("another rank was refused")
+                raise ReportedByOtherRank("another rank was refused")
         assert result is not None
         return result
 
@@ -235,7 +235,7 @@ def open_ranks(device: str, timeout_s: float) -> Iterator[Ranks]:
         if placement.rank == 0:
             _tell(str(error), placement.size - 1)
         elif _is_told(str(error)):
-            raise ToldElsewhere(str(error)) from error
+            raise ReportedByOtherRank(str(error)) from error
         raise
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or not is_lost(error):

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from fastast.config import TrainConfig
-from fastast.console import Reporter, epoch_detail, step_detail
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
 from fastast.gate import LaggedReader
-from fastast.run import RunFolder
+from fastast.loggers.console import Reporter, epoch_detail, step_detail
+from fastast.run_folder import RunFolder
 from fastast.train.account import Account, PhaseCounts
 from fastast.train.distributed import Ranks, fullest_to_emptiest
 from fastast.train.evaluate import Accuracy

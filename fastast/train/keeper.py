@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from fastast.console import Reporter
 from fastast.energy.trace import TraceRow, write_rows
-from fastast.run import RunFolder
+from fastast.loggers.console import Reporter
+from fastast.run_folder import RunFolder
 from fastast.train.checkpoint import CheckpointWriter, snapshot
 from fastast.train.results import write_best
 from fastast.train.trainer import Trainer

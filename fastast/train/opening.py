@@ -12,7 +12,7 @@ from typing import Any
 from fastast.config import TrainConfig
 from fastast.errors import InputError
 from fastast.given import resolve
-from fastast.run import RunFolder, read_json
+from fastast.run_folder import RunFolder, read_json
 from fastast.train.checkpoint import load_checkpoint, load_last
 
 # What a continued run may change: where things stand, how it is shown, and the price. Its data may have moved too: the

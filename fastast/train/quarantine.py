@@ -6,8 +6,8 @@ import itertools
 
 import torch
 
-from fastast.console import FewNotes, Reporter
-from fastast.run import RunFolder
+from fastast.loggers.console import FewNotes, Reporter
+from fastast.run_folder import RunFolder
 from fastast.train.distributed import Ranks
 from fastast.train.feeds import Feeds
 from fastast.train.journal import Journal

@@ -10,13 +10,14 @@ import numpy as np
 import nvidia.dali
 import torch
 
+from fastast.atomic_files import write_whole
 from fastast.energy.ledger import PartCounts, compute_summary, cost, emissions_g, energy_summary
-from fastast.files import write_whole
 from fastast.gate import Policy
-from fastast.run import RunFolder, code_version, device_name
+from fastast.run_folder import RunFolder, code_version
 from fastast.train.account import PhaseCounts
 from fastast.train.checkpoint import export_weights, save_checkpoint
 from fastast.train.energy_book import DENSE_PART, GATED_PART
+from fastast.train.setup import device_name
 from fastast.train.trainer import Trainer
 
 

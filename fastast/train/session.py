@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from fastast.atomic_files import cache_root
 from fastast.config import STALL_TIMEOUT_S, TrainConfig
-from fastast.console import Reporter, verdict
 from fastast.data import Dataset, draw_dataset, open_dataset
 from fastast.energy.meter import EnergyMeter, merge_idle
 from fastast.energy.nvml import open_machine as open_nvml
-from fastast.errors import InputError, ToldElsewhere
-from fastast.files import cache_root
+from fastast.errors import InputError, ReportedByOtherRank
 from fastast.given import read_toml
+from fastast.loggers.console import Reporter, verdict
 from fastast.options import parse_duration
 from fastast.report.page import write_report
-from fastast.run import OtherRanksFolder, RunFolder
+from fastast.run_folder import OtherRanksFolder, RunFolder
 from fastast.train.beginning import (
     changed_dtype,
     changed_world_size,
@@ -174,7 +174,7 @@ def _require_one_data_set(dataset: Dataset, ranks: Ranks) -> None:
     if len(set(fingerprints)) == 1:
         return
     message = "the machines see different pictures under the same path: copy or mount the same data on all of them"
-    raise InputError(message) if ranks.is_first else ToldElsewhere(message)
+    raise InputError(message) if ranks.is_first else ReportedByOtherRank(message)
 
 
 def _fit(

@@ -100,3 +100,14 @@ def complete_config(
             f"--batch-size {config.batch_size}{times}: larger than the training set of {num_train:,} pictures; "
             f"use --batch-size {fitting}"
         )
+
+
+def device_name(device: torch.device) -> str:
+    """The model name of a GPU, or of this machine's processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "unknown CPU"

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from fastast.config import TrainConfig
-from fastast.console import Reporter
 from fastast.data import Batch, Dataset, rank_slices
 from fastast.errors import InputError
-from fastast.run import RunFolder
+from fastast.loggers.console import Reporter
+from fastast.run_folder import RunFolder
 from fastast.train.account import PhaseCounts
 from fastast.train.averaging import average_statistics
 from fastast.train.building import build_engine

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 
 STALL_FILE = "stall.txt"
 # Reporting may hang as well, for example in the run folder's own storage.

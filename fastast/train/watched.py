@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train.distributed import Ranks
 from fastast.train.stopping import Stopped, StopRequest
 from fastast.train.trainer import Trainer

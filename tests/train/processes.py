@@ -15,7 +15,7 @@ import torch
 
 from fastast.cli import main
 from fastast.errors import InputError
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train import session
 from fastast.train.checkpoint import CheckpointWriter
 from fastast.train.watchdog import Watchdog, end_stalled_run

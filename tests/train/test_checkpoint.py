@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastast import files
+from fastast import atomic_files
+from fastast.atomic_files import remove_temporaries
 from fastast.errors import InputError
-from fastast.files import remove_temporaries
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train import checkpoint
 from fastast.train.checkpoint import CheckpointWriter, load_checkpoint, load_last, save_checkpoint
 from tests.conftest import ROOT
@@ -199,7 +199,7 @@ class Gate:
     def __init__(self, monkeypatch):
         self.open, self.began = threading.Event(), threading.Event()
         self.writing = self.most = 0
-        write_whole = files.write_whole
+        write_whole = atomic_files.write_whole
 
         def gated(*arguments, **options):
             self.writing += 1
@@ -289,7 +289,8 @@ def test_a_fault_of_our_own_is_raised_where_it_can_be_seen(tmp_path, monkeypatch
 def test_what_was_submitted_is_written_before_the_process_ends(tmp_path):
     folder = run_folder(tmp_path)
     program = (
-        "import sys, torch\nfrom fastast.run import RunFolder\nfrom fastast.train.checkpoint import CheckpointWriter\n"
+        "import sys, torch\nfrom fastast.run_folder import RunFolder\n"
+        "from fastast.train.checkpoint import CheckpointWriter\n"
         "writer = CheckpointWriter(RunFolder(sys.argv[1]), print)\n"
         "writer.submit({'number': 5, 'values': torch.full((3_000_000,), 5.0)})\nsys.exit(3)"
     )

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from benchmarks import crash_test
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train.checkpoint import load_checkpoint, save_checkpoint
 from tests.train.processes import FORKS
 from tests.train.test_run import gated

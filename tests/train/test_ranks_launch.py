@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fastast.errors import InputError
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train.launch import _without_nproc, count_processes
 from tests.conftest import ROOT
 from tests.train.test_run import losses, options

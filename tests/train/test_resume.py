@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastast.cli import main
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train.beginning import PICTURES_CHANGED
 from fastast.train.keeper import Keeper
 from fastast.train.stopping import StopRequest

@@ -11,11 +11,11 @@ import torch
 
 from fastast.cli import main
 from fastast.config import TrainConfig
-from fastast.console import Reporter
 from fastast.data.feed import Feed
 from fastast.energy.meter import EnergyMeter
 from fastast.gate import LaggedReader
-from fastast.run import RunFolder
+from fastast.loggers.console import Reporter
+from fastast.run_folder import RunFolder
 from fastast.train.energy_book import EnergyBook
 from fastast.train.keeper import Keeper
 from fastast.train.planner import Planner

@@ -7,8 +7,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastast.cli import main
-from fastast.console import Reporter
-from fastast.run import RunFolder
+from fastast.loggers.console import Reporter
+from fastast.run_folder import RunFolder
 from fastast.train.tensorboard import EPOCH_TAGS, STEP_TAGS, EventWriter, events_written
 from tests.train.test_run import lines_of, options
 

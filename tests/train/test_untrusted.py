@@ -20,7 +20,7 @@ from fastast.config import TrainConfig
 from fastast.errors import InputError
 from fastast.given import read_toml, resolve
 from fastast.report.record import read_record
-from fastast.run import read_json
+from fastast.run_folder import read_json
 from fastast.train.checkpoint import load_checkpoint, save_checkpoint
 from fastast.train.model import read_weights
 

@@ -16,11 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastast._version import __version__
+from fastast.atomic_files import remove_temporaries, write_whole
 from fastast.errors import InputError
-from fastast.files import remove_temporaries, write_whole
 
 # How long a line waits for space: what fills the disk may be a checkpoint, which is given up and removed at once.
 APPEND_PAUSES_S = (0.1, 0.5, 2.0)
@@ -218,17 +216,6 @@ def code_version() -> tuple[str, str | None]:
     except (OSError, subprocess.SubprocessError):
         return __version__, None
     return __version__, described.stdout.strip()
-
-
-def device_name(device: torch.device) -> str:
-    """The model name of a GPU, or of this machine's processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return "unknown CPU"
 
 
 def _open_locked(path: Path) -> int | None:

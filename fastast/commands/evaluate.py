@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from fastast.console import Reporter
+from fastast.atomic_files import write_whole
 from fastast.data import Batch, Catalog, EvalLoader, open_folder
 from fastast.errors import InputError
-from fastast.files import write_whole
-from fastast.run import RunFolder, read_json
+from fastast.loggers.console import Reporter
+from fastast.run_folder import RunFolder, read_json
 from fastast.train.evaluate import evaluate
 from fastast.train.model import build_model, check_fits, scoring_twin
 from fastast.train.setup import open_machine
