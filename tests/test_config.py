@@ -7,9 +7,9 @@ import pytest
 
 from fastast import gate
 from fastast.config import GATES, SIGNIFICANCE, TrainConfig
+from fastast.config_file import DEMO_DEFAULTS, read_toml, resolve
 from fastast.errors import InputError
 from fastast.gate import KINDS
-from fastast.given import DEMO_DEFAULTS, read_toml, resolve
 
 
 def test_every_option_carries_one_line_of_doc():

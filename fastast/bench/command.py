@@ -17,8 +17,8 @@ from fastast.bench.result import make_result
 from fastast.bench.runs import BadInput, Runner
 from fastast.bench.show import goals_table, plan_lines, rows_table, run_line, speed_table
 from fastast.config import GATES
+from fastast.config_file import read_toml, resolve
 from fastast.errors import InputError
-from fastast.given import read_toml, resolve
 from fastast.loggers.console import Reporter
 from fastast.options import parse_duration, require
 from fastast.report.bench import write_bench_report

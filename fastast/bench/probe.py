@@ -34,11 +34,11 @@ from rich.console import Console
 
 from fastast.atomic_files import write_whole
 from fastast.bench.plan import DENSE
+from fastast.config_file import resolve
 from fastast.data import Batch, Dataset
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
 from fastast.gate import make_policy
-from fastast.given import resolve
 from fastast.loggers.console import Reporter
 from fastast.run_folder import RunFolder
 from fastast.train.energy_book import EnergyBook

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fastast.config import TrainConfig
+from fastast.config_file import resolve
 from fastast.errors import InputError
-from fastast.given import resolve
+from fastast.options import flag_of
+from fastast.removed import removed_option
 from fastast.run_folder import RunFolder, read_json
 from fastast.train.checkpoint import load_checkpoint, load_last
 
@@ -149,13 +151,15 @@ def _same_options(
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     if not isinstance(stored, dict) or not all(isinstance(name, str) for name in stored):
         raise InputError(f"{source}: its options are damaged; start anew with another --out")
-    if stored.keys() - known:
-        raise InputError(f"{source}: unknown option {min(stored.keys() - known)}; it was written by another version")
+    for name in sorted(stored.keys() - known):
+        removed = removed_option(name)
+        reason = f"{flag_of(name)} {removed}" if removed else f"unknown option {name}"
+        raise InputError(f"{source}: {reason}; it was written by another version, start anew with another --out")
     changed = []
     for name, value in given.items():
         if name in FREE_OPTIONS or value == stored.get(name):
             continue
-        flag = "--" + name.replace("_", "-")
+        flag = flag_of(name)
         if name in FIXED_OPTIONS or not force:
             remedy = "leave the option out to continue" + (
                 "" if name in FIXED_OPTIONS else ", add --force to change it"

@@ -19,9 +19,9 @@ from fastast.data import Dataset, draw_dataset, open_dataset
 from fastast.energy.meter import EnergyMeter, merge_idle
 from fastast.energy.nvml import open_machine as open_nvml
 from fastast.errors import InputError, ReportedByOtherRank
-from fastast.given import read_toml
+from fastast.gate_catalogue import unused_options
 from fastast.loggers.console import Reporter, verdict
-from fastast.options import parse_duration
+from fastast.options import flag_of, parse_duration
 from fastast.report.page import write_report
 from fastast.run_folder import OtherRanksFolder, RunFolder
 from fastast.train.beginning import (
@@ -51,9 +51,8 @@ DEMO_SET = {"num_classes": 12, "train_per_class": 150, "val_per_class": 30}
 
 
 def train(
-    given: dict[str, Any],
+    options: dict[str, Any],
     *,
-    toml_path: str | None,
     resume: str | None,
     argv: list[str],
     reporter: Reporter,
@@ -62,8 +61,7 @@ def train(
     """Runs `fastast train`.
 
     Args:
-        given: options that the user typed, by field name of `TrainConfig`.
-        toml_path: a TOML file of further options, or None.
+        options: those that the user chose, by field name of `TrainConfig`.
         resume: None, "auto" (start, continue, or show a finished run), or a checkpoint file.
         argv: the command line, for the summary.
         reporter: shows progress.
@@ -75,17 +73,16 @@ def train(
     Raises:
         InputError: something that the user can fix.
     """
-    given = {**(read_toml(toml_path) if toml_path else {}), **given}
-    num_processes = count_processes(given.get("nproc"), given.get("device", "auto"))
+    num_processes = count_processes(options.get("nproc"), options.get("device", "auto"))
     if num_processes > 1 and not launched_by_torchrun() and find_placement().size == 1:
         return launch(num_processes, argv)
     if is_restart():
-        if "out" not in given:
+        if "out" not in options:
             raise InputError("a restarted run is found by its folder: start with --out")
         resume = "auto"
     try:
-        with open_ranks(given.get("device", "auto"), float(given.get("stall_timeout", STALL_TIMEOUT_S))) as ranks:
-            return _train(given, resume, argv, reporter, ranks, force=force)
+        with open_ranks(options.get("device", "auto"), float(options.get("stall_timeout", STALL_TIMEOUT_S))) as ranks:
+            return _train(options, resume, argv, reporter, ranks, force=force)
     except RankLost as lost:
         print(
             f"fastast train: error: {lost}; continue from the last checkpoint with --resume",
@@ -96,11 +93,11 @@ def train(
 
 
 def _train(
-    given: dict[str, Any], resume: str | None, argv: list[str], reporter: Reporter, ranks: Ranks, *, force: bool
+    options: dict[str, Any], resume: str | None, argv: list[str], reporter: Reporter, ranks: Ranks, *, force: bool
 ) -> int:
     if not ranks.is_first:
         reporter = Reporter(Console(quiet=True))
-    opening = ranks.decide(lambda: open_run(given, resume, force=force))
+    opening = ranks.decide(lambda: open_run(options, resume, force=force))
     if not ranks.is_first:
         opening = dataclasses.replace(opening, folder=OtherRanksFolder(opening.folder.path))
     if opening.finished is not None:
@@ -110,6 +107,8 @@ def _train(
             raise InputError(f"{opening.folder.summary}: written by another version, or damaged") from error
         reporter.note(f"finished already: {opening.folder.path}")
         return 0
+    if unused := unused_options(options, opening.config.gate):
+        reporter.note(f"no effect with --gate {opening.config.gate}: {', '.join(map(flag_of, unused))}")
     max_time_s = parse_duration(opening.config.max_time, "--max-time") if opening.config.max_time else None
     return _run(opening, StopRequest(max_time_s, ranks.largest), argv, reporter, ranks, force=force)
 

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastast.config import TrainConfig
+from fastast.config_file import read_toml, resolve
 from fastast.errors import InputError
-from fastast.given import read_toml, resolve
 from fastast.report.record import read_record
 from fastast.run_folder import read_json
 from fastast.train.checkpoint import load_checkpoint, save_checkpoint
