@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Used by every gate: all but `dense` train densely before and after the gated epochs.
+# With every gate but `dense`, a run trains densely before and after the gated epochs.
 _PHASES = ("warmup_epochs", "anneal", "dense_calibration")
 
 
@@ -26,7 +26,7 @@ class GateInfo:
 
 
 GATES: dict[str, GateInfo] = {
-    "dense": GateInfo("all: the baseline"),
+    "dense": GateInfo("all of them"),
     "random": GateInfo("a fresh random share each epoch", ("target", *_PHASES), plans=True),
     "forward": GateInfo(
         "those with high scores, after a forward of each",

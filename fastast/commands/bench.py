@@ -17,7 +17,7 @@ def add_parser(commands: Any) -> None:
         help="compare gates with random selection and dense training, over several seeds",
         usage="fastast bench --data DIR --out DIR [--gates A,B] [options]",
         description="Runs every gate and its matched baselines: random at its share, dense at its forward units, time "
-        "and joules. It also takes the options of train: --help-all shows them. Exit code 0 although single runs failed, "
+        "and joules. It also takes the options of train: --help-all shows them. Exit code 0 although runs failed, "
         "1 if all did.",
         epilog="example:\n  fastast bench --data D --gates random,memory --epochs 5 --out runs/bench\n"
         "The same command continues a bench that was stopped.\n",

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fastast.atomic_files import write_whole
 from fastast.errors import InputError
 from fastast.run_folder import RunFolder, read_json
@@ -152,6 +150,8 @@ class Predictions:
     """The most probable class of each picture, by id; pictures that were not delivered stay without one."""
 
     def __init__(self, num_samples: int) -> None:
+        import numpy as np
+
         self.predicted = np.full(num_samples, -1)
         self.probability = np.zeros(num_samples, np.float32)
 

@@ -21,7 +21,8 @@ class Parser(argparse.ArgumentParser):
         self.advanced: set[str] = set()
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (`{self.prog} --help` lists the options)\n")
+        flag = "--help-all" if self.advanced else "--help"
+        self.exit(2, f"{self.prog}: error: {message} (`{self.prog} {flag}` lists the options)\n")
 
     def add_help_all(self) -> None:
         """Adds `--help-all`."""
@@ -59,11 +60,11 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class _HelpAll(argparse.Action):
-    def __call__(self, parser: Any, *_: Any) -> NoReturn:
+    def __call__(self, parser: Any, *_: Any) -> None:
         print(parser.format_options(set()), end="")
         parser.exit()
 
 
 class _Removed(argparse.Action):
-    def __call__(self, parser: Any, *_: Any) -> NoReturn:
+    def __call__(self, parser: Any, *_: Any) -> None:
         parser.error(f"{self.option_strings[0]} {removed_option(self.dest)}")

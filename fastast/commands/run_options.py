@@ -44,8 +44,8 @@ def add_run_options(parser: Parser, leave_out: Sequence[str] = ()) -> None:
         if kind is bool:
             group.add_argument(flag_of(field.name), action="store_true", help=doc)
             continue
-        default = "" if field.default is None else f" (default {field.default})"
-        shown = f"{doc}{default}".replace("%", "%%")
+        default = f"{field.default:g}" if kind is float and field.default is not None else field.default
+        shown = (doc if default is None else f"{doc} (default {default})").replace("%", "%%")
         # Choices are checked with the other values, by `TrainConfig`.
         group.add_argument(flag_of(field.name), type=kind, metavar=field.metadata["metavar"], help=shown)
     parser.add_argument(

@@ -162,25 +162,6 @@ def test_the_trained_network_learned_something_and_reloads_without_fastast(gated
     assert all(torch.equal(model.state_dict()[name], value) for name, value in best["model"].items())
 
 
-def test_evaluate_agrees_with_the_run_and_writes_predictions(gated, pictures, tmp_path, capsys):
-    summary = json.loads((gated / "summary.json").read_text())
-    assert main(["evaluate", str(gated), "--data", str(pictures), "--out", str(tmp_path / "p.csv")]) == 0
-    printed = capsys.readouterr().out
-    assert f"top-1 {summary['accuracy']['best_val_top1']:.4f}" in printed
-    lines = (tmp_path / "p.csv").read_text().splitlines()
-    assert lines[0] == "path,label,prediction,probability"
-    assert len(lines) == 61
-    right = sum(line.split(",")[1] == line.split(",")[2] for line in lines[1:])
-    assert right / 60 == pytest.approx(summary["accuracy"]["best_val_top1"])
-
-    shutil.copy(gated / "model.safetensors", tmp_path / "w.safetensors")
-    arguments = ["evaluate", str(tmp_path / "w.safetensors"), "--data", str(pictures / "val"), "--image-size", "32"]
-    assert main([*arguments, "--arch", "tests.nets:tiny", "--batch-size", "7"]) == 0
-    assert f"top-1 {summary['accuracy']['best_val_top1']:.4f}" in capsys.readouterr().out
-    assert main(arguments) == 2
-    assert "--arch" in capsys.readouterr().err
-
-
 def test_the_same_command_gives_the_same_losses(gated, pictures, tmp_path):
     assert main(["train", *options(pictures, tmp_path / "again", threads=1)]) == 0
     assert losses(tmp_path / "again") == losses(gated)
@@ -327,31 +308,6 @@ def test_nothing_in_the_loop_waits_for_the_device(pictures, tmp_path, monkeypatc
     monkeypatch.setattr(Trainer, "_run_stretch", guarded)
     arguments = options(pictures, tmp_path / "run", gate=gate, epochs=2)
     assert main(["train", *arguments, "--unbiased"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--image-size", "-5"], "--image-size -5"),
-        (["--batch-size", "0"], "--batch-size 0"),
-        (["--out", "nodir/x.csv"], "no such folder"),
-        (["--out", "."], "is a folder"),
-        (["--arch", "resnet17"], "resnet18"),
-        (["--device", "cuda"], "--device cuda"),
-        (["--data", "nowhere"], "nowhere"),
-    ],
-)
-def test_evaluate_refuses_what_it_cannot_do_in_one_line(gated, pictures, capsys, arguments, words):
-    assert main(["evaluate", str(gated), "--data", str(pictures), *arguments]) == 2
-    error = capsys.readouterr().err
-    assert words in error
-    assert error.count("\n") == 1
-    assert main(["evaluate", "nowhere", "--data", str(pictures)]) == 2
-
-
-def test_evaluate_finds_the_run_around_a_checkpoint(gated, pictures, capsys):
-    assert main(["evaluate", str(gated / "checkpoints" / "best.pt"), "--data", str(pictures)]) == 0
-    assert "top-1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
