@@ -300,10 +300,10 @@ class TrainConfig:
         require(self.log_every >= 1, f"--log-every {self.log_every}: must be at least 1")
         require(
             not (self.data and (self.train_dir or self.val_dir)),
-            "--data and --train-dir/--val-dir both given: --data finds both splits by itself, so leave one out",
+            "--data and --train-dir/--val-dir exclude each other: --data finds both splits by itself, so leave one out",
         )
         require(not (self.val_dir and not self.train_dir), "--val-dir needs --train-dir: name the training folders too")
         require(
             not (self.val_dir and self.val_split),
-            "--val-dir and --val-split both given: leave out --val-split to use the folder",
+            "--val-dir and --val-split exclude each other: leave out --val-split to use the folder",
         )

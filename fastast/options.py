@@ -26,7 +26,7 @@ def option(
         default: the value where none is chosen; None for "chosen for this machine or data".
         doc: what it means, with its unit, and when to change it.
         kind: str, int, float or bool.
-        metavar: what stands for the value in `--help`; the choices by default.
+        metavar: name of the value in `--help`; the choices by default.
         choices: the values that are allowed; any if empty.
         common: shown by `--help`, and not by `--help-all` alone.
     """

@@ -138,11 +138,11 @@ class RunFolder:
                     os.close(descriptor)
 
     def continue_from(self, checkpoint: Path, sizes: dict[str, int]) -> None:
-        """Makes the folder what it was at a checkpoint: what the run writes again must not stand twice.
+        """Makes the folder what it was at a checkpoint: what the run writes again must not be there twice.
 
         Args:
             checkpoint: if it lies in another run's folder, what that has is copied here first.
-            sizes: `log_sizes` of that moment.
+            sizes: `log_sizes` at the checkpoint.
         """
         home = RunFolder(checkpoint.resolve().parent.parent)
         if home.path != self.path.resolve():
