@@ -30,7 +30,6 @@ class TrainConfig:
         "folder with train/ and val/ class folders, Kaggle's ImageNet-100, or a pack; default: a drawn demo set",
         kind=str,
         metavar="DIR|PACK",
-        common=True,
     )
     train_dir: str | None = option(
         None,
@@ -51,72 +50,51 @@ class TrainConfig:
         "run folder to write; name it to continue the run later; default runs/<date-time>-<arch>-<gate>",
         kind=str,
         metavar="DIR",
-        common=True,
     )
 
     # The network
     arch: str = option(
         "resnet50",
         "torchvision classifier by name, or module:function called with num_classes=; resnet18 is smaller and faster",
-        kind=str,
         metavar="NAME",
-        common=True,
     )
     weights: str = option(
         "none",
         "what to start from: none, imagenet (torchvision's best; a module:function gets weights= too), or a "
         ".pt/.pth/.safetensors file; with few pictures, start from imagenet",
-        kind=str,
         metavar="none|imagenet|FILE",
-        common=True,
     )
     image_size: int = option(
-        224,
-        "side of the training and evaluation crop, pixels; half the side costs about a quarter",
-        kind=int,
-        metavar="PX",
-        common=True,
+        224, "side of the training and evaluation crop, pixels; half the side costs about a quarter", metavar="PX"
     )
 
     # The schedule
-    epochs: float = option(
-        40.0,
-        "passes over the training set, warm-up included; fractions are allowed",
-        kind=float,
-        metavar="N",
-        common=True,
-    )
+    epochs: float = option(40.0, "passes over the training set, warm-up included; fractions are allowed", metavar="N")
     batch_size: int | None = option(
         None,
         "samples per optimizer step on each device; lower it when memory runs out; default 64 on CPU, 256 on GPU",
         kind=int,
         metavar="N",
-        common=True,
     )
     lr: float | None = option(
         None,
         "peak learning rate; lower it if the loss diverges; default 0.1 x batch/256, a hundredth of it with --weights",
         kind=float,
         metavar="LR",
-        common=True,
     )
     lr_warmup: float = option(
         0.05,
         "share of the planned work over which the learning rate rises to its peak; longer for large batches",
-        kind=float,
         metavar="F",
     )
-    momentum: float = option(0.9, "Nesterov momentum of SGD; seldom changed", kind=float, metavar="M")
-    weight_decay: float = option(
-        1e-4, "L2 penalty on weights, none on norms and biases; seldom changed", kind=float, metavar="WD"
-    )
+    momentum: float = option(0.9, "Nesterov momentum of SGD; seldom changed", metavar="M")
+    weight_decay: float = option(1e-4, "L2 penalty on weights, none on norms and biases; seldom changed", metavar="WD")
     label_smoothing: float = option(
-        0.1, "share of the label spread over all classes, in the training loss only; 0: plain", kind=float, metavar="F"
+        0.1, "share of the label spread over all classes, in the training loss only; 0: plain", metavar="F"
     )
     min_crop: float = option(
         0.25,
         "smallest share of a picture's area in a training crop; raise it for small pictures or short runs",
-        kind=float,
         metavar="F",
     )
 
@@ -124,55 +102,44 @@ class TrainConfig:
     gate: str = option(
         "forward",
         "which samples reach backward: " + "; ".join(f"{name}: {info.help}" for name, info in GATES.items()),
-        kind=str,
         choices=tuple(GATES),
-        common=True,
     )
     selection: str = option(
         "soft",
         "hard: score > threshold (the published rule); soft: score > threshold * uniform, which learns more",
-        kind=str,
         choices=("soft", "hard"),
     )
     target: float = option(
         0.1,
         "share of offered samples that reach backward, in (0, 1]; less is faster and learns less; dense and infobatch "
         "have none",
-        kind=float,
         metavar="SHARE",
-        common=True,
     )
     explore: float = option(
         0.0,
         "share of offered samples selected whatever the score, below --target, so that none is forgotten",
-        kind=float,
         metavar="SHARE",
     )
-    unbiased: bool = option(
-        False, "weigh each trained sample by rate / its selection probability (soft selection)", kind=bool
-    )
+    unbiased: bool = option(False, "weigh each trained sample by rate / its selection probability (soft selection)")
     prune: float = option(
         0.5,
         "infobatch: share of the samples with a loss below the mean that an epoch leaves out, in [0, 1)",
-        kind=float,
         metavar="R",
     )
     warmup_epochs: float = option(
         1.0,
         "dense epochs before the gate starts (fractions allowed); memory and infobatch get their first scores there",
-        kind=float,
         metavar="N",
     )
-    anneal: float = option(0.0, "dense epochs at the end of the run (fractions allowed)", kind=float, metavar="N")
+    anneal: float = option(0.0, "dense epochs at the end of the run (fractions allowed)", metavar="N")
     significance: str = option(
-        "loss+std", "score of the forward gate; loss+std is the published one", kind=str, choices=SIGNIFICANCE
+        "loss+std", "score of the forward gate; loss+std is the published one", choices=SIGNIFICANCE
     )
 
     # Stopping and continuing
     checkpoint_every: float = option(
         10.0,
         "minutes between checkpoints within an epoch (fractions allowed); 0: at epoch ends only",
-        kind=float,
         metavar="MINUTES",
     )
     max_time: str | None = option(
@@ -180,12 +147,10 @@ class TrainConfig:
         "stop with a checkpoint and exit code 3 after this long, for example 8h50m, 45m or 90s; for limited sessions",
         kind=str,
         metavar="TIME",
-        common=True,
     )
     stall_timeout: float = option(
         STALL_TIMEOUT_S,
         "seconds without a batch, waits for data that went away included, after which the run ends; 0: never",
-        kind=float,
         metavar="S",
     )
 
@@ -193,7 +158,6 @@ class TrainConfig:
     dense_calibration: int = option(
         0,
         "dense steps before the gate at least, to measure dense joules per sample (50 are left out, 30 s are needed)",
-        kind=int,
         metavar="STEPS",
     )
     price_per_kwh: float | None = option(
@@ -207,46 +171,38 @@ class TrainConfig:
     seed: int = option(
         0,
         "seed of weights, order, crops and selection; repeat a run with others to see how far results vary",
-        kind=int,
         metavar="N",
-        common=True,
     )
-    device: str = option(
-        "auto", "where to train; auto: on a GPU if there is one", kind=str, choices=("auto", "cuda", "cpu"), common=True
-    )
+    device: str = option("auto", "where to train; auto: on a GPU if there is one", choices=("auto", "cuda", "cpu"))
     precision: str = option(
         "auto",
         "number format of the network; auto: bf16 where the hardware has it, else fp16 on CUDA, fp32 on CPU",
-        kind=str,
         choices=("auto", "fp32", "fp16", "bf16"),
     )
     compile: str = option(
         "auto",
         "torch.compile; auto: on CUDA where a probe compiles; reduce-overhead: on, and with CUDA graphs",
-        kind=str,
         choices=("auto", "on", "off", "reduce-overhead"),
     )
     decode: str = option(
         "auto",
         "where pictures are decoded when training on a GPU; auto: there, and on the CPU what it can take on",
-        kind=str,
         choices=("auto", "gpu", "cpu"),
     )
     deterministic: bool = option(
-        False, "on a GPU, only use decoders and kernels that give the same bits every time (slower)", kind=bool
+        False, "on a GPU, only use decoders and kernels that give the same bits every time (slower)"
     )
     nproc: str | None = option(
         None,
         "processes to start on this machine, one for each GPU: a number, or auto for all GPUs; default one",
         kind=str,
         metavar="N|auto",
-        common=True,
     )
     threads: int | None = option(
         None, "decoder threads; default the cores this process may use, at most 8", kind=int, metavar="N"
     )
-    log_every: int = option(10, "offered batches between two step lines of metrics.jsonl", kind=int, metavar="N")
-    tensorboard: bool = option(False, "also write TensorBoard event files, to the run's tensorboard/", kind=bool)
+    log_every: int = option(10, "offered batches between two step lines of metrics.jsonl", metavar="N")
+    tensorboard: bool = option(False, "also write TensorBoard event files, to the run's tensorboard/")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

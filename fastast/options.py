@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Collection
 from typing import Any
 
 from fastast.errors import InputError
@@ -12,26 +13,19 @@ from fastast.removed import removed_value
 
 
 def option(
-    default: Any,
-    doc: str,
-    *,
-    kind: type,
-    metavar: str | None = None,
-    choices: tuple[str, ...] = (),
-    common: bool = False,
+    default: Any, doc: str, *, kind: type | None = None, metavar: str | None = None, choices: tuple[str, ...] = ()
 ) -> Any:
     """A config field: its default, its one line of doc, and what the command line needs to parse it.
 
     Args:
         default: the value where none is chosen; None for "chosen for this machine or data".
         doc: what it means, with its unit, and when to change it.
-        kind: str, int, float or bool.
+        kind: str, int, float or bool; by default the type of the default.
         metavar: name of the value in `--help`; the choices by default.
         choices: the values that are allowed; any if empty.
-        common: shown by `--help`, and not by `--help-all` alone.
     """
     shown = metavar or "|".join(choices) or None
-    metadata = {"doc": doc, "kind": kind, "metavar": shown, "choices": choices, "common": common}
+    metadata = {"doc": doc, "kind": kind or type(default), "metavar": shown, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -61,12 +55,23 @@ def checked_value(field: dataclasses.Field, value: Any) -> Any:
         value = float(value) if kind is float else value
     require(type(value) is kind, f"{flag} {value!r}: expected {kind.__name__}, got {type(value).__name__}")
     require(kind is not float or math.isfinite(value), f"{flag} {value}: must be a finite number")
-    if choices and value not in choices:
-        removed = removed_value(field.name, value)
-        raise InputError(
-            f"{flag} {value} {removed}" if removed else f"{flag} {value}: choose from {', '.join(choices)}"
-        )
+    if choices:
+        check_choice(flag, field.name, value, choices)
     return value
+
+
+def check_choice(flag: str, name: str, value: str, choices: Collection[str]) -> None:
+    """Refuses a value that is none of the choices, or says what replaced it if it once was.
+
+    Args:
+        flag: the option, for the message.
+        name: the field's name.
+        value: what was chosen.
+        choices: what may be.
+    """
+    if value not in choices:
+        removed = removed_value(name, value)
+        raise InputError(f"{flag} {value}" + (f" {removed}" if removed else f": choose from {', '.join(choices)}"))
 
 
 def parse_duration(text: str, flag: str) -> float:

@@ -102,7 +102,7 @@ def test_abbreviated_option_is_refused(capsys):
         (["train", "--gate", "proxy"], "--gate proxy was removed, as it was never better than random"),
         (["train", "--significance", "loss+entropy"], "use loss+std"),
         (["bench", "--read", "mmap"], "pread"),
-        (["bench", "--out", "b", "--gates", "random,proxy"], "--gate proxy was removed"),
+        (["bench", "--out", "b", "--gates", "random,proxy"], "--gates proxy was removed"),
         (["pack", "--thumbnails", "64", "a", "b"], "packs that hold thumbnails can still be read"),
     ],
 )

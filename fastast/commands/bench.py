@@ -8,6 +8,7 @@ from typing import Any
 from fastast.commands.run_options import add_run_options, chosen_options
 from fastast.config_file import resolve
 from fastast.gate_catalogue import GATES
+from fastast.options import check_choice
 
 
 def add_parser(commands: Any) -> None:
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the bench; options are checked before torch is imported, which takes seconds."""
     options = {name: value for name, value in chosen_options(args).items() if name != "out"}
     for gate in filter(None, map(str.strip, args.gates.split(","))):
+        check_choice("--gates", "gate", gate, GATES)
         resolve({**options, "gate": gate})
     from fastast.bench.command import run_bench
     from fastast.loggers.console import Reporter

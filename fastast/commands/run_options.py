@@ -22,6 +22,11 @@ GROUPS = {
     "dense_calibration": "the ledger",
     "seed": "the machine",
 }
+# What `--help` shows; the others are for `--help-all`.
+COMMON = {
+    *("data", "out", "arch", "weights", "image_size", "epochs", "batch_size", "lr", "gate", "target"),
+    *("max_time", "seed", "device", "nproc"),
+}
 REMOVED = ("proxy_size", "proxy_arch", "proxy_bn_every", "clip_weights", "target_schedule", "read")
 
 
@@ -39,7 +44,7 @@ def add_run_options(parser: Parser, leave_out: Sequence[str] = ()) -> None:
         if field.name in leave_out:
             continue
         doc, kind = field.metadata["doc"], field.metadata["kind"]
-        if not field.metadata["common"]:
+        if field.name not in COMMON:
             parser.advanced.add(field.name)
         if kind is bool:
             group.add_argument(flag_of(field.name), action="store_true", help=doc)
