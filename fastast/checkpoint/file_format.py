@@ -18,9 +18,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from fastast.atomic_files import write_whole
 from fastast.errors import InputError
-from fastast.files import write_whole
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 
 SCHEMA = 2
 # The seal replaces the empty comment of the archive: its length (2 bytes, little-endian), this text, and the hash.

@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from fastast.console import Reporter
 from fastast.errors import InputError
-from fastast.run import RunFolder, finite
+from fastast.loggers.console import Reporter
+from fastast.run_folder import RunFolder, finite
 
 EVENTS = "tensorboard"
 # Seconds after which a point is on the disk at the latest.

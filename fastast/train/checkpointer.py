@@ -9,9 +9,9 @@ from typing import Any
 
 from fastast.checkpoint.file_format import snapshot
 from fastast.checkpoint.writer import CheckpointWriter
-from fastast.console import Reporter
 from fastast.energy.trace import TraceRow, write_rows
-from fastast.run import RunFolder
+from fastast.loggers.console import Reporter
+from fastast.run_folder import RunFolder
 from fastast.train.summary import write_best
 from fastast.train.trainer import Trainer
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fastast.checkpoint.reshard import reshard_module
 from fastast.config import TrainConfig
-from fastast.console import Reporter
 from fastast.data import Batch
 from fastast.device import Runtime, compile_step, is_out_of_memory
 from fastast.distributed.gradient_averaging import averaged
@@ -22,6 +21,7 @@ from fastast.gates.queue import Rows, SampleQueue
 from fastast.gates.registry import make_gate
 from fastast.gates.score_memory import ScoreMemory
 from fastast.gates.selector import Selector
+from fastast.loggers.console import Reporter
 from fastast.loggers.device_status import NUM_FIELDS, DeviceStatus, merge_status
 from fastast.models.build import build_model, check_fits, scoring_twin
 from fastast.train.optimizer import GuardedStep, build_optimizer

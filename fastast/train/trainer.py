@@ -15,17 +15,17 @@ import numpy as np
 
 from fastast.checkpoint.file_format import snapshot
 from fastast.config import TrainConfig
-from fastast.console import Reporter
 from fastast.data import Batch, Dataset, rank_slices
 from fastast.device import Runtime
 from fastast.distributed.gradient_averaging import average_statistics
 from fastast.distributed.queue_balance import QueueBalancer
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
+from fastast.loggers.console import Reporter
 from fastast.loggers.counters import BatchRecord, PhaseCounts
 from fastast.loggers.device_status import StatusReader
 from fastast.phases import GATED
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train.engine import Engine, build_engine
 from fastast.train.epoch_plan import EpochPlanner
 from fastast.train.evaluation import evaluate

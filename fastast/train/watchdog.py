@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from fastast.distributed.ranks import Ranks
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.signals import Stopped, StopRequest
 from fastast.train.trainer import Trainer
 
