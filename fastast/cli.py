@@ -33,6 +33,8 @@ def build_parser() -> Parser:
         command.add_parser(commands)
     _add_doctor(commands)
     _add_meter(commands)
+    for command in commands.choices.values():
+        command.set_defaults(parser=command)
     return parser
 
 
@@ -104,7 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
-    code = _run(parser.parse_args(arguments), arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:  # said by the command's own parser, whose help lists what it takes
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    code = _run(args, arguments)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return code
     # torchrun takes any code but 0 for a failure, and would start a stopped run again.
