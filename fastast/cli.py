@@ -33,8 +33,8 @@ def build_parser() -> Parser:
         command.add_parser(commands)
     _add_doctor(commands)
     _add_meter(commands)
-    for command in commands.choices.values():
-        command.set_defaults(parser=command)
+    for own in commands.choices.values():
+        own.set_defaults(parser=own)
     return parser
 
 
