@@ -120,7 +120,7 @@ def _add_bench(commands: Any) -> None:
 
 
 def _bench(args: argparse.Namespace, argv: list[str]) -> int:
-    from fastast.bench.command import run_bench
+    from fastast.bench.experiment import run_bench
     from fastast.console import Reporter
 
     return run_bench(
@@ -182,7 +182,7 @@ def _add_report(commands: Any) -> None:
 
 
 def _report(args: argparse.Namespace, argv: list[str]) -> int:
-    from fastast.report.page import run_report
+    from fastast.commands.report import run_report
 
     return run_report(args.runs, args.out)
 
@@ -253,7 +253,7 @@ def _add_meter(commands: Any) -> None:
 
 
 def _meter(args: argparse.Namespace, argv: list[str]) -> int:
-    from fastast.energy.command import run_meter
+    from fastast.commands.meter import run_meter
 
     command = args.measured[1:] if args.measured[:1] == ["--"] else args.measured
     return run_meter(
@@ -284,10 +284,10 @@ def _add_doctor(commands: Any) -> None:
 
 def _doctor(args: argparse.Namespace, argv: list[str]) -> int:
     if args.quick:
-        from fastast.doctor_quick import run_quick_doctor
+        from fastast.commands.health_check import run_health_check
 
-        return run_quick_doctor()
-    from fastast.doctor import run_doctor
+        return run_health_check()
+    from fastast.commands.doctor import run_doctor
 
     return run_doctor(as_json=args.json)
 

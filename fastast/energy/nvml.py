@@ -157,7 +157,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class NvmlSystem:
     """What NVML knows of this machine.
 
     Attributes:
@@ -178,7 +178,7 @@ def explain(error: pynvml.NVMLError) -> str:
     return REASONS.get(error.value, f"NVML error {error.value}")
 
 
-def open_machine() -> Machine:
+def open_nvml() -> NvmlSystem:
     """Starts NVML and probes every GPU.
 
     NVML stays started: other code in the process may use it, and handles die with it.
@@ -187,9 +187,9 @@ def open_machine() -> Machine:
         pynvml.nvmlInit()
         count = pynvml.nvmlDeviceGetCount()
     except pynvml.NVMLError as error:
-        return Machine(reason=explain(error))
+        return NvmlSystem(reason=explain(error))
     version = _try(pynvml.nvmlSystemGetCudaDriverVersion_v2)
-    return Machine(
+    return NvmlSystem(
         devices=tuple(_probe(index) for index in range(count)),
         reason=None if count else REASONS[_GPU_NOT_FOUND],
         driver=_try(pynvml.nvmlSystemGetDriverVersion),
@@ -310,21 +310,21 @@ def _named(entry: str, devices: Sequence[Device]) -> Device | None:
 
 
 def select_devices(
-    machine: Machine, wanted: Sequence[int | str] | None, environ: Mapping[str, str] = os.environ
+    nvml: NvmlSystem, wanted: Sequence[int | str] | None, environ: Mapping[str, str] = os.environ
 ) -> tuple[list[Device], str | None]:
     """The GPUs to meter, each once.
 
     Args:
-        machine: from `open_machine`.
+        nvml: result of `open_nvml`.
         wanted: CUDA indices as this process sees them, or UUIDs; None for every GPU visible to the process.
         environ: the process's environment.
 
     Returns:
         The devices, or an empty list and the reason.
     """
-    if machine.reason is not None:
-        return [], machine.reason
-    visible, unsure = visible_devices(machine.devices, environ)
+    if nvml.reason is not None:
+        return [], nvml.reason
+    visible, unsure = visible_devices(nvml.devices, environ)
     if wanted is None:
         # All of them are the same set in any order.
         whole = unsure is None or "CUDA_VISIBLE_DEVICES" not in environ
@@ -337,7 +337,7 @@ def select_devices(
         chosen = []
         for item in wanted:
             if isinstance(item, str):
-                chosen.append(_named(item, machine.devices))
+                chosen.append(_named(item, nvml.devices))
             elif unsure is not None:
                 return [], unsure
             else:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastast.cost_model import DENSE_COST
 from fastast.errors import InputError
-from fastast.gate.policy import DENSE_COST, Plan, Policy, Window
+from fastast.gate.policy import Plan, Policy, Window
 from fastast.gate.sampling import first_by_key, seeded_keys
 from fastast.philox import STREAM_PLAN
 

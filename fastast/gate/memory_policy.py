@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from fastast.gate.policy import DENSE_COST, Plan, Policy, Window
+from fastast.cost_model import DENSE_COST
+from fastast.gate.policy import Plan, Policy, Window
 from fastast.gate.sampling import first_by_key, gate_probability, seeded_keys, seeded_uniform, systematic_draw
 from fastast.philox import STREAM_PLAN
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastast.cost_model import DENSE_COST
 from fastast.errors import InputError
 from fastast.gate.sampling import first_by_key, seeded_keys
 from fastast.philox import STREAM_PLAN
-
-DENSE_COST = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

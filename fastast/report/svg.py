@@ -1,4 +1,4 @@
-"""Small calm figures as inline SVG: colours are the page's CSS variables, text is text, labels stand at the lines."""
+"""Small figures as inline SVG: colours are the page's CSS variables, text stays text, lines are labelled directly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-# Each stands for a CSS variable of the page; no drawing uses these values by chance.
+# Placeholders of the page's CSS variables; no drawing uses these values otherwise.
 COLOURS = {f"#fa57{index:02x}": f"var(--{name})" for index, name in enumerate(("ink", "muted", "rule", "shade"))}
 INK, MUTED, RULE, SHADE = COLOURS
 SERIES = tuple(f"#fa58{index:02x}" for index in range(1, 7))
@@ -79,7 +79,7 @@ def draw(
         label: what a reader who cannot see the figure is told.
         width, height: natural size, CSS pixels; the page scales it down.
         top: room above the axes, CSS pixels.
-        names: what will stand at the ends of lines, to the right of the axes.
+        names: labels at the ends of lines, to the right of the axes.
     """
     right = 12 + max((len(name) for name in names), default=0) * PX_PER_LETTER
     with matplotlib.rc_context(_RC), warnings.catch_warnings():
@@ -162,7 +162,7 @@ def label_points(
     points: Sequence[tuple[float, float, str, str]],
     bars: Sequence[tuple[float, float, float, float]] = (),
 ) -> None:
-    """Names points beside them, clear of one another's names and marks; call it when the limits are final.
+    """Names points beside them, without covering names or points; call it when the limits are final.
 
     Args:
         axes: where the points are.
@@ -232,7 +232,7 @@ def few_ticks(axes: Axes) -> None:
 
 
 def thin(x: np.ndarray, y: np.ndarray, *, max_points: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """Means over equal stretches of x, so that a long run draws as fast as a short one; NaN where nothing is known."""
+    """Means over equal bins of x, so that a long run draws as fast as a short one; NaN where no value is known."""
     if len(x) <= max_points:
         return x, y
     span = np.ptp(x)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastast.console import Reporter
-from fastast.energy.trace import TraceRow, write_rows
+from fastast.energy.power_log import PowerRow, write_power_csv
 from fastast.run import RunFolder
 from fastast.train.checkpoint import CheckpointWriter, snapshot
 from fastast.train.results import write_best
@@ -58,7 +58,7 @@ class Keeper:
 
         def write_first() -> None:
             self._folder.sync_logs()
-            write_power(self._trainer.energy.meter.trace_rows(), self._folder)
+            write_power(self._trainer.energy.meter.power_rows(), self._folder)
             if best is not None:
                 write_best(self._folder, *best)
                 if self._best is best:  # not of a later epoch
@@ -79,7 +79,7 @@ class Keeper:
         return self._writer.wait()
 
 
-def write_power(rows: Sequence[TraceRow], folder: RunFolder) -> None:
+def write_power(rows: Sequence[PowerRow], folder: RunFolder) -> None:
     """Writes `power.csv`, if any power was read."""
     if rows:
-        write_rows(folder.power, rows)
+        write_power_csv(folder.power, rows)

@@ -10,7 +10,7 @@ import numpy as np
 import nvidia.dali
 import torch
 
-from fastast.energy.ledger import PartCounts, compute_summary, cost, emissions_g, energy_summary
+from fastast.energy.savings import PartCounts, compute_summary, cost, emissions_g, energy_summary
 from fastast.files import write_whole
 from fastast.gate import Policy
 from fastast.run import RunFolder, code_version, device_name
@@ -157,13 +157,11 @@ def price_notes(gpu_j: float | None, price_per_kwh: float | None, gco2_per_kwh: 
 
 
 def part_counts(counts: PhaseCounts, policy: Policy) -> PartCounts:
-    """The ledger's view of a phase under a gate."""
+    """Work of a phase under a gate."""
     return PartCounts(
         offered=counts.offered,
         selected=counts.selected,
         backward=counts.backward,
         scored=counts.scored,
         score_units=policy.score_units,
-        extra_units=counts.extra_units,
-        upkeep_units=policy.upkeep_units,
     )

@@ -17,12 +17,12 @@ from fastast.config import STALL_TIMEOUT_S, TrainConfig
 from fastast.console import Reporter, verdict
 from fastast.data import Dataset, draw_dataset, open_dataset
 from fastast.energy.meter import EnergyMeter, merge_idle
-from fastast.energy.nvml import open_machine as open_nvml
+from fastast.energy.nvml import open_nvml
 from fastast.errors import InputError, ToldElsewhere
 from fastast.files import cache_root
 from fastast.given import read_toml
 from fastast.options import parse_duration
-from fastast.report.page import write_report
+from fastast.report.run_page import write_report
 from fastast.run import OtherRanksFolder, RunFolder
 from fastast.train.beginning import other_ranks, resume_run, start_run, what_changed
 from fastast.train.distributed import RankLost, Ranks, open_ranks
@@ -187,7 +187,7 @@ def _fit(
     config, folder, state = opening.config, opening.folder, opening.state
     with contextlib.ExitStack() as stack:
         nvml = open_nvml()
-        meter = EnergyMeter(metered_devices(machine.device), machine=nvml)
+        meter = EnergyMeter(metered_devices(machine.device), nvml=nvml)
         if state is not None and opening.checkpoint is not None:
             meter.continue_csv(opening.checkpoint.resolve().parent.parent / folder.power.name)
         energy = EnergyBook(stack.enter_context(meter))
@@ -236,7 +236,7 @@ def _fit(
             summary = build_summary(trainer, nvml.driver, argv, stopped=stopped.reason if stopped else None)
             trainer.journal.merge_offered()
             # A set, since what stood in the file before a resume comes from every rank.
-            rows = sorted({row for theirs in ranks.collect(meter.trace_rows()) for row in theirs})
+            rows = sorted({row for theirs in ranks.collect(meter.power_rows()) for row in theirs})
             if ranks.is_first:
                 write_power(rows, folder)
                 write_samples(folder, trainer)

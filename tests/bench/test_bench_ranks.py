@@ -11,7 +11,7 @@ from tests.conftest import ROOT, run_fastast
 
 
 @pytest.mark.slow
-def test_the_runs_of_a_bench_have_as_many_ranks_as_asked_for(pictures: Path, tmp_path: Path) -> None:
+def test_bench_runs_have_nproc_ranks(pictures: Path, tmp_path: Path) -> None:
     words = ["bench", "--nproc", 2, "--gates", "dense", "--seeds", 1, "--data", pictures, "--out", tmp_path / "b"]
     words += ["--arch", "tests.nets:tiny", "--image-size", 32, "--batch-size", 16, "--epochs", 1, "--device", "cpu"]
     done = run_fastast(*words, "--threads", 1, cwd=ROOT)

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from fastast.cli import main
-from fastast.report.page import write_report
+from fastast.report.run_page import write_report
 from fastast.run import RunFolder
 from fastast.train import session
 from fastast.train.checkpoint import load_checkpoint

@@ -16,7 +16,7 @@ from fastast.energy import ledger
 from fastast.train import energy_book, session
 ledger.MIN_PART_S = 0.2
 session.metered_devices = lambda device: None
-energy_book.PartMeter = functools.partial(energy_book.PartMeter, skip_steps=5, window_s=0.2)
+energy_book.PartMeter = functools.partial(energy_book.PartMeter, skip_steps=5, block_s=0.2)
 print(json.dumps(main(sys.argv[1:])))
 """
 

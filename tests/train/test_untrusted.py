@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from fastast.config import TrainConfig
 from fastast.errors import InputError
 from fastast.given import read_toml, resolve
-from fastast.report.record import read_record
+from fastast.report.run_record import read_record
 from fastast.run import read_json
 from fastast.train.checkpoint import load_checkpoint, save_checkpoint
 from fastast.train.model import read_weights
