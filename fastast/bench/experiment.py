@@ -64,12 +64,14 @@ def run_bench(
     Raises:
         InputError: something that the user can fix.
     """
-    bench = Bench(options, toml_path=toml_path, gates=gates, num_seeds=num_seeds, out=out, argv=argv, reporter=reporter)
+    if toml_path is not None:
+        options = {**read_toml(toml_path), **options}
+    bench = Bench(options, gates, num_seeds, out, budget, argv, reporter)
     try:
         if dry_run:
-            bench.show_plan(budget)
+            bench.show_plan()
             return 0
-        bench.start(budget)
+        bench.start()
         bench.run()
     except Stopped as stopped:
         reporter.note(f"{stopped}; the same command continues the bench in {out}")
@@ -78,24 +80,18 @@ def run_bench(
 
 
 class Bench:
-    """One bench in its folder.
-
-    Args:
-        options, toml_path, gates, num_seeds, out, argv, reporter: as of `run_bench`.
-    """
+    """One bench in its folder; arguments are as of `run_bench`."""
 
     def __init__(
         self,
         options: dict[str, Any],
-        *,
-        toml_path: str | None,
         gates: str,
         num_seeds: int,
         out: str,
+        budget: str | None,
         argv: list[str],
         reporter: Reporter,
     ) -> None:
-        options = {**(read_toml(toml_path) if toml_path else {}), **options}
         self._options = {name: value for name, value in absolute_paths(options).items() if name not in SET_BY_MATRIX}
         names = _parse_gates(gates)
         self._gates = order_gates(names)
@@ -110,6 +106,7 @@ class Bench:
             f"--epochs {self._epochs:g}: --warmup-epochs and --anneal leave the gates nothing; allow more epochs",
         )
         self._seeds = range(self._config.seed, self._config.seed + num_seeds)
+        self._budget, self._budget_s = budget, None if budget is None else parse_duration(budget, "--budget")
         self._out = Path(out)
         self._plan_path = self._out / "plan.json"
         self._argv, self._reporter = argv, reporter
@@ -120,25 +117,23 @@ class Bench:
         self._is_new = False
         self._runner = Runner(self._out, self._options)
 
-    def start(self, budget: str | None) -> None:
+    def start(self) -> None:
         """Continues the bench in the folder, or chooses the epochs and starts one.
 
         Raises:
             InputError: the folder holds a bench of other options, or cannot be written to; the budget is too short.
             Stopped: a signal came.
         """
-        if self._continue(budget):
+        if self._continue():
             if self._time_parts():
                 self._write_plan()
             return
         self._refuse_folder()
-        budget_s = None if budget is None else parse_duration(budget, "--budget")
         start_s = time.monotonic()
-        calibration_s = None if budget_s is None else self._measure_pace(budget_s)
+        calibration_s = 0.0 if self._budget is None else self._measure_pace()
         self._out.mkdir(parents=True, exist_ok=True)
         self._time_parts()
-        if budget is not None and budget_s is not None and calibration_s is not None:
-            self._fit(budget, budget_s, max(calibration_s, time.monotonic() - start_s))
+        self._fit(max(calibration_s, time.monotonic() - start_s))
         self._write_plan()
         self._is_new = True
 
@@ -158,26 +153,17 @@ class Bench:
         plan = {"schema": 1, "options": self._fixed_options(), "epochs": self._epochs}
         write_whole(self._plan_path, _json({**plan, "parts": self._parts, "parts_note": self._parts_note}))
 
-    def show_plan(self, budget: str | None) -> None:
+    def show_plan(self) -> None:
         """Prints the plan and an estimate, from finished runs or from a short dense run."""
-        continues = self._continue(budget)
-        known: dict[str, Outcome] = {}
-
-        def look(job: Job) -> Work | None:
-            outcome = self._runner.finished(job)
-            if outcome is None:
-                return None
-            known[job.name] = outcome
-            self._learn(job, outcome)
-            return outcome.work
-
-        walk(self._gates, self._seeds, self._epochs, look)
-        budget_s = None if budget is None else parse_duration(budget, "--budget")
+        continues = self._continue()
+        entries, known = self._finished()
+        for entry in entries:
+            if entry.job.name in known:
+                self._learn(entry.job, known[entry.job.name])
         if self._pace is None:
-            seconds = self._measure_pace(budget_s)
-            if budget is not None and budget_s is not None and not continues:
-                self._fit(budget, budget_s, seconds)
-        assert self._pace is not None
+            seconds = self._measure_pace()
+            if not continues:
+                self._fit(seconds)
         for line in plan_lines(self._estimate(known), known):
             self._reporter.note(line)
 
@@ -212,7 +198,8 @@ class Bench:
             self._reporter.note(f"bench.html was not written: {error}")
         return result
 
-    def _result(self, *, finished: bool) -> dict[str, Any]:
+    def _finished(self) -> tuple[list[Entry], dict[str, Outcome]]:
+        """The places so far, and the outcomes of finished runs by name."""
         known: dict[str, Outcome] = {}
 
         def look(job: Job) -> Work | None:
@@ -222,7 +209,10 @@ class Bench:
             known[job.name] = outcome
             return outcome.work
 
-        entries = walk(self._gates, self._seeds, self._epochs, look)
+        return walk(self._gates, self._seeds, self._epochs, look), known
+
+    def _result(self, *, finished: bool) -> dict[str, Any]:
+        entries, known = self._finished()
         version, commit = code_version()
         return {
             "schema": 1,
@@ -283,7 +273,7 @@ class Bench:
         assert self._pace is not None
         return estimate(self._config, self._gates, self._seeds, self._epochs, self._pace, known)
 
-    def _continue(self, budget: str | None) -> bool:
+    def _continue(self) -> bool:
         """Loads the plan of the bench in the folder; False if there is none."""
         if not self._plan_path.exists():
             return False
@@ -295,7 +285,7 @@ class Bench:
             if stored.get(name) != value:
                 flag = "--" + name.replace("_", "-")
                 raise InputError(f"{flag} {value}: the bench in {self._out} has {stored.get(name)}; {remedy}")
-        if budget is None and "epochs" in self._options and self._epochs != plan["epochs"]:
+        if self._budget is None and "epochs" in self._options and self._epochs != plan["epochs"]:
             raise InputError(f"--epochs {self._epochs:g}: the bench in {self._out} has {plan['epochs']:g}; {remedy}")
         self._epochs = plan["epochs"]
         self._parts, self._parts_note = plan.get("parts"), plan.get("parts_note")
@@ -307,9 +297,9 @@ class Bench:
         changing = {*FREE_OPTIONS, "gate", "seed", "epochs"}
         return {name: value for name, value in dataclasses.asdict(self._config).items() if name not in changing}
 
-    def _measure_pace(self, budget_s: float | None) -> float:
+    def _measure_pace(self) -> float:
         """Measures the pace with a short dense run; returns its seconds."""
-        self._pace, seconds = measure_pace(self._options, budget_s, self._reporter)
+        self._pace, seconds = measure_pace(self._options, self._budget_s, self._reporter)
         return seconds
 
     def _refuse_folder(self) -> None:
@@ -321,11 +311,11 @@ class Bench:
         if (self._out.exists() and not self._out.is_dir()) or RunFolder(self._out).holds_run():
             raise InputError(f"--out {self._out}: holds something else than a bench; name another folder")
 
-    def _fit(self, budget: str, budget_s: float, spent_s: float) -> None:
-        """Sets the epochs with which the matrix is expected to fit the budget."""
-        assert self._pace is not None
-        flag = f"--budget {budget}"
-        left_s = budget_s - spent_s
+    def _fit(self, spent_s: float) -> None:
+        """Sets the epochs with which the matrix is expected to fit the budget, if there is one."""
+        if self._budget_s is None or self._pace is None:
+            return
+        flag, left_s = f"--budget {self._budget}", self._budget_s - spent_s
         self._epochs = fit_epochs(self._config, self._gates, self._seeds, self._pace, left_s, flag)
         most = ", as many as --epochs allows" if self._epochs == self._config.epochs else ""
         self._reporter.note(f"{flag}: {self._epochs:g} epochs for each gate{most} (an estimate)")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fastast.energy.gpu_totals import GpuTotals
 from fastast.energy.nvml import Device, NvmlSystem, ReadError, open_nvml, select_devices
-from fastast.energy.power_log import PowerLog, PowerRow, write_power_csv
+from fastast.energy.power_log import PowerLog, PowerRow
 from fastast.energy.rapl import POWERCAP_ROOT, Rapl
 from fastast.energy.reading import Reading, sum_known
 
@@ -198,16 +198,8 @@ class EnergyMeter:
         """Sets the phase of the run that later rows of `power.csv` name."""
         self._phase = phase
 
-    def write_csv(self, path: str | os.PathLike[str]) -> None:
-        """Writes `power.csv`: power over time, averaged over longer intervals in a long run.
-
-        Raises:
-            OSError: the disk is full or the folder not writable.
-        """
-        write_power_csv(path, self.power_rows())
-
     def power_rows(self) -> list[PowerRow]:
-        """Power over time so far, as `write_csv` writes it."""
+        """Rows of `power.csv` so far; averaged over longer intervals in a long run."""
         with self._lock:
             return self._power_log.rows()
 

@@ -43,9 +43,5 @@ def write_comparison(run_dirs: Sequence[str], out: str) -> Path:
         title=f"{len(runs)} runs · fastast",
         runs=runs,
         compared=COMPARED,
-        comparison=[
-            final_accuracy(records),
-            accuracy_curves(records, "seconds"),
-            accuracy_curves(records, "gpu_j"),
-        ],
+        comparison=[final_accuracy(records), accuracy_curves(records, "seconds"), accuracy_curves(records, "gpu_j")],
     )

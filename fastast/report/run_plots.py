@@ -149,32 +149,24 @@ def threshold(record: RunRecord) -> Figure | str:
         return "Threshold: this run's gate records none."
     first = int(np.flatnonzero(np.isfinite(y))[0])
     x, y = x[first:], y[first:]
-
-    def paint(axes: Axes) -> None:
-        line(axes, x, y, SERIES[0])
-        from_zero(axes, 1.15 * np.nanmax(y))
-        offered_axis(axes)
-
     label = f"Threshold over offered samples: {first_to_last(y, lambda value: f'{value:.3g}')}."
     caption = "In units of the score, whose running mean is 1 for the default significance."
-    return Figure("Threshold", draw(paint, label), caption=caption)
+    return _over_offered("Threshold", x, y, 1.15 * np.nanmax(y), label, caption)
 
 
 def throughput(record: RunRecord) -> Figure | str:
     """Offered samples per second."""
-    x, y = record.steps["offered"], record.steps["offered_per_s"]
+    y = record.steps["offered_per_s"]
     if not np.isfinite(y).any():
         return "Throughput: no step is recorded."
 
-    def paint(axes: Axes) -> None:
-        line(axes, x, y, SERIES[0])
-        from_zero(axes, 1.12 * np.nanmax(y))
+    def axis(axes: Axes) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(short))
-        offered_axis(axes)
         _annotate_gated(axes, record.steps)
 
     label = f"Offered samples per second: {first_to_last(y, lambda value: f'{value:,.0f}')}."
-    return Figure("Throughput, offered per second", draw(paint, label), caption="Evaluation left out.")
+    title = "Throughput, offered per second"
+    return _over_offered(title, record.steps["offered"], y, 1.12 * np.nanmax(y), label, "Evaluation left out.", axis)
 
 
 def data_wait(record: RunRecord) -> Figure | str:
@@ -186,16 +178,32 @@ def data_wait(record: RunRecord) -> Figure | str:
     if not np.isfinite(y).any():
         return "Data wait: no step is recorded."
 
-    def paint(axes: Axes) -> None:
-        line(axes, steps["offered"], y, SERIES[0])
-        from_zero(axes, max(0.05, min(1.0, 1.2 * np.nanmax(y))))
+    def axis(axes: Axes) -> None:
         percent_axis(axes)
-        offered_axis(axes)
         _annotate_gated(axes, steps)
 
+    top = max(0.05, min(1.0, 1.2 * np.nanmax(y)))
     label = f"Share of time spent waiting for data: mean {np.nanmean(y):.1%}, at most {np.nanmax(y):.1%}."
     caption = "A gate that decides after decoding saves nothing where this is high."
-    return Figure("Data wait, share of time", draw(paint, label), caption=caption)
+    return _over_offered("Data wait, share of time", steps["offered"], y, top, label, caption, axis)
+
+
+def _over_offered(
+    title: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    top: float,
+    label: str,
+    caption: str,
+    axis: Callable[[Axes], None] = lambda axes: None,
+) -> Figure:
+    def paint(axes: Axes) -> None:
+        line(axes, x, y, SERIES[0])
+        from_zero(axes, top)
+        offered_axis(axes)
+        axis(axes)
+
+    return Figure(title, draw(paint, label), caption=caption)
 
 
 def loss_histogram(record: RunRecord) -> Figure | str:

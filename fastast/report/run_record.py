@@ -66,7 +66,7 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """The data of a run that the report shows.
+    """The data of a run that the report shows. Its methods raise InputError for a value of another type.
 
     Attributes:
         path: the run folder.
@@ -95,27 +95,15 @@ class RunRecord:
     power: list[PowerRow] = field(default_factory=list)
 
     def number(self, group: str, name: str) -> float | None:
-        """A number of the summary, or None where it is null or absent.
-
-        Raises:
-            InputError: it is something else.
-        """
+        """A number of the summary, or None where it is null or absent."""
         return _typed(self, group, name, (int, float), "a number")
 
     def text(self, group: str, name: str) -> str | None:
-        """A string of the summary, or None where it is null or absent.
-
-        Raises:
-            InputError: it is something else.
-        """
+        """A string of the summary, or None where it is null or absent."""
         return _typed(self, group, name, (str,), "a string")
 
     def texts(self, group: str, name: str) -> list[str]:
-        """A list of strings of the summary, empty where it is absent.
-
-        Raises:
-            InputError: it is something else.
-        """
+        """A list of strings of the summary, empty where it is absent."""
         values = _typed(self, group, name, (list,), "a list of strings") or []
         if not all(isinstance(value, str) for value in values):
             raise InputError(f"{self.path / 'summary.json'}: {group}.{name} should be a list of strings")

@@ -158,9 +158,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[np.ndarray, np.ndarray, str, str
 
 
 def label_points(
-    axes: Axes,
-    points: Sequence[tuple[float, float, str, str]],
-    bars: Sequence[tuple[float, float, float, float]] = (),
+    axes: Axes, points: Sequence[tuple[float, float, str, str]], bars: Sequence[tuple[float, float, float, float]] = ()
 ) -> None:
     """Names points beside them, without covering names or points; call it when the limits are final.
 

@@ -12,6 +12,7 @@ import fastast.energy.parts
 from fastast.energy.meter import EnergyMeter
 from fastast.energy.nvml import Device, DeviceState, NvmlSystem
 from fastast.energy.parts import PartEnergy, PartMeter, merge_part_ranks
+from fastast.energy.power_log import write_power_csv
 from fastast.energy.reading import DeviceReading, Reading
 
 
@@ -152,7 +153,7 @@ def test_real_meter_with_parts_idle_and_phases(monkeypatch: pytest.MonkeyPatch, 
     assert energy.num_samples == 40
     assert energy.steady.joules == pytest.approx(80.0 * energy.steady.seconds, rel=0.1)
     assert energy.whole.seconds > energy.steady.seconds
-    meter.write_csv(path)
+    write_power_csv(path, meter.power_rows())
     rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
     assert rows[0] == ["5.000", "GPU-a", "33.00", "1", "warmup"]
     assert [row[4] for row in rows] == sorted((row[4] for row in rows), key=["warmup", "", "gated"].index)
