@@ -23,15 +23,14 @@ FROM_SUMMARY = {
     "best_val_top1": ("accuracy", "best_val_top1"),
     "offered_per_s": ("throughput", "offered_per_s"),
     "speedup_ceiling": ("compute", "speedup_ceiling"),
-    "savings_estimated": ("energy", "savings_estimated"),
-    "savings_arithmetic": ("energy", "savings_arithmetic"),
-    "savings_measured": ("energy", "savings_measured"),
-    "run_savings_estimated": ("energy", "run_savings_estimated"),
-    "run_savings_arithmetic": ("energy", "run_savings_arithmetic"),
-    "run_savings_measured": ("energy", "run_savings_measured"),
-    "gpu_j": ("energy", "gpu_j"),
-    "train_gpu_j": ("energy", "train_gpu_j"),
-    "cpu_j": ("energy", "cpu_j"),
+    **{
+        name: ("energy", name)
+        for name in (
+            *("savings_estimated", "savings_arithmetic", "savings_measured"),
+            *("run_savings_estimated", "run_savings_arithmetic", "run_savings_measured"),
+            *("gpu_j", "train_gpu_j", "cpu_j"),
+        )
+    },
     "activation": ("gate", "activation_rate"),
     "forward_units": ("compute", "forward_units"),
     "train_s": ("time_s", "train"),

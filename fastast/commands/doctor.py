@@ -1,4 +1,4 @@
-"""What this machine can do for training, and what to do about the rest."""
+"""`fastast doctor`: what this machine can do for training, and how to fix the rest."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def run_doctor(as_json: bool = False) -> int:
 
 
 def diagnose() -> list[Check]:
-    """Looks at everything that training uses. Takes a few seconds: torch and DALI are imported and tried."""
+    """Checks everything that training uses. Takes a few seconds: torch and DALI are imported and tried."""
     nvml = open_nvml()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's long text about an old driver; ours names the remedy
+        warnings.simplefilter("ignore")  # torch's long warning about an old driver; ours has the remedy
         checks = [check_versions(), *check_torch()]
         if all(check.status != MISSING for check in checks):
             checks += [*check_gpus(nvml), check_precision(), check_compiler()]
@@ -113,7 +113,7 @@ def check_versions() -> Check:
 
 
 def check_torch() -> list[Check]:
-    """torch and torchvision, and that they belong together."""
+    """torch and torchvision, and whether they fit each other."""
     checks: list[Check] = []
     for name in ("torch", "torchvision"):
         try:
@@ -141,14 +141,14 @@ def check_gpus(nvml: NvmlSystem) -> list[Check]:
 def gpu_findings(
     nvml: NvmlSystem, torch_cuda: str | None, usable: bool, names: Sequence[str], arches: Sequence[str]
 ) -> list[Check]:
-    """Judges what NVML and torch say of the GPUs.
+    """Findings from what NVML and torch report of the GPUs.
 
     Args:
         nvml: from NVML.
         torch_cuda: CUDA version that torch was built for, such as "12.8"; None for a build without CUDA.
         usable: torch can use a GPU.
         names: the GPUs that torch sees.
-        arches: architectures that torch carries code for, such as "sm_90".
+        arches: architectures that torch has code for, such as "sm_90".
     """
     if not nvml.devices and usable:
         remedy = "for joules: in a container set NVIDIA_DRIVER_CAPABILITIES=compute,utility"
@@ -176,7 +176,7 @@ def gpu_findings(
     for device in nvml.devices:
         if device.capability != (0, 0) and not _has_code_for(device.capability, arches):
             capability = f"{device.capability[0]}.{device.capability[1]}"
-            value = f"{device.name}: this torch carries no code for capability {capability}"
+            value = f"{device.name}: this torch has no code for capability {capability}"
             line = INSTALL_OLD_GPU if device.capability < (7, 5) else install_line(nvml)
             checks.append(Check("GPU code", WARN, value, line))
     return checks
@@ -192,7 +192,7 @@ def install_line(nvml: NvmlSystem) -> str:
 
 
 def _has_code_for(capability: tuple[int, int], arches: Sequence[str]) -> bool:
-    """Machine code serves its major version from its minor version on; PTX serves everything newer."""
+    """Machine code runs on its major version from its minor version on; PTX runs on everything newer."""
     for arch in arches:
         kind, _, digits = arch.partition("_")
         digits = digits.rstrip("af")
@@ -228,7 +228,7 @@ def check_compiler() -> Check:
 
 
 def check_dali() -> list[Check]:
-    """DALI, tried on a picture on the CPU and, with a GPU, on the `mixed` backend."""
+    """DALI, tried on one picture on the CPU and, with a GPU, on the `mixed` backend."""
     cuda_major = 13 if _torch_cuda_major() >= 13 and _device() == "cuda" else 12
     remedy = f"pip install nvidia-dali-cuda{cuda_major}0"
     try:
@@ -278,7 +278,7 @@ def _jpeg_engine() -> str:
 
 
 def check_energy(nvml: NvmlSystem) -> list[Check]:
-    """What NVML can tell of each GPU's energy."""
+    """What NVML can measure of each GPU's energy."""
     if not nvml.devices:
         return [Check("GPU energy", MISSING, f"{nvml.reason}")]
     checks = []

@@ -1,7 +1,7 @@
-"""The health check of a container: fast, and without a trace in what is being measured.
+"""The health check of a container: fast, and without an effect on measurements.
 
-It imports neither torch nor DALI, writes nothing, and loads the driver's libraries without starting them: `nvmlInit`
-wakes every GPU of a host without persistence mode, `cuInit` leaves memory and power behind.
+It imports neither torch nor DALI, writes nothing, and loads the driver's libraries without initializing them:
+`nvmlInit` wakes every GPU of a host without persistence mode, `cuInit` occupies memory and raises power.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def broken_driver(devices: str = "/dev") -> list[str]:
 
 
 def broken_folder(folder: str = ".") -> list[str]:
-    """Why no run can be kept in a folder, the current one by default."""
+    """Why runs cannot be stored in a folder, the current one by default."""
     try:
         shown = os.path.abspath(folder)
         free_b = shutil.disk_usage(folder).free

@@ -148,7 +148,7 @@ class EnergyMeter:
             RuntimeError: not started.
         """
         if self._start_s is None:
-            raise RuntimeError("EnergyMeter.start() comes first")
+            raise RuntimeError("call EnergyMeter.start() first")
         if self._final is not None:
             return self._final
         with self._lock:

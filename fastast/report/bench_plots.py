@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from fastast.report.bench_tables import place_name
 from fastast.report.run_plots import GATED, Figure, averaging_samples, first_to_last, line_samples, trailing_mean
@@ -19,6 +19,7 @@ from fastast.report.svg import (
     SERIES,
     WIDE_PX,
     WIDTH_PX,
+    cost_axes,
     draw,
     few_ticks,
     from_zero,
@@ -107,11 +108,7 @@ def accuracy_for(places: Sequence[Place], cost: str) -> Figure | str:
         bars = [bar for place, x, y in points for bar in _draw_place(axes, place, x, y, name, entry)]
         axes.set_xlim(0, 1.08 * max(bar[2] for bar in bars))
         axes.margins(y=0.12)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.xaxis.set_major_formatter(FuncFormatter(short))
-        axes.set_xlabel(unit)
-        few_ticks(axes)
-        percent_axis(axes)
+        cost_axes(axes, unit, 6)
         label_points(axes, [(x, y, _label(place, points), place.colour) for place, x, y in points], bars)
 
     described = "; ".join(f"{place.name} {y:.2%} at {short(x)}" for place, x, y in points)
@@ -232,7 +229,7 @@ def _lines(curves: Curves, take: Callable[[RunRecord], tuple[np.ndarray, np.ndar
 
 
 def _over_offered(
-    heading: str, lines: Sequence[Line], tell: Callable[[float], str], caption: str, *, percent: bool = False
+    heading: str, lines: Sequence[Line], form: Callable[[float], str], caption: str, *, percent: bool = False
 ) -> Figure | str:
     if not lines:
         return f"{heading}: no run recorded one."
@@ -249,7 +246,7 @@ def _over_offered(
         offered_axis(axes)
         label_ends(axes, [(*seeds[0], place.gate, place.colour) for place, seeds in lines])
 
-    described = "; ".join(f"{place.gate} {first_to_last(seeds[0][1], tell)}" for place, seeds in lines)
+    described = "; ".join(f"{place.gate} {first_to_last(seeds[0][1], form)}" for place, seeds in lines)
     svg = draw(paint, f"{heading} over offered samples: {described}.", names=[place.gate for place, _ in lines])
     return Figure(heading, svg, caption=caption)
 

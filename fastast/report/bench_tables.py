@@ -28,13 +28,13 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-def _cell(row: Row, name: str, tell: Callable[[float], str], unit: str) -> Cell:
+def _cell(row: Row, name: str, form: Callable[[float], str], unit: str) -> Cell:
     """Mean and standard error of a figure of a row."""
     figure = row.get(name) or {"mean": None, "se": None}
     mean, error = figure["mean"], figure["se"]
     if mean is None:
         return {"text": NOT_MEASURED, "none": True}
-    return {"text": tell(mean) + ("" if error is None else f" ± {tell(error)}") + unit, "none": False}
+    return {"text": form(mean) + ("" if error is None else f" ± {form(error)}") + unit, "none": False}
 
 
 def _share(name: str) -> Callable[[Row], Cell]:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fastast.cost_model import DENSE_COST
 from fastast.report.run_plots import GATED, Figure, first_to_last
 from fastast.report.run_record import RunRecord
-from fastast.report.svg import SERIES, draw, few_ticks, label_ends, line, percent_axis, short
+from fastast.report.svg import SERIES, cost_axes, draw, label_ends, line, short
 
 # Longer names of runs would take the figure's space.
 MAX_NAME = 18
@@ -34,7 +33,8 @@ def final_accuracy(records: Sequence[tuple[str, RunRecord]]) -> Figure | str:
             axes.plot([units], [top1], "o", color=colour, markersize=7)
             axes.annotate(name, (units, top1), xytext=(8, 0), textcoords="offset points", color=colour, va="center")
         axes.margins(0.15)
-        _cost_axes(axes, "forward units")
+        axes.set_xlim(left=0)
+        cost_axes(axes, "forward units", 5)
 
     described = "; ".join(f"{name} {top1:.1%} at {short(units)} forward units" for name, units, top1 in points)
     svg = draw(paint, f"Final top-1: {described}.", height=HEIGHT_PX, names=[name for name, *_ in points])
@@ -102,7 +102,8 @@ def accuracy_curves(records: Sequence[tuple[str, RunRecord]], key: str) -> Figur
             line(axes, x, y, colour)
             ends.append((x, y, name, colour))
         axes.margins(y=0.12)
-        _cost_axes(axes, unit)
+        axes.set_xlim(left=0)
+        cost_axes(axes, unit, 5)
         label_ends(axes, ends)
 
     described = "; ".join(
@@ -112,12 +113,3 @@ def accuracy_curves(records: Sequence[tuple[str, RunRecord]], key: str) -> Figur
     height = HEIGHT_PX if len(records) > 1 else 210
     svg = draw(paint, f"{title}: {described}.", height=height, names=[name for *_, name in curves])
     return Figure(title, svg, caption=caption)
-
-
-def _cost_axes(axes: Axes, unit: str) -> None:
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(short))
-    axes.set_xlabel(unit)
-    few_ticks(axes)
-    percent_axis(axes)

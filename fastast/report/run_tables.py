@@ -18,8 +18,11 @@ SAVINGS = (
     ("arithmetic", "Counted work in forwards of the full-size network: forward 1, backward 2."),
     ("measured", "GPU joules per offered sample against dense training in the same run."),
 )
-
-
+SAMPLES = (
+    *(("offered", "offered"), ("scored", "scored"), ("trained (backward)", "backward")),
+    *(("optimizer steps", "steps"), ("non-finite steps, undone", "nonfinite_steps")),
+)
+TIMES = (("total", "total"), ("training", "train"), ("evaluation", "eval"), ("waiting for data", "data_wait"))
 JOULES = (
     ("GPU, whole run", "gpu_j", "J"),
     ("GPU, training only", "train_gpu_j", "J"),
@@ -126,17 +129,10 @@ def _verdict(record: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]:
         ("top-1", _percent(number("accuracy", "val_top1"))),
         ("top-5", _percent(number("accuracy", "val_top5"))),
         ("best top-1", best if best_epoch is None else f"{best}, epoch {best_epoch:.0f}"),
-        ("offered", _count(number("samples", "offered"))),
-        ("scored", _count(number("samples", "scored"))),
-        ("trained (backward)", _count(number("samples", "backward"))),
-        ("optimizer steps", _count(number("samples", "steps"))),
-        ("non-finite steps, undone", _count(number("samples", "nonfinite_steps"))),
+        *((name, _count(number("samples", key))) for name, key in SAMPLES),
     ]
     pace = [
-        ("total", _seconds(number("time_s", "total"))),
-        ("training", _seconds(number("time_s", "train"))),
-        ("evaluation", _seconds(number("time_s", "eval"))),
-        ("waiting for data", _seconds(number("time_s", "data_wait"))),
+        *((name, _seconds(number("time_s", key))) for name, key in TIMES),
         ("throughput, gated part", _count(number("throughput", "offered_per_s"), " offered/s")),
         ("forward units", _count(number("compute", "forward_units"))),
         ("forward units if dense", _count(number("compute", "dense_forward_units"))),
@@ -159,15 +155,8 @@ def _saving(record: RunRecord, kind: str, meaning: str) -> dict[str, Any]:
     for scope, key in (("gated part", f"savings_{kind}"), ("whole run", f"run_savings_{kind}")):
         value = record.number("energy", key)
         length = 0.0 if value is None else min(abs(value), 1.0) * 100
-        bars.append(
-            {
-                "scope": scope,
-                "text": _percent(value, NOT_MEASURED),
-                "missing": value is None,
-                "loss": value is not None and value < 0,
-                "length": f"{length:.2f}",
-            }
-        )
+        flags = {"missing": value is None, "loss": value is not None and value < 0}
+        bars.append({"scope": scope, "text": _percent(value, NOT_MEASURED), "length": f"{length:.2f}", **flags})
     missing = all(bar["missing"] for bar in bars)
     default = "The run recorded no reason." if record.summary else "The run has not ended."
     why = (reason or default) if missing else None

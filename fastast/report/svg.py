@@ -33,33 +33,13 @@ PX_PER_LETTER = 0.6 * FONT_PX
 
 _numbers = itertools.count()
 _RC: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": FONT_PX,
-    "text.color": INK,
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": MUTED,
-    "axes.linewidth": 1,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.spines.left": False,
-    "xtick.color": RULE,
-    "ytick.color": RULE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "ytick.major.size": 0,
-    "xtick.major.size": 3,
-    "xtick.labelsize": FONT_PX,
-    "ytick.labelsize": FONT_PX,
-    "axes.labelsize": FONT_PX,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "grid.linewidth": 0.7,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-    "lines.solid_joinstyle": "round",
+    **dict.fromkeys(("font.size", "xtick.labelsize", "ytick.labelsize", "axes.labelsize"), FONT_PX),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), RULE),
+    **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
+    **dict.fromkeys(("axes.spines.right", "axes.spines.top", "axes.spines.left", "text.parse_math"), False),
+    **{"svg.fonttype": "none", "text.color": INK, "axes.linewidth": 1, "axes.axisbelow": True},
+    **{"ytick.major.size": 0, "xtick.major.size": 3, "axes.grid": True, "axes.grid.axis": "y", "grid.linewidth": 0.7},
+    **{"lines.linewidth": 1.8, "lines.solid_capstyle": "round", "lines.solid_joinstyle": "round"},
 }
 
 
@@ -76,7 +56,7 @@ def draw(
 
     Args:
         paint: draws in the colours of this module.
-        label: what a reader who cannot see the figure is told.
+        label: the text for readers who cannot see the figure.
         width, height: natural size, CSS pixels; the page scales it down.
         top: room above the axes, CSS pixels.
         names: labels at the ends of lines, to the right of the axes.
@@ -222,6 +202,15 @@ def offered_axis(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(short))
     axes.set_xlabel("offered samples")
+
+
+def cost_axes(axes: Axes, unit: str, num_ticks: int) -> None:
+    """Costs on the horizontal axis, accuracy on the vertical one."""
+    axes.xaxis.set_major_locator(MaxNLocator(num_ticks))
+    axes.xaxis.set_major_formatter(FuncFormatter(short))
+    axes.set_xlabel(unit)
+    few_ticks(axes)
+    percent_axis(axes)
 
 
 def few_ticks(axes: Axes) -> None:

@@ -15,11 +15,7 @@ from fastast.gate import make_policy
 NUM_TRAIN, BATCH, S_PER_UNIT, WARMUP = 960, 16, 0.001, 1.0
 PARTS = ("train_s", "decode_s", "score_s", "decode_all_s", "decode_selected_s")
 REAL: dict[str, Any] = {
-    "schema": 1,
-    "version": "0.1.0",
-    "commit": "a24ce546d693",
-    "seed": 0,
-    "stopped": None,
+    **{"schema": 1, "version": "0.1.0", "commit": "a24ce546d693", "seed": 0, "stopped": None},
     "hardware": {"device": "cpu", "names": ["AMD EPYC"], "world_size": 1},
     "data": {"train": NUM_TRAIN, "val": 60, "classes": 4, "quarantined": 0, "fingerprint": "fb4824e362c1846e"},
     "gate": {"name": "memory", "selection": "soft", "target": 0.3, "activation_rate": 0.3, "warmup_epochs": WARMUP},
@@ -29,15 +25,9 @@ REAL: dict[str, Any] = {
     "throughput": {"offered_per_s": 2513.8, "backward_per_s": 670.3},
     "compute": {"forward_units": 912.0, "dense_forward_units": 1440.0, "speedup_ceiling": 3.33},
     "energy": {
-        "savings_estimated": 0.693,
-        "savings_arithmetic": 0.733,
-        "savings_measured": None,
-        "run_savings_estimated": 0.347,
-        "run_savings_arithmetic": 0.367,
-        "run_savings_measured": None,
-        "gpu_j": None,
-        "train_gpu_j": None,
-        "cpu_j": None,
+        **{"savings_estimated": 0.693, "savings_arithmetic": 0.733, "savings_measured": None},
+        **{"run_savings_estimated": 0.347, "run_savings_arithmetic": 0.367, "run_savings_measured": None},
+        **{"gpu_j": None, "train_gpu_j": None, "cpu_j": None},
     },
 }
 

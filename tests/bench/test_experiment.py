@@ -13,7 +13,7 @@ from fastast.bench import calibration, experiment
 from fastast.bench.runner import failure_reason, flags
 from fastast.cli import main
 from tests.bench.fake_runs import FakeRunner
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_fastast
 
 RUN = ["--arch", "tests.nets:tiny", "--image-size", "32", "--batch-size", "16", "--lr", "0.05", "--device", "cpu"]
 
@@ -266,6 +266,18 @@ def test_real_gates_match_their_baselines(pictures, tmp_path, monkeypatch):
     for row in result["rows"]:
         if row["role"] in ("random_equal_share", "dense_equal_units"):
             assert row["match"]["mean"] == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.slow
+def test_bench_runs_have_nproc_ranks(pictures, tmp_path):
+    words = real(pictures, tmp_path / "b", "dense", "--epochs", "1", "--nproc", "2", "--threads", "1")
+    done = run_fastast(*words, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = json.loads((tmp_path / "b" / "bench.json").read_text())["runs"]
+    assert run["summary"]["hardware"]["world_size"] == 2
+    assert run["summary"]["samples"]["offered"] == 240
+    assert run_fastast(*words, cwd=ROOT).returncode == 0  # finished runs are not repeated
+    assert len(list((tmp_path / "b" / "runs").iterdir())) == 1
 
 
 @pytest.mark.slow

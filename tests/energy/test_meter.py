@@ -62,7 +62,7 @@ print(json.dumps({
 
 
 def energy_j(curve: str, bounds: list[float]) -> float:
-    """Joules under a curve of "second:watts" steps: the plain sum that the meter must come to."""
+    """Joules under a curve of "second:watts" steps: the sum that the meter must reproduce."""
     steps = [tuple(map(float, point.split(":"))) for point in curve.split("/")]
     total_j = 0.0
     for index, (start_s, watts) in enumerate(steps):

@@ -1,4 +1,4 @@
-"""Which GPUs a process uses, and what NVML's errors come to."""
+"""Which GPUs a process uses, and the texts of NVML's errors."""
 
 from __future__ import annotations
 

@@ -196,11 +196,11 @@ def test_rapl_without_permission_names_the_remedy(tmp_path: Path, monkeypatch: p
 
 
 def test_power_log_stays_small_and_keeps_the_mean(tmp_path: Path) -> None:
-    trace = PowerLog(capacity=100)
+    log = PowerLog(capacity=100)
     watts = [float(index % 7) + (100.0 if index >= 3000 else 0.0) for index in range(10_000)]
     for index, value in enumerate(watts):
-        trace.add(PowerRow(index * 0.05, "GPU-a", value, index * 10.0, "gated" if index >= 3000 else "warmup"))
-    rows = trace.rows()
+        log.add(PowerRow(index * 0.05, "GPU-a", value, index * 10.0, "gated" if index >= 3000 else "warmup"))
+    rows = log.rows()
     assert len(rows) <= 110
     for phase, part in (("warmup", watts[:3000]), ("gated", watts[3000:])):
         spans = [(row.t_s, row.w) for row in rows if row.phase == phase]
@@ -221,8 +221,8 @@ def test_power_log_stays_small_and_keeps_the_mean(tmp_path: Path) -> None:
 
 
 def test_missing_power_is_empty_not_zero(tmp_path: Path) -> None:
-    trace = PowerLog()
-    trace.add(PowerRow(1.0, "GPU-a", None, 5.0, ""))
-    trace.add(PowerRow(1.0, "GPU-b", 7.0, None, ""))
-    write_power_csv(tmp_path / "power.csv", trace.rows())
+    log = PowerLog()
+    log.add(PowerRow(1.0, "GPU-a", None, 5.0, ""))
+    log.add(PowerRow(1.0, "GPU-b", 7.0, None, ""))
+    write_power_csv(tmp_path / "power.csv", log.rows())
     assert (tmp_path / "power.csv").read_text().splitlines()[1:] == ["1.000,GPU-a,,5,", "1.000,GPU-b,7.00,,"]

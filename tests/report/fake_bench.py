@@ -67,10 +67,7 @@ def write_bench(path: Path, *, num_seeds: int = 3, epochs: int = 8, j: float | N
     rows = make_rows(runs, parts())
     failure = {"role": "gate", "for": None, "seed": 9, "gate": "forward", "folder": "runs/x", "reason": "<i>killed</i>"}
     bench = {
-        "schema": 1,
-        "finished": True,
-        "version": "0.1.0",
-        "commit": "a24ce546d693",
+        **{"schema": 1, "finished": True, "version": "0.1.0", "commit": "a24ce546d693", "parts_note": None},
         "argv": ["bench", "--data", "/pictures/<b>x</b>", "--gates", ",".join(GATES), "--out", str(path)],
         "options": {"data": "/pictures/<b>x</b>", "arch": "resnet18", "image_size": 64, "target": TARGET},
         "epochs": epochs,
@@ -78,7 +75,6 @@ def write_bench(path: Path, *, num_seeds: int = 3, epochs: int = 8, j: float | N
         "runs": runs,
         "failures": [failure],
         "parts": parts(),
-        "parts_note": None,
         "rows": rows,
         "verdict": judge(rows),
         "notes": caveats(runs),

@@ -124,15 +124,21 @@ def test_unfinished_and_empty_bench(bench: Path, tmp_path: Path) -> None:
     result = content(bench)
     dense = [run for run in result["runs"] if run["role"] == "dense"][:1]
     row = next(row for row in result["rows"] if row["role"] == "dense")
-    begun = {"finished": False, "runs": dense, "rows": [row], "parts": None, "parts_note": "too slow"}
+    unfinished = {"finished": False, "runs": dense, "rows": [row], "parts": None, "parts_note": "too slow"}
     verdict = {"text": "No verdict: a comparison needs two seeds at least on both sides.", "gates": [], "winners": []}
-    (tmp_path / "bench.json").write_text(json.dumps({**result, **begun, "verdict": verdict}))
+    (tmp_path / "bench.json").write_text(json.dumps({**result, **unfinished, "verdict": verdict}))
     page = write_bench_report(tmp_path).read_text()
     assert "This bench has not ended: 1 run so far." in page
     assert "No verdict" in page
     assert "is not measured: too slow" in page
     assert "Validation top-1: no epoch is recorded." in page
-    nothing = {**begun, "runs": [], "rows": [], "finished": True, "verdict": {**verdict, "text": "No verdict: none"}}
+    nothing = {
+        **unfinished,
+        "runs": [],
+        "rows": [],
+        "finished": True,
+        "verdict": {**verdict, "text": "No verdict: none"},
+    }
     (tmp_path / "bench.json").write_text(json.dumps({**result, **nothing}))
     assert "No run came out." in write_bench_report(tmp_path).read_text()
 

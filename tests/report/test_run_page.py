@@ -16,9 +16,9 @@ FIGURES = """[...document.querySelectorAll("figure")].map(figure => {
   const shown = [...figure.querySelectorAll("svg")].filter(svg => svg.getBoundingClientRect().width > 0);
   const svg = shown[0], box = svg && svg.getBoundingClientRect();
   const paper = getComputedStyle(document.body).backgroundColor;
-  const drawn = svg ? [...svg.querySelectorAll("path, text, use")].filter(mark => {
-    const style = getComputedStyle(mark), size = mark.getBoundingClientRect();
-    const colour = mark.tagName === "text" || style.stroke === "none" ? style.fill : style.stroke;
+  const drawn = svg ? [...svg.querySelectorAll("path, text, use")].filter(shape => {
+    const style = getComputedStyle(shape), size = shape.getBoundingClientRect();
+    const colour = shape.tagName === "text" || style.stroke === "none" ? style.fill : style.stroke;
     return size.width + size.height > 2 && colour !== "none" && colour !== paper;
   }) : [];
   return {title: figure.querySelector("h3").textContent, num_shown: shown.length, label: svg.ariaLabel,

@@ -279,7 +279,7 @@ def test_thumbnails_are_stored_where_possible(run: Path, tmp_path: Path) -> None
     assert len(names) == page.count("data:image/jpeg") == 22
     assert "2 pictures could not be shown" in page
     (run / "thumbs").rename(run / "old")
-    (run / "thumbs").write_text("in the way")  # root may write to a read-only folder, so this stands for one
+    (run / "thumbs").write_text("in the way")  # root may write to a read-only folder, hence this file
     assert write_report(run, tmp_path / "page.html").read_text().count("data:image/jpeg") == 22
 
 
