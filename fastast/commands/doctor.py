@@ -94,9 +94,8 @@ def print_report(checks: Sequence[Check], console: Console) -> None:
     table = Table(box=None, show_header=False, padding=(0, 1))
     colours = {OK: "green", WARN: "yellow", MISSING: "red"}
     for check in checks:
-        table.add_row(
-            f"[{colours[check.status]}]{check.status}[/]", f"[bold]{escape(check.name)}[/]", escape(check.value)
-        )
+        status = f"[{colours[check.status]}]{check.status}[/]"
+        table.add_row(status, f"[bold]{escape(check.name)}[/]", escape(check.value))
     console.print(table)
     remedies = [check for check in checks if check.remedy is not None]
     if remedies:
@@ -122,9 +121,8 @@ def check_torch() -> list[Check]:
                 importlib.import_module("torchvision.ops")  # fails when built for another torch
         # A broken binary raises nearly anything: ImportError, OSError, RuntimeError, AttributeError.
         except Exception as error:
-            value = f"{type(error).__name__}: {_first_line(error)}"
             remedy = "pip install -U torch torchvision (both at once: their versions go together)"
-            return [*checks, Check(name, MISSING, value, remedy, needed=True)]
+            return [*checks, Check(name, MISSING, _error_line(error), remedy, needed=True)]
         checks.append(Check(name, OK, module.__version__))
     return checks
 
@@ -236,14 +234,13 @@ def check_dali() -> list[Check]:
         picture = _small_jpeg()
         _decode(dali, picture, "cpu")
     except Exception as error:
-        return [Check("DALI", MISSING, f"{type(error).__name__}: {_first_line(error)}", remedy, needed=True)]
+        return [Check("DALI", MISSING, _error_line(error), remedy, needed=True)]
     checks = [Check("DALI", OK, f"{dali.__version__}, decodes on CPU")]
     if _device() == "cuda":
         try:
             _decode(dali, picture, "mixed")
         except Exception as error:
-            value = f"{type(error).__name__}: {_first_line(error)}; pictures are decoded on CPU"
-            return [*checks, Check("DALI mixed", WARN, value, remedy)]
+            return [*checks, Check("DALI mixed", WARN, f"{_error_line(error)}; pictures are decoded on CPU", remedy)]
         checks.append(Check("DALI mixed", OK, f"decodes on GPU, {_jpeg_engine()}"))
     return checks
 
@@ -328,6 +325,6 @@ def _torch_cuda_major() -> int:
     return int(version.split(".")[0]) if version else 0
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no message"
+def _error_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {lines[0]}"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -36,9 +36,8 @@ def run_meter(
     interval_s: float = 0.05,
     price_per_kwh: float | None = None,
     gco2_per_kwh: float | None = None,
-    stream: TextIO | None = None,
 ) -> int:
-    """Runs a command and reports its joules, watts and seconds.
+    """Runs a command and reports its joules, watts and seconds on standard error: standard output is the command's.
 
     Args:
         command: program and arguments.
@@ -47,7 +46,6 @@ def run_meter(
         interval_s: seconds between two samples.
         price_per_kwh: adds the cost, in the currency of the price.
         gco2_per_kwh: adds grams of CO2.
-        stream: where the table goes; standard error by default, as standard output is the command's.
 
     Returns:
         The command's exit code; 128 + n if signal n ended it; 127 or 126 if it could not be started.
@@ -60,16 +58,15 @@ def run_meter(
     if not 0.01 <= interval_s <= 10:
         raise InputError(f"--interval {interval_s:g}: must be 0.01 to 10 seconds, for example 0.05")
     _check_paths(json_path, plot_path)
-    stream = stream or sys.stderr
     meter = EnergyMeter(hz=1 / interval_s)
     try:
         with meter, meter.measure("command") as used:
             code = _run_command(command)
     except FileNotFoundError:
-        print(f"fastast meter: {command[0]}: command not found", file=stream)
+        print(f"fastast meter: {command[0]}: command not found", file=sys.stderr)
         return NOT_FOUND
     except OSError as error:
-        print(f"fastast meter: {command[0]}: {os.strerror(error.errno or 0)}", file=stream)
+        print(f"fastast meter: {command[0]}: {os.strerror(error.errno or 0)}", file=sys.stderr)
         return NOT_EXECUTABLE
     report = _figures(used, meter.max_watts)
     report |= {"command": list(command), "exit_code": code, "interval_s": interval_s}
@@ -77,14 +74,14 @@ def run_meter(
         report["gpu_cost"] = cost(used.joules, price_per_kwh)
     if used.joules is not None and gco2_per_kwh is not None:
         report["gpu_gco2"] = emissions_g(used.joules, gco2_per_kwh)
-    _print_table(report, stream)
+    _print_table(report)
     try:
         if json_path is not None:
             write_whole(json_path, json.dumps(report, indent=1, allow_nan=False) + "\n")
         if plot_path is not None:
             _plot_power(plot_path, meter.power_rows(), shlex.join(command))
     except OSError as error:
-        print(f"fastast meter: could not write its files: {os.strerror(error.errno or 0)}", file=stream)
+        print(f"fastast meter: could not write its files: {os.strerror(error.errno or 0)}", file=sys.stderr)
         return code or 1
     return code
 
@@ -154,49 +151,37 @@ def _figures(used: Reading, max_watts: dict[str, float | None]) -> dict[str, Any
         }
         for device in used.devices
     ]
+    same = ("source", "disagreement", "num_samples", "cpu_j", "total_j", "conditions")
     return {
-        "schema": 1,
-        "seconds": used.seconds,
-        "gpu_j": used.joules,
-        "mean_w": used.watts,
-        "source": used.source,
-        "disagreement": used.disagreement,
-        "num_samples": used.num_samples,
-        "cpu_j": used.cpu_j,
-        "total_j": used.total_j,
-        "conditions": used.conditions,
-        "devices": devices,
-        "notes": used.notes,
+        **{"schema": 1, "seconds": used.seconds, "gpu_j": used.joules, "mean_w": used.watts},
+        **{name: getattr(used, name) for name in same},
+        **{"devices": devices, "notes": used.notes},
     }
 
 
-def _print_table(report: dict[str, Any], stream: TextIO) -> None:
+def _print_table(report: dict[str, Any]) -> None:
     """Prints the table, then one line about everything that was not read or is uncertain."""
     table = Table(box=None, show_header=False, padding=(0, 1))
     table.add_column(justify="right", style="bold")
-    table.add_column()
-    table.add_column()
     table.add_row(f"{report['seconds']:,.3f}", "s", "wall clock")
     for device in report["devices"]:
         if device["joules"] is not None:
-            watts = f"mean {device['mean_w']:,.1f} W"
-            if device["max_w"] is not None:
-                watts += f", at most {device['max_w']:,.1f} W"
-            name = f"{escape(device['name'])} {device['uuid'][:12]}"
-            table.add_row(f"{device['joules']:,.1f}", "J", f"{name}: {watts} ({device['source']})")
+            peak = "" if device["max_w"] is None else f", at most {device['max_w']:,.1f} W"
+            text = f"{device['name']} {device['uuid'][:12]}: mean {device['mean_w']:,.1f} W{peak} ({device['source']})"
+            table.add_row(f"{device['joules']:,.1f}", "J", escape(text))
     if len(report["devices"]) > 1 and report["gpu_j"] is not None:
         table.add_row(f"{report['gpu_j']:,.1f}", "J", f"all GPUs: mean {report['mean_w']:,.1f} W")
     if report["source"] == COUNTER and report["disagreement"] is not None:
         table.add_row(f"{report['disagreement']:+.1%}", "", "integral of sampled power against the counter")
-    if report["cpu_j"] is not None:
-        table.add_row(f"{report['cpu_j']:,.1f}", "J", "CPU packages and DRAM")
-    if report["total_j"] is not None:
-        table.add_row(f"{report['total_j']:,.1f}", "J", "GPUs, CPU packages and DRAM together")
-    if "gpu_cost" in report:
-        table.add_row(f"{report['gpu_cost']:.6g}", "", "cost of the GPU energy")
-    if "gpu_gco2" in report:
-        table.add_row(f"{report['gpu_gco2']:.6g}", "g", "CO2 of the GPU energy")
-    console = Console(file=stream, highlight=False, soft_wrap=True)
+    for name, form, unit, text in (
+        ("cpu_j", ",.1f", "J", "CPU packages and DRAM"),
+        ("total_j", ",.1f", "J", "GPUs, CPU packages and DRAM together"),
+        ("gpu_cost", ".6g", "", "cost of the GPU energy"),
+        ("gpu_gco2", ".6g", "g", "CO2 of the GPU energy"),
+    ):
+        if report.get(name) is not None:
+            table.add_row(f"{report[name]:{form}}", unit, text)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print()
     console.print(table)
     if report["notes"]:

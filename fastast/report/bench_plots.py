@@ -204,7 +204,7 @@ def activations(curves: Curves) -> Figure | str:
 
     lines = [entry for entry in _lines(curves, smooth) if entry[0].gate != DENSE]
     caption = "Mean of the last 200 batches at least, gated part. Bold: the first seed. Faint: the others."
-    return _over_offered(heading, lines, lambda value: f"{value:.1%}", caption, percent=True)
+    return _lines_over_offered(heading, lines, lambda value: f"{value:.1%}", caption, percent=True)
 
 
 def thresholds(curves: Curves) -> Figure | str:
@@ -215,7 +215,7 @@ def thresholds(curves: Curves) -> Figure | str:
         return record.steps["offered"][mine], record.steps["threshold"][mine]
 
     caption = "Of gates that score while training. Bold: the first seed. Faint: the others."
-    return _over_offered("Threshold", _lines(curves, known), lambda value: f"{value:.3g}", caption)
+    return _lines_over_offered("Threshold", _lines(curves, known), lambda value: f"{value:.3g}", caption)
 
 
 Line = tuple[Place, list[tuple[np.ndarray, np.ndarray]]]
@@ -228,7 +228,7 @@ def _lines(curves: Curves, take: Callable[[RunRecord], tuple[np.ndarray, np.ndar
     return [(place, seeds) for place, seeds in known if seeds]
 
 
-def _over_offered(
+def _lines_over_offered(
     heading: str, lines: Sequence[Line], form: Callable[[float], str], caption: str, *, percent: bool = False
 ) -> Figure | str:
     if not lines:

@@ -24,10 +24,6 @@ def place_name(role: str, of: str | None, gate: str) -> str:
     return gate if of is None else f"{of}: {ROLE_NAMES[role]}"
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
-
-
 def _cell(row: Row, name: str, form: Callable[[float], str], unit: str) -> Cell:
     """Mean and standard error of a figure of a row."""
     figure = row.get(name) or {"mean": None, "se": None}
@@ -37,15 +33,15 @@ def _cell(row: Row, name: str, form: Callable[[float], str], unit: str) -> Cell:
     return {"text": form(mean) + ("" if error is None else f" ± {form(error)}") + unit, "none": False}
 
 
-def _share(name: str) -> Callable[[Row], Cell]:
-    return lambda row: _cell(row, name, _percent, " %")
+def _share_column(name: str) -> Callable[[Row], Cell]:
+    return lambda row: _cell(row, name, lambda value: f"{100 * value:.2f}", " %")
 
 
-def _times(name: str) -> Callable[[Row], Cell]:
+def _times_column(name: str) -> Callable[[Row], Cell]:
     return lambda row: _cell(row, name, lambda value: f"{value:.2f}", "x")
 
 
-def _count(name: str, unit: str = "") -> Callable[[Row], Cell]:
+def _count_column(name: str, unit: str = "") -> Callable[[Row], Cell]:
     def make(row: Row) -> Cell:
         mean = (row.get(name) or {}).get("mean") or 0.0
         digits = 0 if mean >= 100 else 1 if mean >= 10 else 2  # the error has as many
@@ -61,13 +57,13 @@ TABLES: tuple[tuple[str, str, tuple[tuple[str, Callable[[Row], Cell]], ...]], ..
         "part offered. Forward units: counted work, forward 1, backward 2.",
         (
             ("n", lambda row: {"text": str(row["n"]), "none": False}),
-            ("top-1", _share("val_top1")),
-            ("top-5", _share("val_top5")),
-            ("trained", _share("activation")),
-            ("forward units", _count("forward_units")),
-            ("training time", _count("train_s", " s")),
-            ("GPU energy", _count("gpu_j", " J")),
-            ("data wait", _share("data_wait")),
+            ("top-1", _share_column("val_top1")),
+            ("top-5", _share_column("val_top5")),
+            ("trained", _share_column("activation")),
+            ("forward units", _count_column("forward_units")),
+            ("training time", _count_column("train_s", " s")),
+            ("GPU energy", _count_column("gpu_j", " J")),
+            ("data wait", _share_column("data_wait")),
         ),
     ),
     (
@@ -76,13 +72,13 @@ TABLES: tuple[tuple[str, str, tuple[tuple[str, Callable[[Row], Cell]], ...]], ..
         "ceiling: by the times of decode, scoring and training here, each timed alone. A speed-up above a ceiling is "
         "timing noise. All but “whole run” are of the gated part.",
         (
-            ("offered per second", _count("offered_per_s")),
-            ("speed-up", _times("speedup")),
-            ("speed-up, whole run", _times("run_speedup")),
-            ("ceiling", _times("speedup_ceiling")),
-            ("share of it", _share("share_of_ceiling")),
-            ("machine's ceiling", _times("machine_ceiling")),
-            ("share of that", _share("share_of_machine_ceiling")),
+            ("offered per second", _count_column("offered_per_s")),
+            ("speed-up", _times_column("speedup")),
+            ("speed-up, whole run", _times_column("run_speedup")),
+            ("ceiling", _times_column("speedup_ceiling")),
+            ("share of it", _share_column("share_of_ceiling")),
+            ("machine's ceiling", _times_column("machine_ceiling")),
+            ("share of that", _share_column("share_of_machine_ceiling")),
         ),
     ),
     (
@@ -90,7 +86,7 @@ TABLES: tuple[tuple[str, str, tuple[tuple[str, Callable[[Row], Cell]], ...]], ..
         "Estimated: as AST counts, an active sample costs 1 and a skipped one 0.01. Arithmetic: counted forward units. "
         "Measured: GPU joules per offered sample. The three are never mixed; the whole run counts warm-up and anneal.",
         tuple(
-            (f"{kind}, {scope}", _share(f"{prefix}savings_{kind}"))
+            (f"{kind}, {scope}", _share_column(f"{prefix}savings_{kind}"))
             for kind in ("estimated", "arithmetic", "measured")
             for scope, prefix in (("gated part", ""), ("whole run", "run_"))
         ),
@@ -122,13 +118,13 @@ def against(rows: Sequence[Row], gates: Sequence[Mapping[str, Any]]) -> dict[str
     lines = []
     for gate in gates:
         name = gate["gate"]
-        cells = [{"word": _share("val_top1")(mine[name])["text"], "kind": "", "beside": ""}]
+        cells = [{"word": _share_column("val_top1")(mine[name])["text"], "kind": "", "beside": ""}]
         for role in roles:
             outcome = gate["against"].get(role)
             if outcome is None:
                 cells.append({"word": "-", "kind": "", "beside": ""})
                 continue
-            beside = _share("val_top1")(found[role, name])["text"]
+            beside = _share_column("val_top1")(found[role, name])["text"]
             match = (found[role, name].get("match") or {}).get("mean")
             if match is not None and abs(match - 1) > 0.02:
                 beside += f", matched at {match:.2f}"

@@ -15,17 +15,7 @@ import torch
 from rich.console import Console
 
 from fastast.commands import doctor, health_check
-from fastast.commands.doctor import (
-    MISSING,
-    OK,
-    WARN,
-    Check,
-    diagnose,
-    exit_code,
-    gpu_findings,
-    print_report,
-    report_data,
-)
+from fastast.commands.doctor import MISSING, OK, WARN, Check, diagnose, exit_code, gpu_findings
 from fastast.energy.nvml import NO_DRIVER, Device, NvmlSystem
 from fastast.errors import InputError
 from fastast.precision import _choose_cpu, _choose_cuda, choose_precision
@@ -121,8 +111,8 @@ def test_this_machine_can_train(checks: list[Check]) -> None:
 
 def test_text_and_json_agree(checks: list[Check]) -> None:
     text = io.StringIO()
-    print_report(checks, Console(file=text, width=500))
-    data = json.loads(json.dumps(report_data(checks)))
+    doctor.print_report(checks, Console(file=text, width=500))
+    data = json.loads(json.dumps(doctor.report_data(checks)))
     assert data["can_train"] is True
     assert [check["name"] for check in data["checks"]] == [check.name for check in checks]
     for check in checks:
@@ -137,7 +127,7 @@ def test_missing_package_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check.remedy == "pip install nvidia-dali-cuda120"
     assert exit_code([check]) == 1
     text = io.StringIO()
-    print_report([check], Console(file=text, width=200))
+    doctor.print_report([check], Console(file=text, width=200))
     assert "pip install nvidia-dali-cuda120" in text.getvalue()
     assert "cannot run here yet" in text.getvalue()
 
