@@ -58,17 +58,11 @@ _SLOWDOWN_BITS = 0x08 | 0x20 | 0x40 | 0x80  # HW slowdown, SW and HW thermal, HW
 
 
 class ReadError(Exception):
-    """An NVML call failed.
-
-    Attributes:
-        reason: why, in words.
-        permanent: whether reading this device again is pointless.
-    """
+    """An NVML call failed: `reason` says why, `permanent` whether reading this device again is pointless."""
 
     def __init__(self, reason: str, permanent: bool) -> None:
         super().__init__(reason)
-        self.reason = reason
-        self.permanent = permanent
+        self.reason, self.permanent = reason, permanent
 
 
 @dataclass(frozen=True, slots=True)

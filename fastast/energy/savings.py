@@ -53,21 +53,19 @@ class PartCounts:
         return DENSE_COST * self.offered
 
 
-def estimated_savings(parts: Iterable[PartCounts]) -> float | None:
+def estimated_savings(*parts: PartCounts) -> float | None:
     """1 - (active x 1.0 + skipped x 0.01) / offered; None when nothing was offered.
 
     With activation a in one part it is AST's formula 1 - (a + 0.01 (1 - a)).
     """
-    parts = list(parts)
     offered, selected = sum(part.offered for part in parts), sum(part.selected for part in parts)
     if offered == 0:
         return None
     return 1 - (ACTIVE_COST * selected + SKIPPED_COST * (offered - selected)) / offered
 
 
-def arithmetic_savings(parts: Iterable[PartCounts]) -> float | None:
+def arithmetic_savings(*parts: PartCounts) -> float | None:
     """1 - work done / work of training every offered sample; None when nothing was offered."""
-    parts = list(parts)
     dense_units = sum(part.dense_forward_units for part in parts)
     return 1 - sum(part.forward_units for part in parts) / dense_units if dense_units else None
 
@@ -171,11 +169,11 @@ def energy_summary(
     idle_notes = [idle.note] if idle is not None and run.joules is not None else []
     joules, idle_w = run.joules, None if idle is None else idle.watts
     return {
-        "savings_estimated": estimated_savings([gated]),
-        "savings_arithmetic": arithmetic_savings([gated]),
+        "savings_estimated": estimated_savings(gated),
+        "savings_arithmetic": arithmetic_savings(gated),
         "savings_measured": measured,
-        "run_savings_estimated": estimated_savings([dense, gated]),
-        "run_savings_arithmetic": arithmetic_savings([dense, gated]),
+        "run_savings_estimated": estimated_savings(dense, gated),
+        "run_savings_arithmetic": arithmetic_savings(dense, gated),
         # Warm-up and anneal save nothing, so the gated part's savings are weighted by its share of the offered samples.
         "run_savings_measured": measured * gated.offered / offered if measured is not None and offered else None,
         "gpu_j": joules,
