@@ -36,10 +36,11 @@ import numpy as np
 import torch
 
 from benchmarks.common import provenance, publish
-from fastast.data import TrainLoader, epoch_ids, open_folder
-from fastast.data.graph import MEAN, STD
-from fastast.data.pack import run_pack
+from fastast.data import epoch_ids, open_folder
+from fastast.feed import LoaderOptions, TrainLoader
+from fastast.feed.pipeline import MEAN, STD
 from fastast.files import write_whole
+from fastast.packing.packer import run_pack
 
 BATCH = 64
 MIN_AREA = 0.25
@@ -57,15 +58,8 @@ def offered(num_samples: int, count: int, epoch: int) -> np.ndarray:
 
 def fastast_passes(data: Path, side: int, count: int, workers: int) -> Passes:
     catalog = open_folder(data)
-    loader = TrainLoader(
-        catalog,
-        batch_size=BATCH,
-        image_size=side,
-        device=torch.device("cpu"),
-        seed=0,
-        num_threads=workers,
-        min_area=MIN_AREA,
-    )
+    options = LoaderOptions(batch_size=BATCH, image_size=side, device=torch.device("cpu"), num_threads=workers)
+    loader = TrainLoader(catalog, options, seed=0, min_area=MIN_AREA)
     return lambda epoch: loader.epoch(epoch, offered(catalog.num_samples, count, epoch)), list
 
 

@@ -43,10 +43,10 @@ from benchmarks.gates_table import contender_row, energy_figures, table
 from benchmarks.subset import link_subset
 from fastast.config import TrainConfig
 from fastast.console import Reporter
-from fastast.data.pack import run_pack
 from fastast.energy.meter import EnergyMeter
 from fastast.energy.reading import Reading
 from fastast.files import write_whole
+from fastast.packing.packer import run_pack
 from fastast.run import RunFolder
 from fastast.train.account import PhaseCounts
 from fastast.train.energy_book import EnergyBook

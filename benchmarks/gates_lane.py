@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastast.data import Batch
 from fastast.energy.reading import Reading
+from fastast.feed import Batch
 from fastast.train.account import PhaseCounts
 from fastast.train.energy_book import DENSE_PART, GATED_PART
 from fastast.train.results import part_counts

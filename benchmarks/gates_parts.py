@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastast.data import Batch, ThumbnailLoader
+from fastast.feed import Batch, ThumbnailLoader
 from fastast.train.compiler import compile_step
 from fastast.train.model import scoring_twin
 from fastast.train.steps import logits_of

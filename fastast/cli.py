@@ -199,12 +199,6 @@ def _add_pack(commands: Any) -> None:
     parser.add_argument("source", metavar="SRC", help="folders as --data takes them; with --verify alone, a pack")
     parser.add_argument("out", metavar="OUT", nargs="?", help="the folder of the pack")
     parser.add_argument("--max-side", type=int, metavar="PX", help="re-encode larger pictures down to this longer side")
-    parser.add_argument(
-        "--thumbnails",
-        type=int,
-        metavar="PX",
-        help="store a thumbnail with this short side, pixels; the proxy gate scores those",
-    )
     parser.add_argument("--shard-size", type=float, default=1024, metavar="MB", help="megabytes a shard (default 1024)")
     parser.add_argument("--quality", type=int, default=95, metavar="Q", help="quality of re-encoded JPEGs (default 95)")
     parser.add_argument("--verify", action="store_true", help="read the pack back and check all of it")
@@ -214,14 +208,13 @@ def _add_pack(commands: Any) -> None:
 
 def _pack(args: argparse.Namespace, argv: list[str]) -> int:
     from fastast.console import Reporter
-    from fastast.data.pack import run_pack
+    from fastast.packing.packer import run_pack
 
     reporter = Reporter()
     return run_pack(
         args.source,
         args.out,
         max_side=args.max_side,
-        thumbnails=args.thumbnails,
         shard_size_mb=args.shard_size,
         quality=args.quality,
         verify=args.verify,

@@ -164,7 +164,8 @@ def _decode_alone(data: bytes, decoder: str) -> None:
 def _through_loader(kinds: dict[str, bytes], settings: Settings) -> dict[str, Any]:
     import torch
 
-    from fastast.data import TrainLoader, epoch_ids, open_folder
+    from fastast.data import epoch_ids, open_folder
+    from fastast.feed import LoaderOptions, TrainLoader
     from fastast.train.setup import open_machine
 
     device = open_machine(settings.device).device
@@ -178,15 +179,14 @@ def _through_loader(kinds: dict[str, bytes], settings: Settings) -> dict[str, An
         lost: list[str] = []
         catalog = open_folder(folder.parent)
         at_scan = [Path(entry.path).stem for entry in catalog.quarantined]
-        loader = TrainLoader(
-            catalog,
+        options = LoaderOptions(
             batch_size=8,
             image_size=32,
             device=device,
             dtype=torch.float16 if device.type == "cuda" else torch.float32,
-            seed=0,
             on_quarantine=lambda sample, path, reason: lost.append(Path(path).stem),
         )
+        loader = TrainLoader(catalog, options, seed=0)
         seen: list[int] = []
         for batch in loader.epoch(0, epoch_ids(catalog.num_samples, 0, 0)):
             seen += batch.ids[batch.valid].tolist()

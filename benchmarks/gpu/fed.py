@@ -18,7 +18,8 @@ from benchmarks.gpu.loops import MIN_AREA, Ours, Pictures, Plain, fed, nvidia_ba
 from benchmarks.gpu.pictures import given_pictures, sizes
 from benchmarks.gpu.settings import Report, Settings
 from benchmarks.gpu.timing import race
-from fastast.data import TrainLoader, epoch_ids, open_folder
+from fastast.data import epoch_ids, open_folder
+from fastast.feed import LoaderOptions, TrainLoader
 from fastast.train.setup import open_machine
 
 SYNTHETIC, FED = "synthetic", "from JPEGs"
@@ -56,16 +57,14 @@ def race_on(
     catalog = open_folder(folder)
     loaders: dict[str, TrainLoader] = {}
     for decode in ("auto", "gpu", "cpu") if device.type == "cuda" else ("cpu",):
-        loaders[decode] = TrainLoader(
-            catalog,
+        options = LoaderOptions(
             batch_size=batch_size,
             image_size=side,
             device=device,
             dtype=torch.float16 if device.type == "cuda" else torch.float32,
-            seed=settings.seed,
             decode=decode,
-            min_area=MIN_AREA,
         )
+        loaders[decode] = TrainLoader(catalog, options, seed=settings.seed, min_area=MIN_AREA)
     first = next(iter(loaders))
     synthetic = Pictures(device, batch_size=batch_size, image_size=side, **common)
     steps: dict[str, Callable[[], int]] = {SYNTHETIC: fed(ours, synthetic)}

@@ -34,9 +34,10 @@ from rich.console import Console
 
 from fastast.bench.plan import DENSE
 from fastast.console import Reporter
-from fastast.data import Batch, Dataset
+from fastast.data import Dataset
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
+from fastast.feed import Batch
 from fastast.files import write_whole
 from fastast.gate import make_policy
 from fastast.given import resolve

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastast.config import TrainConfig
-from fastast.data import Batch
+from fastast.feed import Batch
 from fastast.gate import Gate, Rows, SampleQueue, ScoreMemory
 from fastast.train.averaging import averaged
 from fastast.train.decision import Decision

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fastast.data import Batch
 from fastast.errors import InputError
+from fastast.feed import Batch
 from fastast.train.distributed import Ranks
 from fastast.train.steps import EvalStep
 

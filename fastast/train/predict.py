@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from fastast.console import Reporter
-from fastast.data import Batch, Catalog, EvalLoader, open_folder
+from fastast.data import Catalog, open_folder
 from fastast.errors import InputError
+from fastast.feed import Batch, EvalLoader, LoaderOptions
 from fastast.files import write_whole
 from fastast.run import RunFolder, read_json
 from fastast.train.evaluate import evaluate
@@ -81,8 +82,7 @@ def evaluate_model(
     twin = scoring_twin(model.to(machine.device))
     check_fits(twin, arch, size, len(classes))
     step = EvalStep(twin, dtype=machine.dtype)
-    loader = EvalLoader(
-        catalog,
+    options = LoaderOptions(
         batch_size=batch_size,
         image_size=size,
         device=machine.device,
@@ -90,6 +90,7 @@ def evaluate_model(
         on_quarantine=lambda _, picture, reason: reporter.note(f"left out {picture}: {reason}"),
         on_note=reporter.note,
     )
+    loader = EvalLoader(catalog, options)
     rows = Predictions(catalog.num_samples)
     reporter.begin("evaluating", catalog.num_samples)
     try:

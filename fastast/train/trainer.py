@@ -16,8 +16,9 @@ import torch
 
 from fastast.config import TrainConfig
 from fastast.console import Reporter
-from fastast.data import Batch, Dataset, rank_slices
+from fastast.data import Dataset, rank_slices
 from fastast.errors import InputError
+from fastast.feed import Batch
 from fastast.run import RunFolder
 from fastast.train.account import PhaseCounts
 from fastast.train.averaging import average_statistics

@@ -7,7 +7,7 @@ import pytest
 from fastast.bench import probe
 from fastast.bench.rows import machine_ceiling
 from fastast.bench.runs import Runner
-from fastast.data.pack import run_pack
+from fastast.packing.packer import run_pack
 from tests.bench.made import PARTS
 from tests.conftest import ROOT
 

@@ -9,7 +9,7 @@ import torch
 
 from fastast.cli import main
 from fastast.config import TrainConfig
-from fastast.data import Batch
+from fastast.feed import Batch
 from fastast.gate import shrink
 from fastast.train.engine import Engine
 from fastast.train.setup import open_machine

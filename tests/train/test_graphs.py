@@ -11,8 +11,8 @@ from torch import nn
 from torch._inductor.compile_fx import compile_fx
 
 from fastast.config import TrainConfig
-from fastast.data import Batch
 from fastast.errors import InputError
+from fastast.feed import Batch
 from fastast.train.compiler import choose_compile, compile_step
 from fastast.train.engine import Engine
 from fastast.train.setup import Machine

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from fastast.cli import main
 from fastast.config import TrainConfig
-from fastast.data import Batch
+from fastast.feed import Batch
 from fastast.gate import SampleQueue
 from fastast.train.distributed import Ranks
 from fastast.train.engine import Engine

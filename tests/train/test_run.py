@@ -12,8 +12,8 @@ import torch
 from fastast.cli import main
 from fastast.config import TrainConfig
 from fastast.console import Reporter
-from fastast.data.feed import Feed
 from fastast.energy.meter import EnergyMeter
+from fastast.feed.prefetch import PrefetchLoader
 from fastast.gate import LaggedReader
 from fastast.run import RunFolder
 from fastast.train.energy_book import EnergyBook
@@ -321,7 +321,7 @@ def test_nothing_in_the_loop_waits_for_the_device(pictures, tmp_path, monkeypatc
     def guarded(self, stretch, saves):
         plans = {stretch: plan(self.planner, stretch, self.feeds.train.bad_ids, self.engine.memory)}
         monkeypatch.setattr(Planner, "plan", lambda planner, stretch, *rest: plans[stretch])
-        with no_sync(LaggedReader._read, Feed._collect):
+        with no_sync(LaggedReader._read, PrefetchLoader._collect):
             run_stretch(self, stretch, saves)
 
     monkeypatch.setattr(Trainer, "_run_stretch", guarded)
