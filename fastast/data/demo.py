@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,8 +110,9 @@ def _draw_picture(rng: np.random.Generator, name: str, path: Path) -> None:
             _draw_clutter(rng, draw, width, height)
     radius = min(width, height) * rng.uniform(0.22, 0.42)
     centre = (rng.uniform(radius, width - radius), rng.uniform(radius, height - radius))
-    ink = _ink(rng, HUES[name], faint=bool(faint < 0.2))
-    CLASSES[name](draw, centre, radius, rng.uniform(0, 2 * math.pi), ink)
+    shape, hue = CLASSES[name]
+    ink = _ink(rng, hue, faint=bool(faint < 0.2))
+    shape(draw, centre, radius, rng.uniform(0, 2 * math.pi), ink)
     if hidden < 0.2:  # a bar across part of the shape
         left = centre[0] + rng.uniform(-0.6, 0.3) * radius
         bar = (left, 0, left + 0.35 * radius, height)
@@ -150,13 +152,15 @@ def _draw_clutter(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: in
 Shape = Callable[[ImageDraw.ImageDraw, tuple[float, float], float, float, Colour], None]
 
 
+def _around(centre: tuple[float, float], polar: list[tuple[float, float]]) -> Points:
+    """Points from radius and angle around `centre`."""
+    return [(centre[0] + r * math.cos(angle), centre[1] + r * math.sin(angle)) for r, angle in polar]
+
+
 def _corners(centre: tuple[float, float], radii: list[float], turn: float) -> Points:
     """Points around `centre` at equal angles, with these radii."""
     step = 2 * math.pi / len(radii)
-    return [
-        (centre[0] + r * math.cos(turn + k * step), centre[1] + r * math.sin(turn + k * step))
-        for k, r in enumerate(radii)
-    ]
+    return _around(centre, [(r, turn + k * step) for k, r in enumerate(radii)])
 
 
 def _polygon(sides: int) -> Shape:
@@ -195,9 +199,7 @@ def _cross(draw, centre, radius, turn, ink) -> None:
 def _crescent(draw, centre, radius, turn, ink) -> None:
     outer = [(radius, turn + math.pi * (0.3 + 1.4 * k / 12)) for k in range(13)]
     inner = [(0.62 * radius, angle) for _, angle in reversed(outer)]
-    draw.polygon(
-        [(centre[0] + r * math.cos(angle), centre[1] + r * math.sin(angle)) for r, angle in outer + inner], fill=ink
-    )
+    draw.polygon(_around(centre, outer + inner), fill=ink)
 
 
 def _stripes(draw, centre, radius, turn, ink) -> None:
@@ -219,22 +221,8 @@ def _grid(draw, centre, radius, turn, ink, *, dots: bool) -> None:
                 draw.polygon(_corners(at, [step / math.sqrt(2)] * 4, turn + math.pi / 4), fill=ink)
 
 
-def _checkerboard(draw, centre, radius, turn, ink) -> None:
-    _grid(draw, centre, radius, turn, ink, dots=False)
-
-
-def _dots(draw, centre, radius, turn, ink) -> None:
-    _grid(draw, centre, radius, turn, ink, dots=True)
-
-
 def _spiral(draw, centre, radius, turn, ink) -> None:
-    points = [
-        (
-            centre[0] + radius * k / 40 * math.cos(turn + k / 4),
-            centre[1] + radius * k / 40 * math.sin(turn + k / 4),
-        )
-        for k in range(41)
-    ]
+    points = _around(centre, [(radius * k / 40, turn + k / 4) for k in range(41)])
     draw.line(points, fill=ink, width=max(2, int(radius / 7)))
 
 
@@ -245,43 +233,24 @@ def _zigzag(draw, centre, radius, turn, ink) -> None:
     draw.line(points, fill=ink, width=max(2, int(radius / 5)))
 
 
-CLASSES: dict[str, Shape] = {
-    "stripes": _stripes,
-    "checkerboard": _checkerboard,
-    "circle_filled": _circle_filled,
-    "circle_outline": _circle_outline,
-    "triangle": _polygon(3),
-    "square": _polygon(4),
-    "pentagon": _polygon(5),
-    "hexagon": _polygon(6),
-    "star_five": _star(5),
-    "star_six": _star(6),
-    "cross": _cross,
-    "crescent": _crescent,
-    "dots": _dots,
-    "ellipse_filled": _ellipse_filled,
-    "spiral": _spiral,
-    "zigzag": _zigzag,
+CLASSES: dict[str, tuple[Shape, float]] = {
+    "stripes": (_stripes, 0.0),
+    "checkerboard": (partial(_grid, dots=False), 0.08),
+    "circle_filled": (_circle_filled, 0.17),
+    "circle_outline": (_circle_outline, 0.17),
+    "triangle": (_polygon(3), 0.3),
+    "square": (_polygon(4), 0.42),
+    "pentagon": (_polygon(5), 0.52),
+    "hexagon": (_polygon(6), 0.52),
+    "star_five": (_star(5), 0.64),
+    "star_six": (_star(6), 0.64),
+    "cross": (_cross, 0.76),
+    "crescent": (_crescent, 0.88),
+    "dots": (partial(_grid, dots=True), 0.08),
+    "ellipse_filled": (_ellipse_filled, 0.17),
+    "spiral": (_spiral, 0.88),
+    "zigzag": (_zigzag, 0.0),
 }
-"""How each class is drawn; a set of n classes takes the first n."""
-
-# Usual hue of the ink, as a share of the colour circle. Shapes that are hard to tell apart share theirs, so colour
-# alone leads only part of the way.
-HUES = {
-    "stripes": 0.0,
-    "checkerboard": 0.08,
-    "circle_filled": 0.17,
-    "circle_outline": 0.17,
-    "triangle": 0.3,
-    "square": 0.42,
-    "pentagon": 0.52,
-    "hexagon": 0.52,
-    "star_five": 0.64,
-    "star_six": 0.64,
-    "cross": 0.76,
-    "crescent": 0.88,
-    "dots": 0.08,
-    "ellipse_filled": 0.17,
-    "spiral": 0.88,
-    "zigzag": 0.0,
-}
+"""How each class is drawn, and the usual hue of its ink as a share of the colour circle; a set of n classes takes the
+first n. Shapes that are hard to tell apart share a hue, so colour alone is not enough.
+"""

@@ -122,8 +122,7 @@ def stamp_files(index: FileIndex) -> None:
             rows = range(first, min(first + _CHUNK, len(index)))
             index.stamps[rows.start : rows.stop] = [_stamp(index.path(row)) for row in rows]
 
-        for _ in pool.map(stamp_chunk, range(0, len(index), _CHUNK)):
-            pass
+        list(pool.map(stamp_chunk, range(0, len(index), _CHUNK)))
 
 
 def scan_files(index: FileIndex, progress: Progress | None = None) -> None:
@@ -231,7 +230,7 @@ def _cache_file(roots: list[bytes]) -> Path:
     return cache_root() / f"scan-{key[:32]}.npz"
 
 
-_CACHED_ARRAYS = ("starts", "lengths", "root_of", "stamps", "sizes")
+_CACHED_ARRAYS: dict[str, tuple[int, ...]] = {"starts": (), "lengths": (), "root_of": (), "stamps": (2,), "sizes": (2,)}
 
 
 def _save_cache(path: Path, index: FileIndex) -> None:
@@ -259,10 +258,8 @@ def _load_cache(path: Path) -> FileIndex | None:
             names = file["names"].tobytes()
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         return None
-    count = len(arrays["starts"])
-    shapes = {"starts": (count,), "lengths": (count,), "root_of": (count,), "stamps": (count, 2)}
-    shapes["sizes"] = (count, 2)
-    if any(arrays[name].shape != shape or arrays[name].dtype.kind != "i" for name, shape in shapes.items()):
+    count = arrays["starts"].size
+    if any(arrays[n].shape != (count, *tail) or arrays[n].dtype.kind != "i" for n, tail in _CACHED_ARRAYS.items()):
         return None
     return FileIndex(
         roots=[],

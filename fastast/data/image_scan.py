@@ -157,19 +157,9 @@ def _check_size(height: int, width: int) -> None:
 
 _FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended with Huffman codes, progressive
 _OTHER_FRAMES = {
-    0xC3: "lossless JPEG",
-    0xC5: "hierarchical JPEG",
-    0xC6: "hierarchical JPEG",
-    0xC7: "hierarchical JPEG",
-    0xC9: "arithmetic-coded JPEG",
-    0xCA: "arithmetic-coded JPEG",
-    0xCB: "lossless JPEG",
-    0xCC: "arithmetic-coded JPEG",
-    0xCD: "hierarchical JPEG",
-    0xCE: "hierarchical JPEG",
-    0xCF: "hierarchical JPEG",
-    0xDE: "hierarchical JPEG",
-    0xF7: "lossless JPEG",
+    **dict.fromkeys((0xC3, 0xCB, 0xF7), "lossless JPEG"),
+    **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, 0xDE), "hierarchical JPEG"),
+    **dict.fromkeys((0xC9, 0xCA, 0xCC), "arithmetic-coded JPEG"),
 }
 
 

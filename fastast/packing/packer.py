@@ -88,7 +88,8 @@ def run_pack(
             say(line)
     if verify:
         count = verify_pack(index, num_workers, progress)
-        say(f"{show_path(index.root)}: verified, {count:,} pictures in {_num_shards(index)} shards are sound")
+        num_shards = sum(len(split.shards) for split in index.splits.values())
+        say(f"{show_path(index.root)}: verified, {count:,} pictures in {num_shards} shards are sound")
     return 0
 
 
@@ -191,12 +192,11 @@ def _plan(
 
 
 def _usable_classes(index: FileIndex, options: PackOptions) -> list[int]:
-    usable = []
-    first = np.searchsorted(index.labels, np.arange(len(index.classes) + 1))
-    for label in range(len(index.classes)):
-        if any(isinstance(load_picture(index, row, options), Picture) for row in range(first[label], first[label + 1])):
-            usable.append(label)
-    return usable
+    def is_usable(row: int) -> bool:
+        return isinstance(load_picture(index, row, options), Picture)
+
+    bounds = np.searchsorted(index.labels, np.arange(len(index.classes) + 1)).tolist()
+    return [label for label, rows in enumerate(map(range, bounds, bounds[1:])) if any(map(is_usable, rows))]
 
 
 def _digest(listed: dict[str, FileIndex], options: PackOptions, shard_bytes: int) -> str:
@@ -249,7 +249,3 @@ def _claim(root: Path, digest: str) -> Iterator[PackIndex | None]:
 def _place(part: Path, folder: Path, content: bytes) -> None:
     write_whole(part, content)
     os.replace(part, folder / part.name)
-
-
-def _num_shards(index: PackIndex) -> int:
-    return sum(len(split.shards) for split in index.splits.values())

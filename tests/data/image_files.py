@@ -42,6 +42,17 @@ def segments(data: bytes | bytearray) -> list[tuple[int, int, int]]:
             return found
 
 
+def with_frame(data: bytes, **changes: int) -> bytes:
+    """A baseline JPEG with a changed frame header: marker, precision, height, width or sampling."""
+    changed = bytearray(data)
+    at = next(begin for begin, _, marker in segments(data) if marker == 0xC0)
+    places = {"marker": (1, 1), "precision": (4, 1), "height": (5, 2), "width": (7, 2), "sampling": (11, 1)}
+    for name, value in changes.items():
+        offset, length = places[name]
+        changed[at + offset : at + offset + length] = value.to_bytes(length, "big")
+    return bytes(changed)
+
+
 def cut_entropy(data: bytes, share: float) -> bytes:
     """A JPEG whose picture data ends after `share` of it, though the end marker is there.
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fastast.data import image_scan
 from fastast.data.image_scan import MAX_PIXELS, scan_bytes, scan_file
-from tests.data.image_files import encode, jpeg, picture, segments
+from tests.data.image_files import encode, jpeg, picture, segments, with_frame
 
 RGB = picture(37, 53)
 
@@ -42,22 +42,6 @@ def test_accepts_and_measures(data: bytes, components: int, tmp_path: Path) -> N
     path = tmp_path / "a.jpg"
     path.write_bytes(data)
     assert scan_file(str(path)) == scan_file(os.fsencode(path)) == (37, 53, components, None)
-
-
-def with_frame(**changes: int) -> bytes:
-    """A baseline JPEG whose frame header is changed: marker, precision, height, width, or sampling."""
-    data = bytearray(encode(RGB))
-    at = next(begin for begin, _, marker in segments(data) if marker == 0xC0)
-    if "marker" in changes:
-        data[at + 1] = changes["marker"]
-    if "precision" in changes:
-        data[at + 4] = changes["precision"]
-    for name, offset in (("height", 5), ("width", 7)):
-        if name in changes:
-            data[at + offset : at + offset + 2] = changes[name].to_bytes(2, "big")
-    if "sampling" in changes:
-        data[at + 11] = changes["sampling"]
-    return bytes(data)
 
 
 def without(*markers: int) -> bytes:
@@ -102,17 +86,17 @@ REFUSED = {
     "avif": (b"\0\0\0\x1cftypavif" + bytes(50), "AVIF"),
     "zeros": (bytes(5000), "zero bytes"),
     "noise": (bytes(range(128, 256)) * 4, "not a JPEG or PNG"),
-    "lossless": (with_frame(marker=0xC3), "lossless"),
-    "arithmetic": (with_frame(marker=0xC9), "arithmetic"),
-    "arithmetic progressive": (with_frame(marker=0xCA), "arithmetic"),
-    "hierarchical": (with_frame(marker=0xC5), "hierarchical"),
-    "12 bits": (with_frame(marker=0xC1, precision=12), "12-bit"),
-    "no height": (with_frame(height=0), "53 x 0 pixels"),
-    "no width": (with_frame(width=0), "0 x 37 pixels"),
-    "20000 x 20000": (with_frame(height=20000, width=20000), "20000 x 20000 pixels, over 100 megapixels"),
-    "65500 x 65500": (with_frame(height=65500, width=65500), "over 100 megapixels"),
-    "sampling 0": (with_frame(sampling=0x01), "sampling"),
-    "sampling 5": (with_frame(sampling=0x51), "sampling"),
+    "lossless": (with_frame(WHOLE, marker=0xC3), "lossless"),
+    "arithmetic": (with_frame(WHOLE, marker=0xC9), "arithmetic"),
+    "arithmetic progressive": (with_frame(WHOLE, marker=0xCA), "arithmetic"),
+    "hierarchical": (with_frame(WHOLE, marker=0xC5), "hierarchical"),
+    "12 bits": (with_frame(WHOLE, marker=0xC1, precision=12), "12-bit"),
+    "no height": (with_frame(WHOLE, height=0), "53 x 0 pixels"),
+    "no width": (with_frame(WHOLE, width=0), "0 x 37 pixels"),
+    "20000 x 20000": (with_frame(WHOLE, height=20000, width=20000), "20000 x 20000 pixels, over 100 megapixels"),
+    "65500 x 65500": (with_frame(WHOLE, height=65500, width=65500), "over 100 megapixels"),
+    "sampling 0": (with_frame(WHOLE, sampling=0x01), "sampling"),
+    "sampling 5": (with_frame(WHOLE, sampling=0x51), "sampling"),
     "no quantization table": (without(0xDB), "table is missing"),
     "no Huffman table": (without(0xC4), "table is missing"),
     "no frame": (without(0xC0), "before its size"),
@@ -153,8 +137,8 @@ def test_refuses_with_a_reason(name: str) -> None:
 
 
 def test_the_pixel_cap_is_exact() -> None:
-    assert scan_bytes(with_frame(height=10_000, width=MAX_PIXELS // 10_000)).reason is None
-    assert scan_bytes(with_frame(height=10_000, width=MAX_PIXELS // 10_000 + 1)).reason is not None
+    assert scan_bytes(with_frame(WHOLE, height=10_000, width=MAX_PIXELS // 10_000)).reason is None
+    assert scan_bytes(with_frame(WHOLE, height=10_000, width=MAX_PIXELS // 10_000 + 1)).reason is not None
 
 
 def test_non_files(tmp_path: Path) -> None:

@@ -29,16 +29,7 @@ from tests.data.image_files import encode, picture, segments
 from tests.feed.helpers import loader_options
 
 _SPECIAL = bytes([0, 1, 2, 3, 4, 8, 0x11, 0x12, 0x21, 0x22, 0x41, 0x44, 0x7F, 0x80, 0xC0, 0xC4, 0xDA, 0xFE, 0xFF])
-_MARKERS = [
-    b"\xff\xda",
-    b"\xff\xc4",
-    b"\xff\xdb",
-    b"\xff\xd8",
-    b"\xff\xc0",
-    b"\xff\xdd\0\4\0\1",
-    b"\xff\xff",
-    b"\xff\xd0",
-]
+_MARKERS = [b"\xff" + rest for rest in (b"\xda", b"\xc4", b"\xdb", b"\xd8", b"\xc0", b"\xdd\0\4\0\1", b"\xff", b"\xd0")]
 
 
 def originals() -> list[bytes]:

@@ -13,10 +13,10 @@ import torch
 from fastast.data.catalog import UnreadableError
 from fastast.data.dataset import open_folder
 from fastast.data.sampler import epoch_ids
-from fastast.feed import Batch, TrainLoader
+from fastast.feed import TrainLoader
 from fastast.packing.packer import run_pack
 from tests.data.image_files import cut_entropy, cut_png, encode, jpeg, picture, segments, write_tree
-from tests.feed.helpers import delivered_ids, eval_loader, images_by_id, same_batches, same_images, train_loader
+from tests.feed.helpers import delivered_ids, eval_loader, images_by_id, same_images, train_loader
 
 COUNT = 48
 DAMAGED = {3: 0.0, 4: 0.02, 5: 0.1, 17: 0.3, 30: 0.5, 31: 0.7, 47: 0.85}  # id: share of the picture data left
@@ -136,25 +136,6 @@ def test_neighbours_of_damaged_jpegs(tmp_path: Path) -> None:
     assert sorted([*found, *(sample for sample, _, _ in log)]) == list(range(40))
     assert {sample for sample, _, _ in log} <= damaged
     loader.close()
-
-
-def test_missing_end_is_refused_by_the_scan(tmp_path: Path) -> None:
-    whole = jpeg(50, 60)
-    tree = {"a/0.jpg": whole, "a/1.jpg": whole[:-2], "a/2.jpg": whole[: len(whole) // 2]}
-    catalog = open_folder(write_tree(tmp_path, tree))
-    assert catalog.num_samples == 1
-    assert [os.path.basename(path) for _, path, _ in catalog.quarantined] == ["1.jpg", "2.jpg"]
-
-
-def test_same_batches_for_all_depths(folder: Path) -> None:
-    def run(prefetch: int) -> list[Batch]:
-        loader = make(folder, [], prefetch=prefetch)
-        batches = list(loader.epoch(0, epoch_ids(COUNT, 9, 0)))
-        loader.close()
-        return batches
-
-    assert same_batches(run(2), run(1))
-    assert same_batches(run(4), run(1))
 
 
 def test_files_that_change_after_the_scan(tmp_path: Path) -> None:

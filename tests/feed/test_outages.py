@@ -17,7 +17,7 @@ from fastast.data.availability import DataRoot
 from fastast.data.dataset import open_dataset, open_folder
 from fastast.feed import Batch, reader
 from tests.data.image_files import write_tree
-from tests.feed.helpers import delivered_ids, eval_loader, same_batches
+from tests.feed.helpers import delivered_ids, same_batches
 from tests.feed.outages import COUNT, FAILING, Recorder, outage_notes, short_tick, tree
 
 __all__ = ["short_tick"]  # a fixture
@@ -92,24 +92,6 @@ def test_read_counts_only_while_the_folder_is_available(data: Path, monkeypatch:
     assert same_batches(recorder.run(), clean)
     assert recorder.quarantined == []
     assert num_reads == 3
-
-
-def test_evaluation_waits_too(data: Path) -> None:
-    away = data.with_name("away")
-    notes: list[str] = []
-    calls: list[int] = []
-
-    def back() -> None:
-        calls.append(0)
-        if len(calls) == 2:
-            away.rename(data)
-
-    catalog = open_folder(data)
-    loader = eval_loader(catalog, batch_size=4, image_size=16, on_wait=back, on_note=notes.append)
-    data.rename(away)
-    assert sum(batch.num_valid for batch in loader) == COUNT
-    assert notes == outage_notes(data)
-    loader.close()
 
 
 def test_only_the_missing_root_is_waited_for(tmp_path: Path) -> None:

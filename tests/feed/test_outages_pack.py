@@ -23,30 +23,25 @@ def kill_descriptors(catalog: Catalog) -> None:
             os.dup2(failing.fileno(), shard.descriptor)
 
 
-def run_struck(pack: Path, harm: str) -> Recorder:
-    away = pack.with_name("away")
-    clean = Recorder(open_folder(pack)).run()
-    recorder = Recorder(open_folder(pack), lambda: away.rename(pack))
-
-    def strike() -> None:
-        if "dead" in harm:
-            kill_descriptors(recorder.loader.catalog)
-        if "gone" in harm:
-            pack.rename(away)
-
-    assert same_batches(recorder.run(strike), clean)
-    return recorder
-
-
 @pytest.mark.parametrize("harm", ["dead and gone", "dead", "gone"])
 def test_pack_that_comes_back(harm: str, pack: Path) -> None:
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
-    recorder = run_struck(pack, harm)
+    away = pack.with_name("away")
+    clean = Recorder(open_folder(pack)).run()
+    recorder = Recorder(open_folder(pack), lambda: away.rename(pack))
+
+    def strike(catalog: Catalog = recorder.loader.catalog) -> None:
+        if "dead" in harm:
+            kill_descriptors(catalog)
+        if "gone" in harm:
+            pack.rename(away)
+
+    assert same_batches(recorder.run(strike), clean)
     assert recorder.quarantined == []
     # Open shards are read without the folder; a dead descriptor is replaced at once where the folder is available.
     assert recorder.notes == (outage_notes(pack) if harm == "dead and gone" else [])
-    del recorder
+    del recorder, strike
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
 

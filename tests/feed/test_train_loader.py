@@ -10,7 +10,7 @@ from PIL import Image
 from fastast.data.catalog import Catalog
 from fastast.data.dataset import open_folder
 from fastast.data.sampler import epoch_ids
-from fastast.feed import TrainLoader, pipeline
+from fastast.feed import TrainLoader
 from fastast.feed.pipeline import MEAN, STD
 from fastast.feed.transforms import crop_windows
 from tests.data.image_files import encode, jpeg, picture, write_tree
@@ -135,22 +135,6 @@ def test_batches_stay_valid(catalog: Catalog) -> None:
     loader.close()
     assert len(held) == 18
     assert all(torch.equal(batch.images, copy) for batch, copy in held)
-
-
-def test_pipelines_are_built_once(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = []
-    real = pipeline.build_pipeline
-
-    def spy(inputs, options, **more):
-        built.append(options.batch_size)
-        return real(inputs, options, **more)
-
-    monkeypatch.setattr(pipeline, "build_pipeline", spy)
-    loader = train_loader(catalog)
-    for epoch in range(4):
-        by_id(loader, epoch, np.arange(COUNT))
-    assert built == [8]
-    loader.close()
 
 
 @pytest.mark.parametrize("prefetch", [1, 2, 4])

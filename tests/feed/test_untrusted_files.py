@@ -17,20 +17,11 @@ import torch
 from fastast.data.catalog import Quarantined
 from fastast.data.dataset import open_dataset
 from fastast.packing.packer import run_pack
-from tests.data.image_files import cut_entropy, cut_png, encode, picture, segments, write_tree
+from tests.data.image_files import cut_entropy, cut_png, encode, picture, with_frame, write_tree
 from tests.feed.helpers import eval_loader, train_loader
 
 RGB = picture(48, 64, 3)
 WHOLE = encode(RGB, quality=90)
-
-
-def frame(marker: int = 0xC0, precision: int = 8, height: int = 48, width: int = 64) -> bytes:
-    """A JPEG whose frame header says something else."""
-    data = bytearray(WHOLE)
-    at = next(begin for begin, _, found in segments(data) if found == 0xC0)
-    data[at + 1], data[at + 4] = marker, precision
-    data[at + 5 : at + 9] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
-    return bytes(data)
 
 
 def ycck() -> bytes:
@@ -73,12 +64,12 @@ KINDS: dict[str, tuple[bytes | Callable[[Path], object], str, str]] = {
     "100-byte stub": (WHOLE[:100], "cut off", "cut off"),
     "truncated png": (encode(RGB, "PNG")[:900], "cut off", "cut off"),
     "png cut in its data": (cut_png(encode(RGB, "PNG"), 0.4), "cannot be decoded", "damaged picture data"),
-    "65500 x 65500": (frame(height=65500, width=65500), "megapixels", "megapixels"),
-    "20000 x 20000": (frame(height=20000, width=20000), "megapixels", "megapixels"),
-    "0 x 0": (frame(height=0, width=0), "0 x 0", "0 x 0"),
-    "arithmetic-coded": (frame(marker=0xC9), "arithmetic", "arithmetic"),
-    "12-bit": (frame(marker=0xC1, precision=12), "12-bit", "12-bit"),
-    "lossless": (frame(marker=0xC3), "lossless", "lossless"),
+    "65500 x 65500": (with_frame(WHOLE, height=65500, width=65500), "megapixels", "megapixels"),
+    "20000 x 20000": (with_frame(WHOLE, height=20000, width=20000), "megapixels", "megapixels"),
+    "0 x 0": (with_frame(WHOLE, height=0, width=0), "0 x 0", "0 x 0"),
+    "arithmetic-coded": (with_frame(WHOLE, marker=0xC9), "arithmetic", "arithmetic"),
+    "12-bit": (with_frame(WHOLE, marker=0xC1, precision=12), "12-bit", "12-bit"),
+    "lossless": (with_frame(WHOLE, marker=0xC3), "lossless", "lossless"),
     "cmyk": (encode(RGB.convert("CMYK")), "used", "used"),
     "ycck": (ycck(), "used", "used"),
     "adobe transform 0": (adobe(0), "used", "used"),

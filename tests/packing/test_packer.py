@@ -16,7 +16,7 @@ from fastast.data.dataset import Dataset, open_dataset, open_folder
 from fastast.data.pack import PackCatalog
 from fastast.errors import InputError
 from fastast.packing.packer import run_pack
-from tests.data.image_files import cut_entropy, encode, jpeg, picture, write_tree
+from tests.data.image_files import encode, jpeg, picture, write_tree
 from tests.feed.helpers import same_batches, train_loader
 
 
@@ -210,14 +210,6 @@ def test_large_pictures_are_scaled_down(tmp_path: Path) -> None:
     small = np.asarray(Image.open(io.BytesIO(catalog.read_one(0).tobytes())), np.float32)
     expected = np.asarray(picture(200, 300, 1).resize((100, 67), Image.Resampling.LANCZOS), np.float32)
     assert np.abs(small - expected).mean() < 4
-
-
-def test_damage_that_only_decoding_shows(tmp_path: Path) -> None:
-    """A JPEG that is kept byte for byte is not decoded."""
-    whole = jpeg(64, 64, progressive=True)
-    root = write_tree(tmp_path / "d", {"a/0.jpg": jpeg(30, 30), "a/1.jpg": cut_entropy(whole, 0.2)})
-    pack(root, tmp_path / "p")
-    assert open_folder(tmp_path / "p").num_samples == 2
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,10 @@ from fastast.packing.packer import run_pack
 from tests.data.image_files import encode, jpeg, picture, write_tree
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def pack(source: Path, out: Path, **options: Any) -> None:
+    run_pack(source, out, say=lambda line: None, **options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -52,8 +57,7 @@ def test_killed_at_every_step(source: Path, tmp_path: Path) -> None:
 def test_damaged_parts_are_rewritten(
     damage: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quiet = lambda line: None  # noqa: E731
-    run_pack(source, tmp_path / "p", shard_size_mb=0.03, say=quiet)
+    pack(source, tmp_path / "p", shard_size_mb=0.03)
 
     def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -62,7 +66,7 @@ def test_damaged_parts_are_rewritten(
     with monkeypatch.context() as patch:
         patch.setattr(packer, "_place", stop)
         with pytest.raises(KeyboardInterrupt):
-            run_pack(source, out, shard_size_mb=0.03, say=quiet)
+            pack(source, out, shard_size_mb=0.03)
     shard, part = out / "train-00001.tar", out / ".parts" / "train-00001.npz"
     if damage == "shard cut":
         os.truncate(shard, 5000)
@@ -71,28 +75,27 @@ def test_damaged_parts_are_rewritten(
     else:
         data = part.read_bytes()
         part.write_bytes(data[: len(data) // 2] if damage == "part cut" else bytes(len(data)))
-    run_pack(source, out, shard_size_mb=0.03, say=quiet)
+    pack(source, out, shard_size_mb=0.03)
     assert contents(out) == contents(tmp_path / "p")
 
 
 def test_only_the_same_pack_is_completed(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "p"
-    quiet = lambda line: None  # noqa: E731
-    run_pack(source, out, say=quiet)
+    pack(source, out)
     before = contents(out)
-    run_pack(source, out, say=quiet)
+    pack(source, out)
     assert contents(out) == before
     with pytest.raises(InputError, match="holds a pack of other pictures, options or versions"):
-        run_pack(source, out, quality=50, say=quiet)
+        pack(source, out, quality=50)
     (source / "train/a/0.jpg").write_bytes(jpeg(41, 51))
     with pytest.raises(InputError, match="holds a pack of other"):
-        run_pack(source, out, say=quiet)
+        pack(source, out)
     assert contents(out) == before
     begun = tmp_path / "begun"
     (begun / ".parts").mkdir(parents=True)
     (begun / ".parts" / "plan").write_text("another")
     with pytest.raises(InputError, match="unfinished pack of other pictures"):
-        run_pack(source, begun, say=quiet)
+        pack(source, begun)
 
 
 def test_one_process_at_a_time(source: Path, tmp_path: Path) -> None:
@@ -100,6 +103,6 @@ def test_one_process_at_a_time(source: Path, tmp_path: Path) -> None:
     with open(tmp_path / "p" / ".parts" / "lock", "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another process packs into it"):
-            run_pack(source, tmp_path / "p", say=lambda line: None)
-    run_pack(source, tmp_path / "p", say=lambda line: None)
+            pack(source, tmp_path / "p")
+    pack(source, tmp_path / "p")
     assert open_folder(tmp_path / "p").num_samples == 2
