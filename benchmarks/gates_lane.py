@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastast.data import Batch
+from fastast.feed import Batch
 from fastast.energy.reading import Reading
 from fastast.loggers.counters import PhaseCounts
 from fastast.train.run_energy import DENSE_PART, GATED_PART

@@ -34,10 +34,11 @@ from rich.console import Console
 from fastast.atomic_files import write_whole
 from fastast.bench.matrix import DENSE
 from fastast.config_file import resolve
-from fastast.data import Batch, Dataset
+from fastast.data import Dataset
 from fastast.device import open_runtime
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
+from fastast.feed import Batch
 from fastast.gates.registry import make_gate
 from fastast.loggers.console import Reporter
 from fastast.run_folder import RunFolder

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from fastast.cli import main
 from fastast.config import TrainConfig
-from fastast.data import Batch
+from fastast.feed import Batch
 from fastast.device import open_runtime
 from fastast.distributed.ranks import Ranks
 from fastast.gates.queue import SampleQueue
