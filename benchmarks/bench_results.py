@@ -1,4 +1,4 @@
-"""Turns a finished `fastast bench` into a committed result: its rows, verdict and goals as JSON and Markdown.
+"""Turns a finished `fastast bench` into a committed result: its rows and verdict as JSON and Markdown.
 
     python -m benchmarks.bench_results R --name imagenette_scratch --title "Imagenette from scratch" [--out DIR]
 
@@ -17,15 +17,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import provenance, publish, stamp
-from fastast.bench.verdict import TIERS, top1
+from benchmarks.common import RESULTS, markdown_table, provenance, publish, shown, stamp
 from fastast.errors import InputError
-from fastast.files import write_whole
 from fastast.report.roles import title
 from fastast.run import read_json
 
-RESULTS = Path(__file__).resolve().parent / "results"
-NONE = "-"  # in the tables
 OF_A_RUN = {  # what is kept of each run's summary
     "val_top1": ("accuracy", "val_top1"),
     "activation": ("gate", "activation_rate"),
@@ -38,7 +34,7 @@ OF_A_RUN = {  # what is kept of each run's summary
 
 
 def condense(bench: dict[str, Any], heading: str, measured_at: str) -> dict[str, Any]:
-    """What of a `bench.json` is published: no paths of the machine, of each run its few figures.
+    """The published part of a `bench.json`: a few figures of each run, and no paths of the machine.
 
     Args:
         bench: the content of `bench.json`.
@@ -46,12 +42,12 @@ def condense(bench: dict[str, Any], heading: str, measured_at: str) -> dict[str,
         measured_at: when it ended.
 
     Raises:
-        InputError: it is not finished, or no run of it came out.
+        InputError: it is not finished, or all of its runs failed.
     """
     if not bench["finished"]:
         raise InputError("bench.json: the bench is not finished; run its command again")
     if not bench["runs"]:
-        raise InputError("bench.json: no run came out; nothing to publish")
+        raise InputError("bench.json: all runs failed; nothing to publish")
     summary = bench["runs"][0]["summary"]
     hardware = summary["hardware"]
     here = provenance(torch.device(hardware["device"]))
@@ -82,121 +78,89 @@ def condense(bench: dict[str, Any], heading: str, measured_at: str) -> dict[str,
         "seeds": bench["seeds"],
         "runs": runs,
         "failures": [{key: fail[key] for key in ("role", "for", "seed", "gate")} for fail in bench["failures"]],
-        **{key: bench[key] for key in ("parts", "rows", "verdict", "goals", "notes")},
+        **{key: bench[key] for key in ("parts", "rows", "verdict", "notes")},
     }
 
 
 def _last_part(value: Any) -> Any:
-    """A path without its folders, so that a result says nothing of the machine that it came from."""
+    """A path without its folders, so that a result says nothing about the machine that measured it."""
     return Path(value).name if isinstance(value, str) and value.startswith(("/", "./", "../")) else value
 
 
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     data, seeds = result["data"], ", ".join(map(str, result["seeds"]))
-    options = result["options"]
-    measured = any(row["gpu_j"]["mean"] is not None for row in result["rows"])
-    lines = [
-        f"**{result['title']}**: {data['train']:,} pictures for training and {data['val']:,} for validation, "
-        f"{data['classes']} classes, `{options['arch']}` ({result['params'] / 1e6:.2f} M parameters) at "
-        f"{options['image_size']} px, {result['epochs']:g} epochs. Mean +- standard error over the seeds.",
-        "",
-        *_rows(result["rows"]),
-        "",
-        "Trained: share of the offered pictures of the gated part. Match: what a baseline took of what its gate took, "
-        "of what the two were to have in common. Seconds are of training, without start-up and evaluation.",
-        "",
-        *_speed(result["rows"]),
-        "",
-        "Of the gated part, in brackets of the whole run: speed-up over dense of the same seed; savings, estimated as "
-        "AST counts them, and arithmetic. Ceilings: of the cost model, and what the parts of training, timed on this "
-        "machine, leave room for; a speed-up above them is the clock's noise. Goals go by the mean alone."
-        + ("" if measured else " Joules were not measured."),
-        "",
-        *(f"- {line}" for line in result["verdict"]["text"].splitlines()),
-        *(f"- {note}" for note in result["notes"]),
-        *(f"- failed: {title(f['role'], f['for'], f['gate'])}, seed {f['seed']}" for f in result["failures"]),
-        "",
-        *_goals(result["goals"]),
-        "",
-        f"{result['hardware']['name']}, seeds {seeds}; {stamp(result)}. `{result['command']}`",
-        "",
+    options, rows = result["options"], result["rows"]
+    measured = any(row["gpu_j"]["mean"] is not None for row in rows)
+    remarks = [
+        *result["verdict"]["text"].splitlines(),
+        *result["notes"],
+        *(f"failed: {title(f['role'], f['for'], f['gate'])}, seed {f['seed']}" for f in result["failures"]),
     ]
-    return "\n".join(lines)
+    remark_lines = "\n".join(f"- {line}" for line in remarks)
+    return f"""\
+**{result["title"]}**: {data["train"]:,} pictures for training and {data["val"]:,} for validation, \
+{data["classes"]} classes, `{options["arch"]}` ({result["params"] / 1e6:.2f} M parameters) at \
+{options["image_size"]} px, {result["epochs"]:g} epochs. Mean +- standard error over the seeds.
+
+{_runs(rows)}
+
+Trained: share of the offered pictures of the gated part. Match: a baseline's work or share, divided by that of the \
+gate it is matched to. Seconds are of training, without start-up and evaluation.
+
+{_speed(rows)}
+
+Of the gated part, in brackets of the whole run: speed-up over dense of the same seed; savings, estimated as AST counts
+them, and arithmetic. Ceilings: of the cost model, and what the parts of training, timed on this machine, leave room \
+for; a speed-up above them is the clock's noise.{"" if measured else " Joules were not measured."}
+
+{remark_lines}
+
+{result["hardware"]["name"]}, seeds {seeds}; {stamp(result)}. `{result["command"]}`
+"""
 
 
-def _rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [
-        "| run | n | top-1 | trained | forward units | training, s | match |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        cells = [
-            title(row["role"], row["for"], row["gate"]),
-            str(row["n"]),
-            top1(row),
-            _figure(row["activation"], ".1%"),
-            _figure(row["forward_units"], ",.0f"),
-            _figure(row["train_s"], ",.1f"),
-            _figure(row["match"], ".3f") if "match" in row else "",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+def _runs(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = ("run", "n", "top-1", "trained", "forward units", "training, s", "match")
+    return markdown_table(
+        columns,
+        [
+            (
+                title(row["role"], row["for"], row["gate"]),
+                row["n"],
+                shown(row["val_top1"], ".2f", 100) + " %",
+                shown(row["activation"], ".1%"),
+                shown(row["forward_units"], ",.0f"),
+                shown(row["train_s"], ",.1f"),
+                shown(row["match"], ".3f") if "match" in row else "",
+            )
+            for row in rows
+        ],
+    )
 
 
-def _speed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [
-        "| gate | pictures offered/s | speed-up | ceiling | machine's | est. savings | arithmetic | data wait |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        if row["role"] != "gate":
-            continue
-        both = [
-            f"{_figure(row[name], form)} ({_figure(row[f'run_{name}'], form)})"
-            for name, form in (("speedup", ".2f"), ("savings_estimated", ".1%"), ("savings_arithmetic", ".1%"))
-        ]
-        cells = [
-            row["gate"],
-            _figure(row["offered_per_s"], ",.0f"),
-            both[0],
-            _figure(row["speedup_ceiling"], ".2f"),
-            _figure(row["machine_ceiling"], ".2f"),
-            *both[1:],
-            _figure(row["data_wait"], ".1%"),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+def _speed(rows: Sequence[Mapping[str, Any]]) -> str:
+    def both(row: Mapping[str, Any], name: str, form: str) -> str:
+        return f"{shown(row[name], form)} ({shown(row[f'run_{name}'], form)})"
 
-
-def _goals(goals: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A column for each gate; in a cell the figure and the tiers that it meets."""
-    gates = list(dict.fromkeys(line["gate"] for line in goals))
-    if not gates:
-        return []
-    places = {(line["goal"], line["scope"], line["gate"]): line for line in goals}
-    lines = ["| goal | " + " | ".join(gates) + " |", "|---|" + "---|" * len(gates)]
-    for goal, scope in dict.fromkeys((line["goal"], line["scope"]) for line in goals):
-        cells = [_goal(places[goal, scope, gate]) for gate in gates]
-        lines.append(f"| {goal}, {scope} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def _goal(line: Mapping[str, Any]) -> str:
-    figure = line["figure"]
-    if figure is None:
-        return "not measured"
-    shown = f"{figure:.2f}x" if line["goal"] == "speed-up" else f"{figure:.1%}"
-    shown = f"{figure:g}" if line["goal"] == "failures" else shown
-    met = [tier for tier in TIERS if line["tiers"].get(tier) == "met"]
-    return f"{shown}: {'met: ' + ', '.join(met) if met else 'missed'}"
-
-
-def _figure(value: Mapping[str, float | None], form: str) -> str:
-    mean, error = value["mean"], value["se"]
-    if mean is None:
-        return NONE
-    return f"{mean:{form}}" if error is None else f"{mean:{form}} +- {error:{form}}"
+    columns = ("gate", "pictures offered/s", "speed-up", "ceiling", "machine's", "est. savings", "arithmetic")
+    return markdown_table(
+        (*columns, "data wait"),
+        [
+            (
+                row["gate"],
+                shown(row["offered_per_s"], ",.0f"),
+                both(row, "speedup", ".2f"),
+                shown(row["speedup_ceiling"], ".2f"),
+                shown(row["machine_ceiling"], ".2f"),
+                both(row, "savings_estimated", ".1%"),
+                both(row, "savings_arithmetic", ".1%"),
+                shown(row["data_wait"], ".1%"),
+            )
+            for row in rows
+            if row["role"] == "gate"
+        ],
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -211,8 +175,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"{source}: no such file; name the --out of a finished bench")
     ended = datetime.fromtimestamp(source.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
     result = condense(read_json(source), args.title, ended)
-    publish(result, str(args.out / f"{args.name}.json"))
-    write_whole(args.out / f"{args.name}.md", table(result))
+    publish(result, args.out / f"{args.name}.json", table)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from benchmarks.peers.setting import (
 )
 from fastast.errors import InputError
 
-WARMUP_EPOCHS = 1  # with two or more, version 1.0.1 never returns from the warm-up's target of 1
+WARMUP_EPOCHS = 1  # with two or more, version 1.0.1 never leaves the warm-up's target of 1
 
 
 def run_original(setting: Setting) -> dict[str, Any]:

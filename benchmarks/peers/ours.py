@@ -24,7 +24,7 @@ _arch: str
 
 def counted_network(num_classes: int) -> nn.Module:
     """The run's network, counted: for `--arch`."""
-    return _work.watch(build_model(_arch, num_classes)[0])
+    return _work.count(build_model(_arch, num_classes)[0])
 
 
 def run_ours(setting: Setting, gate: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What all peers have in common: pictures, network, optimizer, schedule, and how time and work are counted."""
+"""What all peers share: pictures, network, optimizer, schedule, and how time and work are counted."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Work:
         """Forward units: 1 for a forward, 2 for a backward."""
         return self.forward + 2 * self.backward
 
-    def watch(self, network: nn.Module) -> nn.Module:
+    def count(self, network: nn.Module) -> nn.Module:
         """Counts `network` and every copy that is made of it; returns it."""
 
         # A function, not a method: copying a network copies the object of a method with it.
@@ -161,7 +161,7 @@ def _to_numbers() -> list[Any]:
 def network_of(setting: Setting, num_classes: int, work: Work) -> nn.Module:
     """The network with the seed's weights, counted."""
     torch.manual_seed(setting.seed)
-    return work.watch(build_model(setting.arch, num_classes)[0])
+    return work.count(build_model(setting.arch, num_classes)[0])
 
 
 def optimizer_of(setting: Setting, network: nn.Module) -> SGD:

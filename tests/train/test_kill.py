@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from benchmarks import crash_test
+from benchmarks.robustness import crash_test
 from fastast.run import RunFolder
 from fastast.train.checkpoint import load_checkpoint, save_checkpoint
 from tests.train.processes import FORKS

@@ -9,7 +9,6 @@ import torchvision
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from benchmarks.gpu.traffic import estimate_memory
 from fastast.config import TrainConfig
 from fastast.data import Batch
 from fastast.train import setup
@@ -18,6 +17,7 @@ from fastast.train.engine import Engine
 from fastast.train.optimizer import GuardedStep, build_sgd
 from fastast.train.setup import Machine, open_machine
 from fastast.train.steps import Objective, logits_of
+from tests.memory_estimate import estimate_memory
 from tests.nets import tiny
 from tests.sync_guard import no_sync
 

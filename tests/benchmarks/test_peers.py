@@ -113,7 +113,7 @@ def test_selective_backprop_works_on_part_of_the_run(progress, batch, interrupt,
 
 def test_work_is_counted_with_copies_and_smaller_pictures_but_not_while_paused():
     work = Work(32)
-    network = work.watch(tiny(4))
+    network = work.count(tiny(4))
     images = torch.rand(8, 3, 32, 32)
     network(images).sum().backward()
     assert (work.forward, work.backward, work.units) == (8, 8, 24)
@@ -142,11 +142,11 @@ def test_a_run_with_infobatch_leaves_out_half_of_the_learned_pictures(setting, m
     plans = []
     plan = rules.infobatch_plan
 
-    def watched(losses, prune, generator):
+    def recorded(losses, prune, generator):
         plans.append((losses.clone(), *plan(losses, prune, generator)))
         return plans[-1][1:]
 
-    monkeypatch.setattr(rules, "infobatch_plan", watched)
+    monkeypatch.setattr(rules, "infobatch_plan", recorded)
     found = loops.run_loop(setting, loops.InfoBatch)
     losses = plans[1][0]
     learned = int((losses < losses.mean()).sum())
