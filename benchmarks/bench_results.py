@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,16 @@ OF_A_RUN = {  # what is kept of each run's summary
     "forward_units": ("compute", "forward_units"),
     "train_s": ("time_s", "train"),
     "total_s": ("time_s", "total"),
+}
+FORMS = {  # columns of the table, after the names
+    "val_top1": ".2%",
+    "activation": ".1%",
+    "forward_units": ",.0f",
+    "train_s": ",.1f",
+    "offered_per_s": ",.0f",
+    "speedup": ".2f",
+    "speedup_ceiling": ".2f",
+    "savings_arithmetic": ".1%",
 }
 
 
@@ -89,9 +98,16 @@ def _last_part(value: Any) -> Any:
 
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
-    data, seeds = result["data"], ", ".join(map(str, result["seeds"]))
-    options, rows = result["options"], result["rows"]
-    measured = any(row["gpu_j"]["mean"] is not None for row in rows)
+    data, options = result["data"], result["options"]
+    columns = ("run", "n", "top-1", "trained", "forward units", "training, s", "offered/s", "speed-up", "ceiling")
+    rows = [
+        (
+            title(row["role"], row["for"], row["gate"]),
+            row["n"],
+            *(shown(row[key], form) if key in row else "" for key, form in FORMS.items()),
+        )
+        for row in result["rows"]
+    ]
     remarks = [
         *result["verdict"]["text"].splitlines(),
         *result["notes"],
@@ -103,64 +119,15 @@ def table(result: dict[str, Any]) -> str:
 {data["classes"]} classes, `{options["arch"]}` ({result["params"] / 1e6:.2f} M parameters) at \
 {options["image_size"]} px, {result["epochs"]:g} epochs. Mean +- standard error over the seeds.
 
-{_runs(rows)}
+{markdown_table((*columns, "arithmetic savings"), rows)}
 
-Trained: share of the offered pictures of the gated part. Match: a baseline's work or share, divided by that of the \
-gate it is matched to. Seconds are of training, without start-up and evaluation.
-
-{_speed(rows)}
-
-Of the gated part, in brackets of the whole run: speed-up over dense of the same seed; savings, estimated as AST counts
-them, and arithmetic. Ceilings: of the cost model, and what the parts of training, timed on this machine, leave room \
-for; a speed-up above them is the clock's noise.{"" if measured else " Joules were not measured."}
+Trained: share of the offered pictures of the gated part. Seconds are of training, without start-up and evaluation. \
+Speed-up over dense of the same seed, its ceiling by the cost model, and savings are of the gated part.
 
 {remark_lines}
 
-{result["hardware"]["name"]}, seeds {seeds}; {stamp(result)}. `{result["command"]}`
+{result["hardware"]["name"]}, seeds {", ".join(map(str, result["seeds"]))}; {stamp(result)}. `{result["command"]}`
 """
-
-
-def _runs(rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = ("run", "n", "top-1", "trained", "forward units", "training, s", "match")
-    return markdown_table(
-        columns,
-        [
-            (
-                title(row["role"], row["for"], row["gate"]),
-                row["n"],
-                shown(row["val_top1"], ".2f", 100) + " %",
-                shown(row["activation"], ".1%"),
-                shown(row["forward_units"], ",.0f"),
-                shown(row["train_s"], ",.1f"),
-                shown(row["match"], ".3f") if "match" in row else "",
-            )
-            for row in rows
-        ],
-    )
-
-
-def _speed(rows: Sequence[Mapping[str, Any]]) -> str:
-    def both(row: Mapping[str, Any], name: str, form: str) -> str:
-        return f"{shown(row[name], form)} ({shown(row[f'run_{name}'], form)})"
-
-    columns = ("gate", "pictures offered/s", "speed-up", "ceiling", "machine's", "est. savings", "arithmetic")
-    return markdown_table(
-        (*columns, "data wait"),
-        [
-            (
-                row["gate"],
-                shown(row["offered_per_s"], ",.0f"),
-                both(row, "speedup", ".2f"),
-                shown(row["speedup_ceiling"], ".2f"),
-                shown(row["machine_ceiling"], ".2f"),
-                both(row, "savings_estimated", ".1%"),
-                both(row, "savings_arithmetic", ".1%"),
-                shown(row["data_wait"], ".1%"),
-            )
-            for row in rows
-            if row["role"] == "gate"
-        ],
-    )
 
 
 def main(argv: list[str] | None = None) -> None:

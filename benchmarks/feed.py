@@ -56,15 +56,8 @@ def offered(num_samples: int, count: int, epoch: int) -> np.ndarray:
 
 def fastast_passes(data: Path, side: int, count: int, workers: int) -> Passes:
     catalog = open_folder(data)
-    loader = TrainLoader(
-        catalog,
-        batch_size=BATCH,
-        image_size=side,
-        device=torch.device("cpu"),
-        seed=0,
-        num_threads=workers,
-        min_area=MIN_AREA,
-    )
+    options: dict[str, Any] = {"device": torch.device("cpu"), "num_threads": workers, "min_area": MIN_AREA}
+    loader = TrainLoader(catalog, batch_size=BATCH, image_size=side, seed=0, **options)
     return lambda epoch: loader.epoch(epoch, offered(catalog.num_samples, count, epoch)), list
 
 
@@ -103,14 +96,8 @@ def torchvision_passes(
             return count
 
     sampler = Sampler()
-    loader = DataLoader(
-        dataset,
-        batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        persistent_workers=True,
-        pin_memory=torch.cuda.is_available(),
-    )
+    options: dict[str, Any] = {"num_workers": workers, "persistent_workers": True}
+    loader = DataLoader(dataset, batch_size, sampler=sampler, pin_memory=torch.cuda.is_available(), **options)
 
     def run(epoch: int) -> Iterator[Any]:
         sampler.epoch = epoch

@@ -69,13 +69,7 @@ def offered_per_s(data: Path, out: Path, gate: str, num_ranks: int, seed: int, a
 
 
 def figures(rates: Rates, gates: Sequence[str], counts: Sequence[int]) -> list[dict[str, Any]]:
-    """One row for each gate and number of ranks.
-
-    Args:
-        rates: pictures a second by gate and number of ranks, one for each round.
-        gates: names.
-        counts: numbers of ranks, 1 the first.
-    """
+    """One row for each gate and number of ranks, from the rates of each round; the first count is 1."""
     rows = []
     for gate in gates:
         for count in counts:

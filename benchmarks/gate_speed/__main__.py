@@ -144,13 +144,8 @@ def rows_of(
     times: list[dict[str, float]],
     readings: list[Reading | None],
 ) -> list[dict[str, Any]]:
-    """What the rounds so far add up to: one row for each contender, dense first.
-
-    Args:
-        runners: the contenders.
-        rounds: counts of each contender, by round.
-        times: the parts' seconds a sample, by round.
-        readings: each contender's energy before the first round.
+    """One row for each contender, dense first, from the counts of each round, the parts' seconds a sample in each, and
+    the contenders' energy before the first.
     """
     rows: list[dict[str, Any]] = []
     for place, runner in enumerate(runners):

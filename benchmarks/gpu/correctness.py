@@ -1,22 +1,16 @@
-"""Whether what is fast is right: the doctor, the tests marked gpu, and hostile pictures."""
+"""The machine with its doctor, and the tests marked gpu."""
 
 from __future__ import annotations
 
 import importlib.util
-import io
 import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from benchmarks.common import ROOT, provenance
 from benchmarks.gpu.items import NotMeasured, Report, Settings
@@ -64,70 +58,3 @@ def gpu_tests(settings: Settings, report: Report) -> None:
     if process.returncode:
         report.add(exit_code=process.returncode, tail=tail)
         raise RuntimeError(tail[-1])
-
-
-def hostile_files() -> dict[str, bytes]:
-    """Files by what is wrong with them; the last three are sound and must decode."""
-    rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-    image = coarse.resize((160, 120), Image.Resampling.BICUBIC)
-
-    def encode(kind: str = "JPEG", picture: Any = image, **options: Any) -> bytes:
-        buffer = io.BytesIO()
-        picture.save(buffer, kind, **options)
-        return buffer.getvalue()
-
-    good, png = encode(), encode("PNG")
-    frame = good.index(b"\xff\xc0")
-    return {
-        "text": b"this is no picture\n" * 20,
-        "empty": b"",
-        "GIF": encode("GIF"),
-        "cut short": good[: len(good) // 2],
-        "cut short in its header": good[:100],
-        "20000 x 20000 in its header": good[: frame + 5] + b"\x4e\x20\x4e\x20" + good[frame + 9 :],
-        "damaged tables": good[:25] + bytes(120) + good[145:],
-        "noise after its header": good[:4] + rng.bytes(2000),
-        "PNG with damaged pixels": png[:100] + bytes(len(png) - 200) + png[-100:],
-        "progressive": encode(progressive=True),
-        "gray": encode(picture=image.convert("L")),
-        "CMYK": encode(picture=image.convert("CMYK")),
-    }
-
-
-def hostile(settings: Settings, report: Report) -> None:
-    """An epoch over hostile files and good ones through our loader: it must deliver each good one exactly once."""
-    from fastast.data import TrainLoader, epoch_ids, open_folder
-
-    kinds = hostile_files()
-    device = open_machine(settings.device).device
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "train" / "a"
-        folder.mkdir(parents=True)
-        files = {f"{number:02d} {name}": data for number, (name, data) in enumerate(kinds.items())}
-        files.update({f"good {number:02d}": kinds["progressive"] for number in range(40)})
-        for stem, data in files.items():
-            (folder / f"{stem}.jpg").write_bytes(data)
-        lost: list[str] = []
-        catalog = open_folder(folder.parent)
-        loader = TrainLoader(
-            catalog,
-            batch_size=8,
-            image_size=32,
-            device=device,
-            dtype=torch.float16 if device.type == "cuda" else torch.float32,
-            seed=0,
-            on_quarantine=lambda sample, path, reason: lost.append(Path(path).stem),
-        )
-        seen: list[int] = []
-        for batch in loader.epoch(0, epoch_ids(catalog.num_samples, 0, 0)):
-            seen += batch.ids[batch.valid].tolist()
-        loader.close()
-        good = [i for i in range(catalog.num_samples) if Path(catalog.path(i)).stem.startswith("good")]
-        report.add(
-            refused_by_the_scan=sorted(Path(entry.path).stem[3:] for entry in catalog.quarantined),
-            quarantined_in_the_epoch=sorted(name[3:] for name in lost),
-            delivered=len(seen),
-            delivered_twice=len(seen) - len(set(seen)),
-            good_pictures_lost=len(set(good) - set(seen)),
-        )

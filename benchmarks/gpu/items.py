@@ -97,7 +97,6 @@ MACHINE = Item("machine", "hardware, driver, versions, `fastast doctor`", "corre
 
 ITEMS = (
     Item("mixed_pixels", "GPU decoder against CPU decoder", "decoders:mixed_pixels", 90, 40),
-    Item("hostile", "hostile pictures", "correctness:hostile", 60, 15),
     Item("precisions", "number formats, CUDA graphs, memory in fp16", "dense:precisions", 90, 20, False),
     Item("ceilings", "matrix products and copies", "dense:ceilings", 45, 10, False),
     Item("dense", "dense training on synthetic pictures", "dense:dense", 150, 40, False),

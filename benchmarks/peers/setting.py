@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +94,7 @@ class Work:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Counts nothing within the block."""
+        """Counts nothing within the block, or in the function that it decorates."""
         began = time.perf_counter()
         self._paused += 1
         try:
@@ -102,15 +102,6 @@ class Work:
         finally:
             self._paused -= 1
             self.unseen_s += time.perf_counter() - began
-
-    def unseen(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, paused."""
-
-        def quiet(*args: Any, **kwargs: Any) -> Any:
-            with self.paused():
-                return function(*args, **kwargs)
-
-        return quiet
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,10 @@ from fastast.train.checkpoint import load_checkpoint
 FORKS = multiprocessing.get_context("forkserver")
 HANG_S = 300  # a start that takes longer than this hangs
 POLL_S = 0.0005
+OPTIONS = (
+    "--arch benchmarks.nets:tiny_resnet --image-size 32 --batch-size 16 --epochs 2.5 --warmup-epochs 0.7 --target 0.3 "
+    "--lr 0.05 --log-every 1 --checkpoint-every 1e-9 --device cpu --resume auto"
+)
 CLOCKED = ("offered_per_s", "data_wait_s", "gpu_w", "seconds", "gpu_j")  # fields of metrics.jsonl
 
 
@@ -174,24 +178,8 @@ def killed_run(
 
 def start(gate: str, data: Path, folder: RunFolder) -> Any:
     """A process that trains: starts the run, or resumes it."""
-    options = {
-        "data": data,
-        "out": folder.path,
-        "gate": gate,
-        "arch": "benchmarks.nets:tiny_resnet",
-        "image_size": 32,
-        "batch_size": 16,
-        "epochs": 2.5,
-        "warmup_epochs": 0.7,
-        "target": 0.3,
-        "lr": 0.05,
-        "log_every": 1,
-        "checkpoint_every": 1e-9,
-        "device": "cpu",
-        "resume": "auto",
-    }
-    arguments = [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), str(value))]
-    process = FORKS.Process(target=train, args=(["train", *arguments], str(log_path(folder))))
+    words = ["train", "--data", str(data), "--out", str(folder.path), "--gate", gate, *OPTIONS.split()]
+    process = FORKS.Process(target=train, args=(words, str(log_path(folder))))
     process.start()
     return process
 
@@ -233,32 +221,22 @@ def kill(process: Any, folder: RunFolder, after_s: float, *, aimed: bool) -> boo
 
 def differences(ours: RunFolder, whole: RunFolder) -> list[str]:
     """Names of the parts in which two finished runs differ."""
-    pairs: dict[str, list[Any]] = {
-        "metrics": [without_clock(folder.metrics) for folder in (ours, whole)],
-        "counts": [counts(folder.summary) for folder in (ours, whole)],
-        "quarantine": [text_of(folder.quarantine) for folder in (ours, whole)],
-        "exported weights": [folder.weights.read_bytes() for folder in (ours, whole)],
-        "state": [load_checkpoint(folder.last)["trainer"]["engine"] for folder in (ours, whole)],
-        "samples": [dict(np.load(folder.samples)) for folder in (ours, whole)],
+    one, other = outcome(ours), outcome(whole)
+    return [name for name in one if not same(one[name], other[name])]
+
+
+def outcome(folder: RunFolder) -> dict[str, Any]:
+    """The parts of a finished run that must not depend on kills; of its log, all but what depends on its speed."""
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    summary = json.loads(folder.summary.read_text())
+    return {
+        "metrics": [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines],
+        "counts": [summary[section] for section in ("data", "samples", "accuracy", "compute")],
+        "quarantine": folder.quarantine.read_text() if folder.quarantine.exists() else None,
+        "exported weights": folder.weights.read_bytes(),
+        "state": load_checkpoint(folder.last)["trainer"]["engine"],
+        "samples": dict(np.load(folder.samples)),
     }
-    return [name for name, (one, other) in pairs.items() if not same(one, other)]
-
-
-def without_clock(metrics: Path) -> list[dict[str, Any]]:
-    """The lines of a run, without fields that depend on its speed."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines]
-
-
-def counts(summary: Path) -> list[Any]:
-    """The parts of a summary about the work and its outcome."""
-    content = json.loads(summary.read_text())
-    return [content[section] for section in ("data", "samples", "accuracy", "compute")]
-
-
-def text_of(path: Path) -> str | None:
-    """The contents of a file, or None."""
-    return path.read_text() if path.exists() else None
 
 
 def same(one: Any, other: Any) -> bool:

@@ -58,8 +58,8 @@ def test_bench_becomes_json_and_markdown_without_paths(folder, tmp_path, capsys)
     assert len(result["runs"]) == 9
     assert result["runs"][1]["val_top1"] == 0.5
     assert "**A title**: 960 pictures for training" in shown
-    assert "| memory | 3 | 50.10 +- 0.06 % | 30.0%" in shown
-    assert "| memory: random, equal share | 3 | 40.10 +- 0.06 % | " in shown
+    assert "| memory | 3 | 50.10% +- 0.06% | 30.0%" in shown
+    assert "| memory: random, equal share | 3 | 40.10% +- 0.06% | " in shown
     assert "- memory beats random at equal share" in shown
     assert "- failed: forward, seed 2" in shown
     assert set(result["versions"]) >= {"python", "torch", "dali", "commit"}  # for the index of results

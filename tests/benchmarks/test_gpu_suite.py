@@ -260,14 +260,8 @@ def test_dry_run_runs_all_loops(dry):
 
 
 def test_dry_run_finds_the_cpu_correct(dry):
-    figures = {name: entry["figures"] for name, entry in dry[0]["items"].items()}
-    for row in figures["mixed_pixels"]["rows"]:
+    for row in dry[0]["items"]["mixed_pixels"]["figures"]["rows"]:
         assert (row["largest_levels"], row["head_equals_tail"]) == (0.0, True)
-    loader = figures["hostile"]
-    assert (loader["good_pictures_lost"], loader["delivered_twice"]) == (0, 0)
-    assert loader["delivered"] == 43  # 40 good ones, progressive, gray, CMYK
-    assert loader["quarantined_in_the_epoch"] == ["PNG with damaged pixels"]
-    assert "20000 x 20000 in its header" in loader["refused_by_the_scan"]
 
 
 def test_dry_run_judges_no_target(dry):
