@@ -8,7 +8,6 @@ from collections import Counter
 
 import pytest
 import torch
-from torch import nn
 
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import loops, one, rules
@@ -24,17 +23,8 @@ NUM_TRAIN, EPOCHS, BATCH = 240, 2, 16  # of the fixture `pictures`
 
 @pytest.fixture
 def setting(pictures):
-    return Setting(
-        data=str(pictures),
-        arch="tests.nets:tiny",
-        image_size=32,
-        epochs=EPOCHS,
-        batch_size=BATCH,
-        lr=0.1,
-        target=0.25,
-        seed=0,
-        workers=0,
-    )
+    options = {"image_size": 32, "epochs": EPOCHS, "batch_size": BATCH, "lr": 0.1, "target": 0.25}
+    return Setting(data=str(pictures), arch="tests.nets:tiny", seed=0, workers=0, **options)
 
 
 def twin_of_infobatch(losses, prune):
@@ -59,12 +49,6 @@ def test_infobatch_prunes_and_rescales_learned_samples(prune):
     assert (set(other.tolist()) == kept) == (prune == 0.0)
 
 
-def test_infobatch_keeps_everything_without_losses():
-    ids, weights = rules.infobatch_plan(torch.zeros(10), 0.5, torch.Generator())
-    assert ids.tolist() == list(range(10))
-    assert weights.tolist() == [1.0] * 10
-
-
 def twin_of_selective_backprop(losses, keep, draw):
     """Draws one row after another, each with a chance by the rank of its loss."""
     order = sorted(range(len(losses)), key=lambda row: losses[row])
@@ -77,7 +61,7 @@ def twin_of_selective_backprop(losses, keep, draw):
     return drawn
 
 
-@pytest.mark.parametrize("keep", [0.25, 0.5])
+@pytest.mark.parametrize("keep", [0.25, 0.5, 1.0])
 def test_selective_backprop_equals_its_twin(keep):
     generator, draw, num_draws = torch.Generator().manual_seed(0), random.Random(0), 3000
     losses = torch.tensor([0.3, 2.0, 0.1, 1.1, 0.9, 0.2, 3.0, 0.5])
@@ -91,20 +75,11 @@ def test_selective_backprop_equals_its_twin(keep):
         assert abs(mine[row] - theirs[row]) / num_draws < 0.05  # 4 standard errors of the difference
 
 
-def test_selective_backprop_with_a_share_of_one():
-    rows = rules.selective_backprop_rows(torch.rand(6), 1.0, torch.Generator())
-    assert sorted(rows.tolist()) == list(range(6))
-
-
 @pytest.mark.parametrize(
     ("progress", "batch", "interrupt", "on"),
     [
-        (0.49, 0, 2, False),
-        (0.5, 0, 2, True),
-        (0.5, 1, 2, False),
-        (0.89, 2, 2, True),
-        (0.9, 0, 2, False),
-        (0.6, 1, 0, True),
+        *((0.49, 0, 2, False), (0.5, 0, 2, True), (0.5, 1, 2, False)),
+        *((0.89, 2, 2, True), (0.9, 0, 2, False), (0.6, 1, 0, True)),
     ],
 )
 def test_selective_backprop_schedule(progress, batch, interrupt, on):
@@ -130,7 +105,9 @@ def test_work_counts_copies_and_small_pictures_unless_paused():
     assert work.unseen_s > 0
 
 
-def test_plain_loop_trains_every_picture(setting):
+def test_plain_loop_trains_every_picture_from_the_seeds_weights(setting):
+    first, second = (network_of(setting, 4, Work(32)).parameters() for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     found = loops.run_loop(setting, loops.Rule)
     assert found["forward"] == found["backward"] == found["offered"] == NUM_TRAIN * EPOCHS
     assert found["top1"] > 0.35  # of four classes
@@ -155,8 +132,10 @@ def test_infobatch_run_prunes_half_of_learned_pictures(setting, monkeypatch):
     assert found["offered"] == 2 * NUM_TRAIN
 
 
-def test_infobatch_ends_unpruned(setting):
+def test_infobatch_starts_and_ends_unpruned(setting):
     rule = loops.InfoBatch(setting, 10)
+    ids, weights = rule.plan(0)
+    assert (ids.tolist(), weights.tolist()) == (list(range(10)), [1.0] * 10)
     rule.learn(torch.arange(10), torch.arange(10.0))
     assert len(rule.plan(1)[0]) < 10
     assert len(rule.plan(2)[0]) == 10
@@ -184,12 +163,6 @@ def test_hooks_agree_with_our_own_count(setting, gate):
     assert found["claim"].startswith(f"{found['forward_units']:,.0f} units")
     assert found["offered"] == NUM_TRAIN * EPOCHS
     assert (found["forward"] == found["backward"]) == (gate == "dense")
-
-
-def test_weights_follow_the_seed(setting):
-    first, second = (network_of(setting, 4, Work(32)) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    assert isinstance(first, nn.Sequential)
 
 
 @pytest.fixture
