@@ -48,8 +48,8 @@ def _enlarge(source: Path, target: Path, number: int) -> None:
 
 def picture_sets(settings: Settings) -> dict[str, Path]:
     """Folders to measure with, by name: that of --data, if any, and "drawn"."""
-    given = {} if settings.data is None else {settings.data.name: settings.data}
-    return {**given, "drawn": drawn_pictures(settings)}
+    own = {} if settings.data is None else {settings.data.name: settings.data}
+    return {**own, "drawn": drawn_pictures(settings)}
 
 
 def linked(folder: Path, target: Path, times: int) -> None:
