@@ -9,7 +9,6 @@ import torchvision
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from benchmarks.gpu.traffic import estimate_memory
 from fastast.config import TrainConfig
 from fastast.feed import Batch
 from fastast.device import Runtime, choose_compile, open_runtime
@@ -17,6 +16,7 @@ from fastast.train import setup
 from fastast.train.engine import Engine
 from fastast.train.optimizer import GuardedStep, build_optimizer
 from fastast.train.steps import Objective, logits_of
+from tests.memory_estimate import estimate_memory
 from tests.nets import tiny
 from tests.sync_guard import no_sync
 

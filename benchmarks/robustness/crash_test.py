@@ -1,23 +1,22 @@
-"""Kills trainings at random moments, continues them, and compares what comes out with trainings that nobody disturbed.
+"""Kills training runs at random times, resumes them, and compares the outcome with undisturbed runs.
 
-    python -m benchmarks.crash_test [--kills 50] [--gate GATE ...] [--data DIR] [--out FILE]
+    python -m benchmarks.robustness.crash_test [--kills 50] [--gate GATE ...] [--data DIR] [--out FILE]
 
 Every start is the same command, `fastast train ... --resume auto`, with a checkpoint at every batch. It is ended by
-SIGKILL at a moment drawn uniformly from the length of an undisturbed run; every other kill then waits until a file is
+SIGKILL at a time drawn uniformly from the length of an undisturbed run; every other kill then waits until a file is
 half-written beside the checkpoints. The same command is started again until the run is done, and the run is compared
-with the undisturbed one of its gate. Then the next run begins, with the next gate, until all kills are made.
+with the undisturbed one of its gate. Then the next run starts, with the next gate, until all kills are made.
 
-survived: kills after which the run came to its end with no other help. identical: runs that ended as the undisturbed
-one did: every line of `metrics.jsonl` but for times and watts, the final weights and all that a run continues from,
-the exported weights, counts, per-sample figures and quarantined pictures.
+survived: kills after which the run finished without other help. identical: runs that ended like the undisturbed one:
+every line of `metrics.jsonl` except times and watts, the final weights and all other state, the exported weights,
+counts, per-sample figures and quarantined pictures.
 
-The processes are forked from one that has imported everything, so that a start costs a second and not ten: no kill
+The processes are forked from one that has imported everything, so that a start takes one second and not ten: no kill
 falls into an import, which writes nothing.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import multiprocessing
@@ -34,7 +33,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.common import provenance, publish
+from benchmarks.common import make_parser, provenance, publish
 from fastast.checkpoint.file_format import load_checkpoint
 from fastast.config import GATES
 from fastast.data import draw_dataset
@@ -43,6 +42,10 @@ from fastast.run_folder import RunFolder
 FORKS = multiprocessing.get_context("forkserver")
 HANG_S = 300  # a start that takes longer than this hangs
 POLL_S = 0.0005
+OPTIONS = (
+    "--arch benchmarks.nets:tiny_resnet --image-size 32 --batch-size 16 --epochs 2.5 --warmup-epochs 0.7 --target 0.3 "
+    "--lr 0.05 --log-every 1 --checkpoint-every 1e-9 --device cpu --resume auto"
+)
 CLOCKED = ("offered_per_s", "data_wait_s", "gpu_w", "seconds", "gpu_j")  # fields of metrics.jsonl
 
 
@@ -51,11 +54,11 @@ class Tally:
     """What the kills of one gate did.
 
     Attributes:
-        kills: SIGKILLs that met a living process.
-        survived: those of runs that came to their end.
+        kills: SIGKILLs that hit a living process.
+        survived: those of runs that finished.
         half_written: those that left a half-written file beside the checkpoints.
         before_first: those before a run's first checkpoint.
-        runs, identical: runs that were killed at least once, and those that ended as the undisturbed one.
+        runs, identical: runs that were killed at least once, and those that ended like the undisturbed one.
         faults: what went wrong, a line each.
     """
 
@@ -69,12 +72,11 @@ class Tally:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("benchmarks.robustness.crash_test", __doc__, table=False)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--gate", nargs="+", choices=GATES, default=list(GATES), help="default: all, in turn")
     parser.add_argument("--data", help="folder with train/ and val/; default: a drawn set with a damaged picture")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--seed", type=int, default=0, help="of the times")
     args = parser.parse_args(argv)
 
     FORKS.set_forkserver_preload(["fastast.train.session"])
@@ -131,7 +133,7 @@ def draw_pictures(root: Path) -> Path:
 
 
 def undisturbed(gate: str, data: Path, work: Path) -> tuple[RunFolder, float]:
-    """The run that nobody disturbs, and its seconds."""
+    """The undisturbed run, and its seconds."""
     folder = RunFolder(work / f"undisturbed-{gate}")
     began = time.monotonic()
     process = start(gate, data, folder)
@@ -145,7 +147,7 @@ def undisturbed(gate: str, data: Path, work: Path) -> tuple[RunFolder, float]:
 def killed_run(
     gate: str, data: Path, path: Path, whole: RunFolder, length_s: float, kills: int, rng: random.Random, tally: Tally
 ) -> None:
-    """One run from its first start to its end, killed at most `kills` times on the way."""
+    """One run from its first start to its end, killed at most `kills` times."""
     folder, made = RunFolder(path), 0
     while True:
         process = start(gate, data, folder)
@@ -171,35 +173,19 @@ def killed_run(
     different = differences(folder, whole)
     tally.identical += not different
     if different:
-        tally.faults.append(f"{gate}: after {made} kills these are others: {', '.join(different)}")
+        tally.faults.append(f"{gate}: after {made} kills these differ: {', '.join(different)}")
 
 
 def start(gate: str, data: Path, folder: RunFolder) -> Any:
-    """A process that trains: starts the run, or continues it."""
-    options = {
-        "data": data,
-        "out": folder.path,
-        "gate": gate,
-        "arch": "benchmarks.nets:tiny_resnet",
-        "image_size": 32,
-        "batch_size": 16,
-        "epochs": 2.5,
-        "warmup_epochs": 0.7,
-        "target": 0.3,
-        "lr": 0.05,
-        "log_every": 1,
-        "checkpoint_every": 1e-9,
-        "device": "cpu",
-        "resume": "auto",
-    }
-    arguments = [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), str(value))]
-    process = FORKS.Process(target=train, args=(["train", *arguments], str(log_path(folder))))
+    """A process that trains: starts the run, or resumes it."""
+    words = ["train", "--data", str(data), "--out", str(folder.path), "--gate", gate, *OPTIONS.split()]
+    process = FORKS.Process(target=train, args=(words, str(log_path(folder))))
     process.start()
     return process
 
 
 def train(arguments: list[str], log: str) -> None:
-    """The command line in a process of its own; what it says goes to a file."""
+    """The command line in a process of its own; its output goes to a file."""
     from fastast.cli import main as fastast
 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -209,22 +195,22 @@ def train(arguments: list[str], log: str) -> None:
 
 
 def log_path(folder: RunFolder) -> Path:
-    """Where a run's process writes what it says."""
+    """Where a run's process writes its output."""
     return folder.path.with_suffix(".log")
 
 
 def log_of(folder: RunFolder) -> str:
-    """The end of what a run's last process said."""
+    """The end of the last process's output."""
     return " | ".join(log_path(folder).read_text(errors="replace").splitlines()[-3:])
 
 
 def half_written(folder: RunFolder) -> list[Path]:
-    """Files beside the checkpoints that have not got their names yet."""
+    """Temporary files beside the checkpoints, which are not renamed yet."""
     return list(folder.checkpoints.glob(".*.tmp"))
 
 
 def kill(process: Any, folder: RunFolder, after_s: float, *, aimed: bool) -> bool:
-    """Kills a process after so many seconds, `aimed` once a file is half-written; False if it ended before."""
+    """Kills a process after so many seconds, `aimed` once a file is half-written; False if it ended earlier."""
     process.join(after_s)
     while aimed and process.exitcode is None and not half_written(folder):
         time.sleep(POLL_S)
@@ -234,37 +220,27 @@ def kill(process: Any, folder: RunFolder, after_s: float, *, aimed: bool) -> boo
 
 
 def differences(ours: RunFolder, whole: RunFolder) -> list[str]:
-    """Names of what two finished runs do not have in common, and should."""
-    pairs: dict[str, list[Any]] = {
-        "metrics": [without_clock(folder.metrics) for folder in (ours, whole)],
-        "counts": [counts(folder.summary) for folder in (ours, whole)],
-        "quarantine": [text(folder.quarantine) for folder in (ours, whole)],
-        "exported weights": [folder.weights.read_bytes() for folder in (ours, whole)],
-        "state": [load_checkpoint(folder.last)["trainer"]["engine"] for folder in (ours, whole)],
-        "samples": [dict(np.load(folder.samples)) for folder in (ours, whole)],
+    """Names of the parts in which two finished runs differ."""
+    one, other = outcome(ours), outcome(whole)
+    return [name for name in one if not same(one[name], other[name])]
+
+
+def outcome(folder: RunFolder) -> dict[str, Any]:
+    """The parts of a finished run that must not depend on kills; of its log, all but what depends on its speed."""
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    summary = json.loads(folder.summary.read_text())
+    return {
+        "metrics": [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines],
+        "counts": [summary[section] for section in ("data", "samples", "accuracy", "compute")],
+        "quarantine": folder.quarantine.read_text() if folder.quarantine.exists() else None,
+        "exported weights": folder.weights.read_bytes(),
+        "state": load_checkpoint(folder.last)["trainer"]["engine"],
+        "samples": dict(np.load(folder.samples)),
     }
-    return [name for name, (one, other) in pairs.items() if not same(one, other)]
-
-
-def without_clock(metrics: Path) -> list[dict[str, Any]]:
-    """The lines of a run, without what depends on how fast it went."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines]
-
-
-def counts(summary: Path) -> list[Any]:
-    """What a summary says of the work and of what came of it."""
-    content = json.loads(summary.read_text())
-    return [content[section] for section in ("data", "samples", "accuracy", "compute")]
-
-
-def text(path: Path) -> str | None:
-    """The contents of a file, if there is one."""
-    return path.read_text() if path.exists() else None
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two structures are equal to the bit; NaN equals itself."""
+    """Whether two structures are equal, bit by bit; NaN equals itself."""
     if isinstance(one, torch.Tensor):
         return same(one.numpy(), other.numpy())
     if isinstance(one, np.ndarray):
