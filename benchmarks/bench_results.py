@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastast.report.roles import title
 
 from benchmarks.common import RESULTS, markdown_table, provenance, publish, shown, stamp
 from fastast.errors import InputError
+from fastast.report.bench_tables import place_name
 from fastast.run_folder import read_json
 
 OF_A_RUN = {  # what is kept of each run's summary
@@ -102,7 +102,7 @@ def table(result: dict[str, Any]) -> str:
     columns = ("run", "n", "top-1", "trained", "forward units", "training, s", "offered/s", "speed-up", "ceiling")
     rows = [
         (
-            title(row["role"], row["for"], row["gate"]),
+            place_name(row["role"], row["for"], row["gate"]),
             row["n"],
             *(shown(row[key], form) if key in row else "" for key, form in FORMS.items()),
         )
@@ -111,7 +111,7 @@ def table(result: dict[str, Any]) -> str:
     remarks = [
         *result["verdict"]["text"].splitlines(),
         *result["notes"],
-        *(f"failed: {title(f['role'], f['for'], f['gate'])}, seed {f['seed']}" for f in result["failures"]),
+        *(f"failed: {place_name(f['role'], f['for'], f['gate'])}, seed {f['seed']}" for f in result["failures"]),
     ]
     remark_lines = "\n".join(f"- {line}" for line in remarks)
     return f"""\

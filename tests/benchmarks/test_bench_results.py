@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from fastast.bench.rows import make_rows
 
 from benchmarks import bench_results
+from fastast.bench.statistics import make_rows
 from fastast.bench.verdict import judge
 from fastast.errors import InputError
-from tests.bench.made import made
+from tests.bench.fake_runs import fake_summary
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def folder(tmp_path):
             ("gate", None, "memory", 0.5),
             ("random_equal_share", "memory", "random", 0.4),
         ):
-            summary = made(gate, 4.0, seed=seed, top1=top1 + 0.001 * seed)
+            summary = fake_summary(gate, 4.0, seed=seed, top1=top1 + 0.001 * seed)
             summary["hardware"].update(torch="2.15.0", dali="2.4.0")
             summary["model"] = {"params": 174274}
             runs.append({"role": role, "for": of, "seed": seed, "folder": "x", "epochs": 4.0, "summary": summary})
