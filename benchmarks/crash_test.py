@@ -38,7 +38,7 @@ from benchmarks.common import provenance, publish
 from fastast.checkpoint.file_format import load_checkpoint
 from fastast.config import GATES
 from fastast.data import draw_dataset
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 
 FORKS = multiprocessing.get_context("forkserver")
 HANG_S = 300  # a start that takes longer than this hangs
@@ -101,9 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     faults = [fault for tally in tallies.values() for fault in tally.faults]
     gates = {gate: vars(tally) for gate, tally in tallies.items()}
-    publish(
-        {**provenance(torch.device("cpu")), "seed": args.seed, **total, "faults": faults, "gates": gates}, args.out
-    )
+    publish({**provenance(torch.device("cpu")), "seed": args.seed, **total, "faults": faults, "gates": gates}, args.out)
     print(
         f"survived {total['survived']} of {total['kills']} kills; "
         f"identical {total['identical']} of {total['runs']} runs",

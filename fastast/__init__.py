@@ -10,23 +10,23 @@ from fastast._version import __version__
 if TYPE_CHECKING:
     from fastast.energy.meter import EnergyMeter
     from fastast.gates.controller import PIController
-from fastast.gates.queue import SampleQueue
-from fastast.gates.score_memory import ScoreMemory
-from fastast.gates.significance import significance
+    from fastast.gates.queue import SampleQueue
+    from fastast.gates.score_memory import ScoreMemory
+    from fastast.gates.significance import significance
 
-# Loaded on first use, so that `fastast meter` and `fastast doctor` start without torch.
-_HOMES = {
+# Imported on first use, so that the command line starts without torch.
+_MODULES = {
     "EnergyMeter": "fastast.energy.meter",
-    "PIController": "fastast.gates",
-    "SampleQueue": "fastast.gates",
-    "ScoreMemory": "fastast.gates",
-    "significance": "fastast.gates",
+    "PIController": "fastast.gates.controller",
+    "SampleQueue": "fastast.gates.queue",
+    "ScoreMemory": "fastast.gates.score_memory",
+    "significance": "fastast.gates.significance",
 }
 
 __all__ = ["EnergyMeter", "PIController", "SampleQueue", "ScoreMemory", "__version__", "significance"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'fastast' has no attribute {name!r}")

@@ -16,7 +16,7 @@ import torch
 from fastast.checkpoint.writer import CheckpointWriter
 from fastast.cli import main
 from fastast.errors import InputError
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train import session
 from fastast.train.watchdog import Watchdog, end_stalled_run
 

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from fastast.errors import InputError
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from tests.processes import FORKS, count_up, hold, running
 
 

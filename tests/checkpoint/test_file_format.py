@@ -14,7 +14,7 @@ from torch import nn
 from fastast.checkpoint.file_format import SCHEMA, load_checkpoint, load_last, save_checkpoint, snapshot
 from fastast.checkpoint.writer import CheckpointWriter
 from fastast.errors import InputError
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from tests.processes import refuse, state_of
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import crash_test
 from fastast.checkpoint.file_format import load_checkpoint, save_checkpoint
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from tests.processes import FORKS
 from tests.train.test_run import gated
 

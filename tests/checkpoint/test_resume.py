@@ -10,7 +10,7 @@ import pytest
 from benchmarks.crash_test import engines, same
 from fastast.cli import main
 from fastast.config import GATES
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
 from fastast.train.checkpointer import Checkpointer
 from tests.conftest import damaged_png

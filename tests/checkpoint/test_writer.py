@@ -14,12 +14,12 @@ import time
 import pytest
 import torch
 
-from fastast import files
+from fastast import atomic_files
+from fastast.atomic_files import remove_temporaries
 from fastast.checkpoint import file_format
 from fastast.checkpoint.file_format import load_checkpoint, load_last, save_checkpoint
 from fastast.checkpoint.writer import CheckpointWriter
-from fastast.files import remove_temporaries
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from tests.conftest import ROOT
 from tests.processes import FORKS, refuse, running, state_of, write_and_die, write_numbers
 from tests.train.test_disk import small_disk
@@ -130,7 +130,7 @@ def test_one_checkpoint_is_written_at_a_time_in_the_background(tmp_path, monkeyp
         writes.append("begins")
         began.set()
         assert allowed.wait(60)
-        files.write_whole(*arguments, **options)
+        atomic_files.write_whole(*arguments, **options)
         writes.append("ends")
 
     monkeypatch.setattr(file_format, "write_whole", write_when_allowed)
@@ -208,7 +208,7 @@ def test_a_bug_is_raised_in_the_calling_thread(tmp_path, monkeypatch):
 def test_what_was_submitted_is_written_before_the_process_exits(tmp_path):
     folder = run_folder(tmp_path)
     program = (
-        "import sys, torch\nfrom fastast.run import RunFolder\nfrom fastast.checkpoint.writer import CheckpointWriter\n"
+        "import sys, torch\nfrom fastast.checkpoint.writer import CheckpointWriter, RunFolder\n"
         "writer = CheckpointWriter(RunFolder(sys.argv[1]), print)\n"
         "writer.submit({'number': 5, 'values': torch.full((3_000_000,), 5.0)})\nsys.exit(3)"
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.crash_test import engines, same
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
 from tests.distributed.rank_processes import RESTARTED, command, started, train
 from tests.train.test_run import lines_of, losses, options

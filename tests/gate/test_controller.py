@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from fastast.errors import InputError
-from fastast.gates.controller import PIController
-from fastast.gates.controller import _soft_start
+from fastast.gates.controller import PIController, _soft_start
 from tests.gate.controller_twin import Twin
 
 TARGETS = (0.02, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastast.gates.base import EpochContext
 from fastast.gates.registry import make_gate
 
 NUM = 1000

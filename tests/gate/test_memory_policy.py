@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from fastast.gates.base import EpochContext
 from fastast.gates.memory import revisit_bound
 from fastast.gates.registry import make_gate
 from fastast.gates.score_memory import ScoreMemory

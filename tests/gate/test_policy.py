@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastast.errors import InputError
-from fastast.gates.base import Choice, EpochContext, Gate
+from fastast.gates.base import Gate
 from fastast.gates.registry import GATES, make_gate
 
 

@@ -10,9 +10,9 @@ import torch
 from fastast.cli import main
 from fastast.config import TrainConfig
 from fastast.data import Batch
+from fastast.device import open_runtime
 from fastast.gates import shrink
 from fastast.train.engine import Engine
-from fastast.device import open_runtime
 from tests.sync_guard import no_sync
 from tests.train.test_run import options
 

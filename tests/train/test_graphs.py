@@ -12,10 +12,9 @@ from torch._inductor.compile_fx import compile_fx
 
 from fastast.config import TrainConfig
 from fastast.data import Batch
+from fastast.device import Runtime, choose_compile, compile_step
 from fastast.errors import InputError
-from fastast.device import choose_compile, compile_step
 from fastast.train.engine import Engine
-from fastast.device import Runtime
 
 B, SIDE, CLASSES, TRAIN_SIZE = 8, 16, 3, 64
 CPU = torch.device("cpu")

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fastast.config import TrainConfig
+from fastast.device import open_runtime
 from fastast.errors import InputError
 from fastast.train.engine import Engine
 from fastast.train.out_of_memory import describe_out_of_memory, fitting_batch, is_out_of_memory
-from fastast.device import open_runtime
 from tests.processes import FORKS
 
 MB = 2**20

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from torch import nn
 
+from fastast.checkpoint.file_format import load_checkpoint
 from fastast.cli import main
 from fastast.data import epoch_ids
-from fastast.checkpoint.file_format import load_checkpoint
 from tests.conftest import damaged_png, write_pictures
 from tests.nets import tiny
 from tests.train.test_run import lines_of, options

@@ -24,7 +24,9 @@ def step(guard: GuardedStep, model: nn.Module, inputs: torch.Tensor, labels: tor
 
 
 def guarded(model: nn.Module, *, lr: float = 0.1, scale_loss: bool = False) -> GuardedStep:
-    guard = GuardedStep(model, build_optimizer(model, momentum=0.9, weight_decay=0.01), scale_loss=scale_loss, compiled=False)
+    guard = GuardedStep(
+        model, build_optimizer(model, momentum=0.9, weight_decay=0.01), scale_loss=scale_loss, compiled=False
+    )
     guard.set_lr(lr)
     return guard
 

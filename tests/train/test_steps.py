@@ -9,10 +9,18 @@ import torch.nn.functional as F
 from fastast.gates.queue import SampleQueue
 from fastast.gates.score_memory import ScoreMemory
 from fastast.gates.selector import Selector
-from fastast.train.steps import HIST_BINS, HIST_WIDTH
 from fastast.models.build import scoring_twin
 from fastast.train.optimizer import GuardedStep, build_optimizer
-from fastast.train.steps import EvalStep, Objective, ScoreStep, TrainStep, compile_step, logits_of
+from fastast.train.steps import (
+    HIST_BINS,
+    HIST_WIDTH,
+    EvalStep,
+    Objective,
+    ScoreStep,
+    TrainStep,
+    compile_step,
+    logits_of,
+)
 from tests.nets import tiny
 
 B, SIDE, CLASSES = 16, 16, 4
@@ -32,7 +40,9 @@ def network():
 
 
 def train_step(model, *, smoothing=0.1, compiled=False):
-    guard = GuardedStep(model, build_optimizer(model, momentum=0.9, weight_decay=1e-4), scale_loss=False, compiled=compiled)
+    guard = GuardedStep(
+        model, build_optimizer(model, momentum=0.9, weight_decay=1e-4), scale_loss=False, compiled=compiled
+    )
     guard.set_lr(0.1)
     objective = Objective(model, dtype=torch.float32, label_smoothing=smoothing, compiled=compiled)
     return TrainStep(objective, guard, ScoreMemory(1000))

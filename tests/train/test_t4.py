@@ -12,11 +12,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from benchmarks.gpu.traffic import estimate_memory
 from fastast.config import TrainConfig
 from fastast.data import Batch
+from fastast.device import Runtime, choose_compile, open_runtime
 from fastast.train import setup
-from fastast.device import choose_compile
 from fastast.train.engine import Engine
 from fastast.train.optimizer import GuardedStep, build_optimizer
-from fastast.device import Runtime, open_runtime
 from fastast.train.steps import Objective, logits_of
 from tests.nets import tiny
 from tests.sync_guard import no_sync
