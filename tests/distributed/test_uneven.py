@@ -14,7 +14,7 @@ from fastast.data.feed import Feed
 from fastast.train import session
 from fastast.train.trainer import Trainer
 from tests.conftest import damaged_png, write_pictures
-from tests.distributed.rank_processes import command, results, started, train
+from tests.distributed.rank_processes import RankProcesses, command, results, train
 from tests.train.test_run import lines_of, losses, options
 
 
@@ -131,7 +131,7 @@ def find_others(root):
 
 def refused(folder, *call):
     """The one line in which two ranks together refuse a run."""
-    with started(folder, 2, *call) as ranks:
+    with RankProcesses(folder, 2, *call) as ranks:
         assert ranks.codes() == [2, 2]
         (line,) = ranks.error_lines()
     return line
