@@ -102,11 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     # Counts add up, and lists of faults.
     total = {name: sum((tally[name] for tally in gates.values()), type(none)()) for name, none in vars(Tally()).items()}
     publish({**provenance(torch.device("cpu")), "seed": args.seed, **total, "gates": gates}, args.out)
-    print(
-        f"survived {total['survived']} of {total['kills']} kills; "
-        f"identical {total['identical']} of {total['runs']} runs",
-        file=sys.stderr,
-    )
+    print("survived {survived} of {kills} kills; identical {identical} of {runs} runs".format(**total), file=sys.stderr)
     return 1 if total["faults"] else 0
 
 

@@ -86,11 +86,9 @@ def decisions(ranks):
         places = torch.arange(before, int(engine.queue.pushed)) % engine.queue.capacity
         engine.gather_status()
         engine.queue.popped.copy_(engine.queue.pushed)  # nothing is trained here
-        controller = engine.selector.controller
+        selected, controller = engine.queue.ids[places].tolist(), engine.selector.controller
         totals = engine.score_step.totals.tolist()
-        found.append(
-            (engine.queue.ids[places].tolist(), float(controller.slip), float(controller.log_threshold), totals)
-        )
+        found.append((selected, float(controller.slip), float(controller.log_threshold), totals))
     return found
 
 

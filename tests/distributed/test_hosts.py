@@ -109,7 +109,7 @@ def machines(tmp_path: Path) -> Iterator[list[Machine]]:
 
 
 def by_torchrun(machines: list[Machine], logs: Path, *options: object) -> list[subprocess.Popen[bytes]]:
-    """Starts `fastast train` on both by torchrun; what each says goes to its own file in `logs`."""
+    """Starts `fastast train` on both by torchrun; each prints to its own file in `logs`."""
     words = ["-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1, "--rdzv-backend", "c10d"]
     words += ["--rdzv-endpoint", "host1:29400", "-m", "fastast", "train", *COMMAND, *options]
     logs.mkdir()
@@ -172,9 +172,8 @@ def test_a_cut_wire_ends_the_run_and_it_resumes_once_it_is_back(machines, pictur
 
 
 def test_a_cut_wire_ends_both_processes_without_torchrun(machines, pictures, tmp_path):
-    processes = by_srun(
-        machines, tmp_path / "cut", "-m", "fastast", "train", *COMMAND, "--data", pictures, "--out", "cut"
-    )
+    words = ("-m", "fastast", "train", *COMMAND, "--data", pictures, "--out", "cut")
+    processes = by_srun(machines, tmp_path / "cut", *words)
     wait_for_lines(RunFolder(machines[0].store / "cut"), 30)
     machines[0].set_wire("down")
     began = time.monotonic()
@@ -192,7 +191,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_wrong_host_name_is_refused_in_one_line(machines: list[Machine], pictures: Path, tmp_path: Path) -> None:
+def test_a_wrong_host_name_is_refused_in_one_line(machines, pictures, tmp_path):
     for machine in machines:  # as Debian's installer leaves it
         hosts = machine.store / "hosts"
         hosts.write_text(hosts.read_text().replace(f"{machine.address} ", "127.0.1.1 "))

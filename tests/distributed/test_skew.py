@@ -1,4 +1,4 @@
-"""One rank has all the hard samples: nobody waits, nothing overflows, every sample counts once."""
+"""One rank has all the hard samples: no rank waits, nothing overflows, every sample counts once."""
 
 import collections
 import json
