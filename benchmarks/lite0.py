@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastast.data.graph import MEAN, STD
+from fastast.feed.pipeline import MEAN, STD
 from fastast.errors import InputError
 from fastast.models.build import load_weights, read_weights
 

@@ -18,7 +18,8 @@ from benchmarks.gpu.loops import MIN_AREA, Ours, Pictures, Plain, fed, nvidia_ba
 from benchmarks.gpu.pictures import given_pictures, sizes
 from benchmarks.gpu.settings import Report, Settings
 from benchmarks.gpu.timing import race
-from fastast.data import TrainLoader, epoch_ids, open_folder
+from fastast.data import epoch_ids, open_folder
+from fastast.feed import TrainLoader
 from fastast.device import open_machine
 
 SYNTHETIC, FED = "synthetic", "from JPEGs"

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.crash_test import differences
 from fastast.cli import main
-from fastast.data.feed import Feed
+from fastast.feed.prefetch import PrefetchLoader
 from fastast.run_folder import RunFolder
 from fastast.train import session
 from fastast.train.trainer import Trainer
@@ -33,14 +33,14 @@ def few(tmp_path_factory):
 
 def run_slowly(arguments, slow_rank):
     """Trains; one rank waits at every batch."""
-    finish = Feed._finish
+    finish = PrefetchLoader._finish
 
     def finish_late(self, pixels, ids):
         if os.environ["RANK"] == str(slow_rank):
             time.sleep(0.01)
         return finish(self, pixels, ids)
 
-    Feed._finish = finish_late
+    PrefetchLoader._finish = finish_late
     return main(["train", *arguments])
 
 

@@ -15,7 +15,7 @@ from torch._inductor import cudagraph_trees
 
 from fastast.cli import main
 from fastast.config import TrainConfig
-from fastast.data import Batch
+from fastast.feed import Batch
 from fastast.device import open_runtime
 from fastast.gates.lagged_reader import LaggedReader
 from fastast.train.engine import Engine, Status

@@ -9,7 +9,7 @@ import torch
 
 from fastast.cli import main
 from fastast.config import TrainConfig
-from fastast.data import Batch
+from fastast.feed import Batch
 from fastast.device import open_runtime
 from fastast.gates import shrink
 from fastast.train.engine import Engine

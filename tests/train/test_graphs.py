@@ -11,7 +11,7 @@ from torch import nn
 from torch._inductor.compile_fx import compile_fx
 
 from fastast.config import TrainConfig
-from fastast.data import Batch
+from fastast.feed import Batch
 from fastast.device import Runtime, choose_compile, compile_step
 from fastast.errors import InputError
 from fastast.train.engine import Engine

@@ -12,11 +12,11 @@ from tests.train.test_run import options
 SCRIPT = """
 import functools, json, sys
 from fastast.cli import main
-from fastast.energy import ledger
+from fastast.energy import savings
 from fastast.train import energy_book, session
-ledger.MIN_PART_S = 0.2
+savings.MIN_PART_S = 0.2
 session.metered_devices = lambda device: None
-energy_book.PartMeter = functools.partial(energy_book.PartMeter, skip_steps=5, window_s=0.2)
+energy_book.PartMeter = functools.partial(energy_book.PartMeter, skip_steps=5, block_s=0.2)
 print(json.dumps(main(sys.argv[1:])))
 """
 

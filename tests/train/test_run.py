@@ -11,7 +11,7 @@ import torch
 
 from fastast.cli import main
 from fastast.config import TrainConfig
-from fastast.data.feed import Feed
+from fastast.feed.prefetch import Feed
 from fastast.device import open_runtime
 from fastast.energy.meter import EnergyMeter
 from fastast.gates.lagged_reader import LaggedReader

@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.gpu.traffic import estimate_memory
 from fastast.config import TrainConfig
-from fastast.data import Batch
+from fastast.feed import Batch
 from fastast.device import Runtime, choose_compile, open_runtime
 from fastast.train import setup
 from fastast.train.engine import Engine

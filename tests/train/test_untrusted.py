@@ -16,13 +16,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastast.checkpoint.file_format import load_checkpoint, save_checkpoint
 from fastast.config import TrainConfig
-from fastast.config_file import read_toml, resolve
 from fastast.errors import InputError
-from fastast.models.build import read_weights
-from fastast.report.record import read_record
+from fastast.config_file import read_toml, resolve
+from fastast.report.run_record import read_record
 from fastast.run_folder import read_json
+from fastast.checkpoint.file_format import load_checkpoint, save_checkpoint
+from fastast.models.build import read_weights
 
 TOML = b"""epochs = 3
 lr = 0.1
