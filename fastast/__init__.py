@@ -10,17 +10,17 @@ from fastast._version import __version__
 if TYPE_CHECKING:
     from fastast.energy.meter import EnergyMeter
     from fastast.gates.controller import PIController
-from fastast.gates.queue import SampleQueue
-from fastast.gates.score_memory import ScoreMemory
-from fastast.gates.significance import significance
+    from fastast.gates.queue import SampleQueue
+    from fastast.gates.score_memory import ScoreMemory
+    from fastast.gates.significance import significance
 
 # Loaded on first use, so that `fastast meter` and `fastast doctor` start without torch.
 _HOMES = {
     "EnergyMeter": "fastast.energy.meter",
-    "PIController": "fastast.gates",
-    "SampleQueue": "fastast.gates",
-    "ScoreMemory": "fastast.gates",
-    "significance": "fastast.gates",
+    "PIController": "fastast.gates.controller",
+    "SampleQueue": "fastast.gates.queue",
+    "ScoreMemory": "fastast.gates.score_memory",
+    "significance": "fastast.gates.significance",
 }
 
 __all__ = ["EnergyMeter", "PIController", "SampleQueue", "ScoreMemory", "__version__", "significance"]
