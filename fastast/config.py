@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from fastast.gates.registry import GATES
 from fastast.options import check_type, option, parse_duration, require
 
-GATES = ("dense", "random", "forward", "memory", "infobatch")
 SIGNIFICANCE = ("loss", "loss+std", "margin", "el2n")
 
 STALL_TIMEOUT_S = 1800.0

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Collection
 from typing import Any
 
 from fastast.errors import InputError
 
 
-def option(default: Any, doc: str, *, kind: type, metavar: str | None = None, choices: tuple = ()) -> Any:
+def option(
+    default: Any, doc: str, *, kind: type, metavar: str | None = None, choices: Collection[str] = ()
+) -> Any:
     """A config field: its default, its one line of doc, and what the command line needs to parse it."""
     metadata = {"doc": doc, "kind": kind, "metavar": metavar, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)

@@ -1,5 +1,3 @@
-"""The memories of several ranks, merged into what one would hold."""
-
 from __future__ import annotations
 
 import numpy as np
@@ -9,10 +7,39 @@ import torch
 from fastast.gates.score_memory import ScoreMemory
 
 N, B = 40, 6
+ALL = torch.ones(B, dtype=torch.bool)
+
+
+def test_equals_plain_arrays():
+    generator = torch.Generator().manual_seed(0)
+    memory = ScoreMemory(50)
+    score, age, selected = np.full(50, np.nan, dtype=np.float32), np.zeros(50, int), np.zeros(50, int)
+    for k in range(80):
+        ids = torch.randperm(45, generator=generator)[:16]  # the last five are never seen
+        values = torch.rand(16, generator=generator)
+        valid = torch.rand(16, generator=generator) < 0.7
+        memory.record(ids, values, valid)
+        rows = ids[valid].numpy()
+        score[rows], age[rows] = values[valid], 0
+        selected[rows] += 1
+        if k % 5 == 4:
+            # A chosen sample counts as visited, even if it was not yet trained.
+            chosen = torch.rand(50, generator=generator) < 0.2 if k % 2 else None
+            memory.end_epoch(chosen)
+            age[[] if chosen is None else chosen.numpy()] = 0
+            age += 1
+        assert np.array_equal(memory.score.numpy(), score, equal_nan=True)
+        assert np.array_equal(memory.age.numpy(), age)
+        assert np.array_equal(memory.selected.numpy(), selected)
+    other = ScoreMemory(50)
+    other.load_state_dict(memory.state_dict())
+    assert np.array_equal(other.score.numpy(), score, equal_nan=True)
+    assert np.array_equal(other.age.numpy(), age)
+    assert np.array_equal(other.selected.numpy(), selected)
 
 
 def merge(memories):
-    """Runs `ScoreMemory.merge` of all ranks, whose reductions come in the same order on each."""
+    """Runs `ScoreMemory.merge` on all ranks, which reduce in the same order."""
     rounds = []
 
     class Waiting(Exception):
@@ -45,7 +72,7 @@ def merge(memories):
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
-def test_merged_memories_are_the_memory_that_sees_all(num_ranks):
+def test_merged_memories_equal_one(num_ranks):
     generator = torch.Generator().manual_seed(num_ranks)
     memories, one = [ScoreMemory(N) for _ in range(num_ranks)], ScoreMemory(N)
     selected = np.zeros(N, int)
@@ -63,7 +90,7 @@ def test_merged_memories_are_the_memory_that_sees_all(num_ranks):
         if step % 10 == 9:
             chosen = torch.rand(N, generator=generator) < 0.1
             for memory in (*memories, one):
-                memory.tick(chosen)
+                memory.end_epoch(chosen)
         if step % 7 == 6:
             merge(memories)
             for memory in memories:
@@ -74,11 +101,11 @@ def test_merged_memories_are_the_memory_that_sees_all(num_ranks):
     assert one.score[N - 5 :].isnan().all()
 
 
-def test_merging_twice_changes_nothing_more():
+def test_merging_twice_changes_nothing():
     memories = [ScoreMemory(N) for _ in range(2)]
     for rank, memory in enumerate(memories):
         ids = torch.arange(B) + 3 * rank
-        memory.record(ids, torch.rand(B) - 0.5, torch.ones(B, dtype=torch.bool))
+        memory.record(ids, torch.rand(B) - 0.5, ALL)
     merge(memories)
     before = [{name: value.clone() for name, value in memory.state_dict().items()} for memory in memories]
     merge(memories)
@@ -87,8 +114,8 @@ def test_merging_twice_changes_nothing_more():
             np.testing.assert_array_equal(value.numpy(), state[name].numpy(), err_msg=name)
 
 
-def test_a_single_memory_asks_nobody():
+def test_one_rank_reduces_nothing():
     memory = ScoreMemory(N)
-    memory.record(torch.arange(B), torch.rand(B), torch.ones(B, dtype=torch.bool))
+    memory.record(torch.arange(B), torch.rand(B), ALL)
     memory.merge(0, 1, None)
     assert memory.selected.sum() == B
