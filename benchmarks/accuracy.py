@@ -34,8 +34,8 @@ import torch
 from benchmarks.accuracy_table import rows, table
 from benchmarks.common import command_line, provenance, publish
 from benchmarks.subset import link_subset
-from fastast.files import write_whole
-from fastast.run import RunFolder, code_version
+from fastast.atomic_files import write_whole
+from fastast.run_folder import RunFolder, code_version
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = 64

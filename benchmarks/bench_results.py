@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from benchmarks.common import provenance, publish, stamp
+from fastast.atomic_files import write_whole
 from fastast.bench.verdict import TIERS, top1
 from fastast.errors import InputError
-from fastast.files import write_whole
 from fastast.report.roles import title
-from fastast.run import read_json
+from fastast.run_folder import read_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
 NONE = "-"  # in the tables

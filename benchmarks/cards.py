@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import accuracy_table, gates_table
+from fastast.atomic_files import write_whole
 from fastast.errors import InputError
-from fastast.files import write_whole
-from fastast.run import read_json
+from fastast.run_folder import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

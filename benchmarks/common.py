@@ -14,8 +14,9 @@ from typing import Any
 import torch
 import torchvision
 
-from fastast.files import write_whole
-from fastast.run import code_version, device_name
+from fastast.atomic_files import write_whole
+from fastast.device import device_name
+from fastast.run_folder import code_version
 
 
 def dali_version() -> str | None:

@@ -35,10 +35,10 @@ import torch
 from PIL import Image
 
 from benchmarks.common import provenance, publish
+from fastast.checkpoint.file_format import load_checkpoint
 from fastast.config import GATES
 from fastast.data import draw_dataset
-from fastast.run import RunFolder
-from fastast.checkpoint.file_format import load_checkpoint
+from fastast.run_folder import RunFolder
 
 FORKS = multiprocessing.get_context("forkserver")
 HANG_S = 300  # a start that takes longer than this hangs

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import provenance, publish
-from fastast.files import write_whole
+from fastast.atomic_files import write_whole
 from tests.energy.fake_driver import MODELS, FakeDriver
 
 # Seconds and watts: idle, bursts of training, an evaluation. Readings of 1 s averages lag behind it.

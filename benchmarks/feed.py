@@ -36,10 +36,10 @@ import numpy as np
 import torch
 
 from benchmarks.common import provenance, publish
+from fastast.atomic_files import write_whole
 from fastast.data import TrainLoader, epoch_ids, open_folder
 from fastast.data.graph import MEAN, STD
 from fastast.data.pack import run_pack
-from fastast.files import write_whole
 
 BATCH = 64
 MIN_AREA = 0.25

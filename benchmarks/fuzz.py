@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import provenance, publish, stamp
-from fastast.files import write_whole
+from fastast.atomic_files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 ENDS = ("packed", "left out of a pack", "refused by the scan", "large", "decoded", "error raised")

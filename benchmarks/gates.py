@@ -41,17 +41,17 @@ from benchmarks.gates_lane import Contender, Lane, check_counts
 from benchmarks.gates_parts import Parts, ceiling
 from benchmarks.gates_table import contender_row, energy_figures, table
 from benchmarks.subset import link_subset
+from fastast.atomic_files import write_whole
 from fastast.config import TrainConfig
-from fastast.console import Reporter
 from fastast.data.pack import run_pack
+from fastast.device import complete_config, open_machine
 from fastast.energy.meter import EnergyMeter
 from fastast.energy.reading import Reading
-from fastast.files import write_whole
-from fastast.run import RunFolder
+from fastast.loggers.console import Reporter
 from fastast.loggers.counters import PhaseCounts
+from fastast.run_folder import RunFolder
 from fastast.train.run_energy import RunEnergy
 from fastast.train.session import open_data
-from fastast.device import complete_config, open_machine
 from fastast.train.trainer import Trainer
 
 SETTLE_BATCHES = 4  # a proxy's first refreshes, the controller's first threshold

@@ -13,9 +13,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fastast.atomic_files import write_whole
 from fastast.errors import InputError
-from fastast.files import write_whole
-from fastast.run import read_json
+from fastast.run_folder import read_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = "README.md"

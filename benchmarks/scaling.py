@@ -27,9 +27,9 @@ import torch
 
 from benchmarks.common import command_line, provenance, publish, stamp
 from benchmarks.subset import link_subset
+from fastast.atomic_files import write_whole
 from fastast.errors import InputError
-from fastast.files import write_whole
-from fastast.run import RunFolder, read_json
+from fastast.run_folder import RunFolder, read_json
 
 EPOCHS = {"dense": 1, "forward": 2, "proxy": 2}  # of the others 4: most of what they are offered costs nothing
 VALIDATION = 40  # pictures; evaluation is not counted

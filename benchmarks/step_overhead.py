@@ -41,7 +41,9 @@ def main() -> None:
     model, _ = build_model(args.arch, 10)
     model.train()
     twin = scoring_twin(model)
-    guard = GuardedStep(model, build_optimizer(model, momentum=0.9, weight_decay=1e-4), scale_loss=False, compiled=False)
+    guard = GuardedStep(
+        model, build_optimizer(model, momentum=0.9, weight_decay=1e-4), scale_loss=False, compiled=False
+    )
     guard.set_lr(0.01)
     queue, gated_queue = (SampleQueue(batch, (3, size, size), device=device) for _ in range(2))
     score = ScoreStep(twin, Selector(0.1), gated_queue, dtype=torch.float32)

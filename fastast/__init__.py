@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from fastast.gates.score_memory import ScoreMemory
     from fastast.gates.significance import significance
 
-# Loaded on first use, so that `fastast meter` and `fastast doctor` start without torch.
-_HOMES = {
+# Imported on first use, so that the command line starts without torch.
+_MODULES = {
     "EnergyMeter": "fastast.energy.meter",
     "PIController": "fastast.gates.controller",
     "SampleQueue": "fastast.gates.queue",
@@ -27,6 +27,6 @@ __all__ = ["EnergyMeter", "PIController", "SampleQueue", "ScoreMemory", "__versi
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'fastast' has no attribute {name!r}")

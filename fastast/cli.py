@@ -1,4 +1,4 @@
-"""The commands: parse, call, print."""
+"""The command line: the parser of all commands, their errors and exit codes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from fastast._version import __version__
-from fastast.arguments import add_run_options, given_options
-from fastast.config import GATES
-from fastast.errors import InputError, ToldElsewhere
+from fastast.commands import bench, evaluate, pack, report, train
+from fastast.commands.parser import Parser
+from fastast.errors import InputError, ReportedByOtherRank
 
 # Faults of a path that the user named.
 PATH_ERRORS = {
@@ -23,212 +23,19 @@ PATH_ERRORS = {
 
 PLANNED_STOPS = {3, 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR1}
 
-TRAIN_EXAMPLES = """\
-examples:
-  fastast train                                   draw a demo set and train a small network on it
-  fastast train --data imagenette                 ResNet-50 on class folders train/ and val/
-  fastast train --data D --arch resnet18 --image-size 64 --epochs 3 --gate forward --target 0.3
-  fastast train --data D --gate dense             the baseline: every sample reaches backward
-  fastast train --data D --weights imagenet --lr 0.002 --epochs 10
-  fastast train --out runs/a --resume             continue a run that was stopped, or killed
-  fastast train --data D --out runs/a --resume --max-time 8h50m    start or continue, and stop in time
-
-The gate decides which samples reach backward. At a target share a, `forward` (which scores every sample by a
-forward pass) costs 1 + 3a forwards per sample where dense training costs 3: at 10 % it cannot beat 2.3x.
-"""
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (`{self.prog} --help` lists the options)\n")
-
 
 def build_parser() -> Parser:
     """The command line of fastast."""
     parser = Parser(prog="fastast", description="Fast, honest sparse training of image classifiers.")
     parser.add_argument("--version", action="version", version=f"fastast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_train(commands)
-    _add_bench(commands)
-    _add_evaluate(commands)
-    _add_report(commands)
-    _add_pack(commands)
+    for command in (train, bench, evaluate, report, pack):
+        command.add_parser(commands)
     _add_doctor(commands)
     _add_meter(commands)
+    for own in commands.choices.values():
+        own.set_defaults(parser=own)
     return parser
-
-
-def _add_train(commands: Any) -> None:
-    parser = commands.add_parser(
-        "train",
-        help="train a classifier on folders of pictures",
-        description="Trains an image classifier on folders of JPEG or PNG pictures.",
-        epilog=TRAIN_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
-    add_run_options(parser)
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        default=None,
-        metavar="auto|FILE",
-        help="continue the run in --out (or start it, or show it if finished), or continue from a checkpoint file",
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        default=False,
-        help="with --resume: continue although options have changed; the summary says what",
-    )
-    parser.set_defaults(run=_train)
-
-
-def _train(args: argparse.Namespace, argv: list[str]) -> int:
-    from fastast.console import Reporter
-    from fastast.train.session import train
-
-    reporter = Reporter()
-    return train(
-        given_options(args), toml_path=args.config, resume=args.resume, force=args.force, argv=argv, reporter=reporter
-    )
-
-
-def _add_bench(commands: Any) -> None:
-    parser = commands.add_parser(
-        "bench",
-        help="gates beside the baselines that keep them honest, seed by seed",
-        description="Runs every gate and its matched baselines: random at its share, dense at its forward units, time "
-        "and joules. Takes the options of train. Exit code 0 although single runs failed, 1 if not one came out.",
-        epilog="example:\n  fastast bench --data D --gates random,memory --epochs 5 --out runs/bench\n"
-        "The same command continues a bench that was stopped.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
-    parser.add_argument("--gates", metavar="A,B", default=",".join(GATES), help="gates to compare (default all)")
-    parser.add_argument("--seeds", type=int, metavar="N", default=3, help="number of seeds, from --seed on (default 3)")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the bench")
-    parser.add_argument(
-        "--budget", metavar="TIME", default=None, help="fit the epochs, at most --epochs, so that all of it takes this"
-    )
-    parser.add_argument("--dry-run", action="store_true", default=False, help="print the plan and an estimate of time")
-    add_run_options(parser, leave_out=("gate", "out", "max_time"))
-    parser.set_defaults(run=_bench)
-
-
-def _bench(args: argparse.Namespace, argv: list[str]) -> int:
-    from fastast.bench.command import run_bench
-    from fastast.console import Reporter
-
-    return run_bench(
-        {name: value for name, value in given_options(args).items() if name != "out"},
-        toml_path=args.config,
-        gates=args.gates,
-        num_seeds=args.seeds,
-        out=args.out,
-        budget=args.budget,
-        dry_run=args.dry_run,
-        argv=argv,
-        reporter=Reporter(),
-    )
-
-
-def _add_evaluate(commands: Any) -> None:
-    parser = commands.add_parser(
-        "evaluate",
-        help="accuracy of a trained network on a folder of pictures",
-        description="Prints top-1 and top-5 accuracy; with --out writes path, label, prediction and probability.",
-    )
-    parser.add_argument("model", metavar="RUN|FILE", help="a run folder, or a .safetensors/.pt/.pth file of weights")
-    parser.add_argument("--data", required=True, metavar="D", help="class folders, or a folder that holds val/")
-    parser.add_argument("--arch", metavar="A", help="the network; needed for a file outside a run folder")
-    parser.add_argument(
-        "--image-size", type=int, metavar="PX", help="evaluation crop, pixels; default the run's, or 224"
-    )
-    parser.add_argument("--out", metavar="preds.csv", help="write one line for each picture")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures at a time (default 64)")
-    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to run (default auto)")
-    parser.set_defaults(run=_evaluate)
-
-
-def _evaluate(args: argparse.Namespace, argv: list[str]) -> int:
-    from fastast.console import Reporter
-    from fastast.train.predict import evaluate_model
-
-    return evaluate_model(
-        args.model,
-        data=args.data,
-        arch=args.arch,
-        image_size=args.image_size,
-        out=args.out,
-        batch_size=args.batch_size,
-        device=args.device,
-        reporter=Reporter(),
-    )
-
-
-def _add_report(commands: Any) -> None:
-    parser = commands.add_parser(
-        "report",
-        help="one page about a run, or about several side by side",
-        description="Writes a self-contained HTML page: accuracy, activation, the three savings, power, pictures.",
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument("--out", metavar="FILE", help="the page; default report.html in the run, or comparison.html")
-    parser.set_defaults(run=_report)
-
-
-def _report(args: argparse.Namespace, argv: list[str]) -> int:
-    from fastast.report.page import run_report
-
-    return run_report(args.runs, args.out)
-
-
-def _add_pack(commands: Any) -> None:
-    parser = commands.add_parser(
-        "pack",
-        help="pack folders of pictures into tar shards that are read faster",
-        description="Packs class folders into WebDataset-style tar shards with an index; `--data` takes the result. "
-        "A pack that was interrupted is completed by the same command.",
-        epilog="examples:\n  fastast pack imagenette packed\n  fastast pack --verify packed",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", metavar="SRC", help="folders as --data takes them; with --verify alone, a pack")
-    parser.add_argument("out", metavar="OUT", nargs="?", help="the folder of the pack")
-    parser.add_argument("--max-side", type=int, metavar="PX", help="re-encode larger pictures down to this longer side")
-    parser.add_argument(
-        "--thumbnails",
-        type=int,
-        metavar="PX",
-        help="store a thumbnail with this short side, pixels; the proxy gate scores those",
-    )
-    parser.add_argument("--shard-size", type=float, default=1024, metavar="MB", help="megabytes a shard (default 1024)")
-    parser.add_argument("--quality", type=int, default=95, metavar="Q", help="quality of re-encoded JPEGs (default 95)")
-    parser.add_argument("--verify", action="store_true", help="read the pack back and check all of it")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads; default the cores this process may use")
-    parser.set_defaults(run=_pack)
-
-
-def _pack(args: argparse.Namespace, argv: list[str]) -> int:
-    from fastast.console import Reporter
-    from fastast.data.pack import run_pack
-
-    reporter = Reporter()
-    return run_pack(
-        args.source,
-        args.out,
-        max_side=args.max_side,
-        thumbnails=args.thumbnails,
-        shard_size_mb=args.shard_size,
-        quality=args.quality,
-        verify=args.verify,
-        workers=args.workers,
-        progress=reporter.counter("packing"),
-        say=reporter.note,
-    )
 
 
 def _add_meter(commands: Any) -> None:
@@ -237,7 +44,6 @@ def _add_meter(commands: Any) -> None:
         help="joules, watts and seconds of any command",
         description="Runs a command and reports the energy it took, as `perf stat` reports time.",
         epilog="example:\n  fastast meter --plot power.png -- python train.py",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures")
     parser.add_argument("--plot", metavar="FILE", help="draw power over time (.png or .svg)")
@@ -300,7 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
-    code = _run(parser.parse_args(arguments), arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:  # said by the command's own parser, whose help lists what it takes
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    code = _run(args, arguments)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return code
     # torchrun takes any code but 0 for a failure, and would start a stopped run again.
@@ -314,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace, arguments: list[str]) -> int:
     try:
         return args.run(args, arguments)
-    except ToldElsewhere:
+    except ReportedByOtherRank:
         return 2
     except InputError as error:
         return _fail(args.command, str(error))

@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from fastast.gates.registry import GATES
-from fastast.options import check_type, option, parse_duration, require
+from fastast.options import checked_value, option, parse_duration, require
 
 SIGNIFICANCE = ("loss", "loss+std", "margin", "el2n")
 
@@ -27,116 +27,130 @@ class TrainConfig:
     # What to train on
     data: str | None = option(
         None,
-        "folder with train/ and val/ class folders, Kaggle's train.X1.. and val.X, or a pack; none: a drawn demo set",
+        "folder with train/ and val/ class folders, Kaggle's ImageNet-100, or a pack; default: a drawn demo set",
         kind=str,
         metavar="DIR|PACK",
     )
     train_dir: str | None = option(
-        None, "training class folders, comma-separated when spread over several", kind=str, metavar="A[,B...]"
+        None,
+        "training class folders, comma-separated; where --data does not find the two splits by itself",
+        kind=str,
+        metavar="A[,B...]",
     )
-    val_dir: str | None = option(None, "validation class folders", kind=str, metavar="C")
+    val_dir: str | None = option(None, "validation class folders; goes with --train-dir", kind=str, metavar="C")
     val_split: float | None = option(
         None,
-        "share of the training pictures held out for validation (seeded, stratified), in (0, 1)",
+        "share of the training pictures held out for validation, in (0, 1), seeded and stratified; where there is no "
+        "validation folder",
         kind=float,
         metavar="F",
     )
     out: str | None = option(
-        None, "run folder to write; default runs/<date-time>-<arch>-<gate>", kind=str, metavar="DIR"
+        None,
+        "run folder to write; name it to continue the run later; default runs/<date-time>-<arch>-<gate>",
+        kind=str,
+        metavar="DIR",
     )
 
     # The network
     arch: str = option(
         "resnet50",
-        "torchvision classifier by name, or module:function called with num_classes=",
-        kind=str,
+        "torchvision classifier by name, or module:function called with num_classes=; resnet18 is smaller and faster",
         metavar="NAME",
     )
     weights: str = option(
         "none",
-        "none, imagenet (torchvision's best; a module:function gets weights= too), or a .pt/.pth/.safetensors file",
-        kind=str,
+        "what to start from: none, imagenet (torchvision's best; a module:function gets weights= too), or a "
+        ".pt/.pth/.safetensors file; with few pictures, start from imagenet",
         metavar="none|imagenet|FILE",
     )
-    image_size: int = option(224, "side of the training and evaluation crop, pixels", kind=int, metavar="PX")
+    image_size: int = option(
+        224, "side of the training and evaluation crop, pixels; half the side costs about a quarter", metavar="PX"
+    )
 
     # The schedule
-    epochs: float = option(
-        40.0,
-        "passes over the training set, warm-up included (fractions allowed)",
-        kind=float,
-        metavar="N",
-    )
+    epochs: float = option(40.0, "passes over the training set, warm-up included; fractions are allowed", metavar="N")
     batch_size: int | None = option(
-        None, "samples per optimizer step; default 64 on CPU, 256 on GPU", kind=int, metavar="N"
+        None,
+        "samples per optimizer step on each device; lower it when memory runs out; default 64 on CPU, 256 on GPU",
+        kind=int,
+        metavar="N",
     )
     lr: float | None = option(
         None,
-        "peak learning rate; default 0.1 x batch/256, a hundredth of it with --weights",
+        "peak learning rate; lower it if the loss diverges; default 0.1 x batch/256, a hundredth of it with --weights",
         kind=float,
         metavar="LR",
     )
     lr_warmup: float = option(
-        0.05, "share of the planned work over which the learning rate rises", kind=float, metavar="F"
+        0.05,
+        "share of the planned work over which the learning rate rises to its peak; longer for large batches",
+        metavar="F",
     )
-    momentum: float = option(0.9, "Nesterov momentum of SGD", kind=float, metavar="M")
-    weight_decay: float = option(1e-4, "L2 penalty on weights; norms and biases take none", kind=float, metavar="WD")
+    momentum: float = option(0.9, "Nesterov momentum of SGD; seldom changed", metavar="M")
+    weight_decay: float = option(1e-4, "L2 penalty on weights, none on norms and biases; seldom changed", metavar="WD")
     label_smoothing: float = option(
-        0.1, "share of the target spread over all classes (training loss only)", kind=float, metavar="F"
+        0.1, "share of the label spread over all classes, in the training loss only; 0: plain", metavar="F"
     )
     min_crop: float = option(
-        0.25, "smallest share of a picture's area that a training crop may take", kind=float, metavar="F"
+        0.25,
+        "smallest share of a picture's area in a training crop; raise it for small pictures or short runs",
+        metavar="F",
     )
 
     # The gate
-    gate: str = option("forward", "which samples reach backward", kind=str, choices=GATES)
+    gate: str = option(
+        "forward",
+        "which samples reach backward: " + "; ".join(f"{name}: {info.help}" for name, info in GATES.items()),
+        choices=GATES,
+    )
     selection: str = option(
         "soft",
-        "hard: score > threshold (the published rule); soft: score > threshold * uniform",
-        kind=str,
+        "hard: score > threshold (the published rule); soft: score > threshold * uniform, which learns more",
         choices=("soft", "hard"),
     )
     target: float = option(
         0.1,
-        "share of offered samples that reach backward, in (0, 1]; dense and infobatch have none",
-        kind=float,
+        "share of offered samples that reach backward, in (0, 1]; less is faster and learns less; dense and infobatch "
+        "have none",
         metavar="SHARE",
     )
     explore: float = option(
         0.0,
-        "share of offered samples that is selected whatever the score, below --target",
-        kind=float,
+        "share of offered samples selected whatever the score, below --target, so that none is forgotten",
         metavar="SHARE",
     )
-    unbiased: bool = option(
-        False, "weigh each trained sample by rate / its selection probability (soft selection)", kind=bool
-    )
+    unbiased: bool = option(False, "weigh each trained sample by rate / its selection probability (soft selection)")
     prune: float = option(
         0.5,
-        "infobatch: share of the samples with a loss below the mean that an epoch leaves out",
-        kind=float,
+        "infobatch: share of the samples with a loss below the mean that an epoch leaves out, in [0, 1)",
         metavar="R",
     )
     warmup_epochs: float = option(
-        1.0, "dense epochs before the gate starts (fractions allowed)", kind=float, metavar="N"
+        1.0,
+        "dense epochs before the gate starts (fractions allowed); memory and infobatch get their first scores there",
+        metavar="N",
     )
-    anneal: float = option(0.0, "dense epochs at the end of the run (fractions allowed)", kind=float, metavar="N")
-    significance: str = option("loss+std", "the per-sample score", kind=str, choices=SIGNIFICANCE)
+    anneal: float = option(0.0, "dense epochs at the end of the run (fractions allowed)", metavar="N")
+    significance: str = option(
+        "loss+std", "score of the forward gate; loss+std is the published one", choices=SIGNIFICANCE
+    )
 
     # Stopping and continuing
     checkpoint_every: float = option(
         10.0,
         "minutes between checkpoints within an epoch (fractions allowed); 0: at epoch ends only",
-        kind=float,
         metavar="MINUTES",
     )
     max_time: str | None = option(
-        None, "stop with a checkpoint after this long, for example 8h50m, 45m or 90s", kind=str, metavar="TIME"
+        None,
+        "stop with a checkpoint and exit code 3 after this long, for example 8h50m, 45m or 90s; for limited sessions",
+        kind=str,
+        metavar="TIME",
     )
     stall_timeout: float = option(
         STALL_TIMEOUT_S,
         "seconds without a batch, waits for data that went away included, after which the run ends; 0: never",
-        kind=float,
         metavar="S",
     )
 
@@ -144,7 +158,6 @@ class TrainConfig:
     dense_calibration: int = option(
         0,
         "dense steps before the gate at least, to measure dense joules per sample (50 are left out, 30 s are needed)",
-        kind=int,
         metavar="STEPS",
     )
     price_per_kwh: float | None = option(
@@ -155,44 +168,45 @@ class TrainConfig:
     )
 
     # The machine
-    seed: int = option(0, "seed of weights, order, crops and selection", kind=int, metavar="N")
-    device: str = option("auto", "where to train", kind=str, choices=("auto", "cuda", "cpu"))
+    seed: int = option(
+        0,
+        "seed of weights, order, crops and selection; repeat a run with others to see how far results vary",
+        metavar="N",
+    )
+    device: str = option("auto", "where to train; auto: on a GPU if there is one", choices=("auto", "cuda", "cpu"))
     precision: str = option(
         "auto",
         "number format of the network; auto: bf16 where the hardware has it, else fp16 on CUDA, fp32 on CPU",
-        kind=str,
         choices=("auto", "fp32", "fp16", "bf16"),
     )
     compile: str = option(
         "auto",
         "torch.compile; auto: on CUDA where a probe compiles; reduce-overhead: on, and with CUDA graphs",
-        kind=str,
         choices=("auto", "on", "off", "reduce-overhead"),
     )
     decode: str = option(
         "auto",
         "where pictures are decoded when training on a GPU; auto: there, and on the CPU what it can take on",
-        kind=str,
         choices=("auto", "gpu", "cpu"),
     )
     deterministic: bool = option(
-        False, "on a GPU, only use decoders and kernels that give the same bits every time", kind=bool
+        False, "on a GPU, only use decoders and kernels that give the same bits every time (slower)"
     )
     nproc: str | None = option(
         None,
-        "processes to start on this machine, one for each GPU: a number, or auto for all GPUs",
+        "processes to start on this machine, one for each GPU: a number, or auto for all GPUs; default one",
         kind=str,
         metavar="N|auto",
     )
     threads: int | None = option(
         None, "decoder threads; default the cores this process may use, at most 8", kind=int, metavar="N"
     )
-    log_every: int = option(10, "offered batches between two step lines of metrics.jsonl", kind=int, metavar="N")
-    tensorboard: bool = option(False, "also write TensorBoard event files, to the run's tensorboard/", kind=bool)
+    log_every: int = option(10, "offered batches between two step lines of metrics.jsonl", metavar="N")
+    tensorboard: bool = option(False, "also write TensorBoard event files, to the run's tensorboard/")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            check_type(field, self)
+            setattr(self, field.name, checked_value(field, getattr(self, field.name)))
         require(0 < self.target <= 1, f"--target {self.target:g}: must be in (0, 1], for example 0.1")
         require(self.epochs > 0, f"--epochs {self.epochs:g}: must be above 0, for example 10")
         require(self.warmup_epochs >= 0, f"--warmup-epochs {self.warmup_epochs:g}: must be 0 or more")
@@ -231,9 +245,8 @@ class TrainConfig:
         if self.max_time is not None:
             parse_duration(self.max_time, "--max-time")
         require(self.dense_calibration >= 0, f"--dense-calibration {self.dense_calibration}: must be 0 or more steps")
-        for name in ("price_per_kwh", "gco2_per_kwh"):
-            value = getattr(self, name)
-            require(value is None or value >= 0, f"--{name.replace('_', '-')} {value}: must be 0 or more")
+        for flag, value in (("--price-per-kwh", self.price_per_kwh), ("--gco2-per-kwh", self.gco2_per_kwh)):
+            require(value is None or value >= 0, f"{flag} {value}: must be 0 or more")
         require(0 <= self.seed < 2**63, f"--seed {self.seed}: must be 0 or more, and below 2^63")
         require(
             self.nproc in (None, "auto") or ((self.nproc or "").isdecimal() and int(self.nproc or 0) > 0),
@@ -243,10 +256,10 @@ class TrainConfig:
         require(self.log_every >= 1, f"--log-every {self.log_every}: must be at least 1")
         require(
             not (self.data and (self.train_dir or self.val_dir)),
-            "--data and --train-dir/--val-dir both given: --data finds both splits by itself, so leave one out",
+            "--data and --train-dir/--val-dir exclude each other: --data finds both splits by itself, so leave one out",
         )
         require(not (self.val_dir and not self.train_dir), "--val-dir needs --train-dir: name the training folders too")
         require(
             not (self.val_dir and self.val_split),
-            "--val-dir and --val-split both given: leave out --val-split to use the folder",
+            "--val-dir and --val-split exclude each other: leave out --val-split to use the folder",
         )

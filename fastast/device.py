@@ -39,7 +39,7 @@ class Runtime:
 
     @property
     def image_dtype(self) -> torch.dtype:
-        """Type of the pictures that the feed delivers and the queue holds: half, but on a CPU without bf16."""
+        """Type of the pictures in loaders and queue: float16, except on a CPU without bf16."""
         return torch.float16 if self.device.type == "cuda" or self.dtype != torch.float32 else torch.float32
 
 
@@ -55,8 +55,7 @@ def open_runtime(
         deterministic: keep to CUDA kernels that give the same bits every time.
 
     Raises:
-        InputError: CUDA was asked for and torch finds no usable GPU, or the format or CUDA graphs are not to be had
-            there.
+        InputError: CUDA was asked for and torch finds no usable GPU, or it does not have the format or CUDA graphs.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError(
@@ -197,3 +196,14 @@ def is_out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def device_name(device: torch.device) -> str:
+    """The model name of a GPU, or of this machine's processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "unknown CPU"

@@ -8,5 +8,5 @@ class InputError(ValueError):
     """
 
 
-class ToldElsewhere(InputError):
+class ReportedByOtherRank(InputError):
     """An InputError of another rank of a distributed run, which has shown it."""

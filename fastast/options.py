@@ -1,4 +1,4 @@
-"""How an option is declared, parsed from the command line or a file, and checked."""
+"""How an option is declared and checked."""
 
 from __future__ import annotations
 
@@ -9,14 +9,29 @@ from collections.abc import Collection
 from typing import Any
 
 from fastast.errors import InputError
+from fastast.removed import removed_value
 
 
 def option(
-    default: Any, doc: str, *, kind: type, metavar: str | None = None, choices: Collection[str] = ()
+    default: Any, doc: str, *, kind: type | None = None, metavar: str | None = None, choices: Collection[str] = ()
 ) -> Any:
-    """A config field: its default, its one line of doc, and what the command line needs to parse it."""
-    metadata = {"doc": doc, "kind": kind, "metavar": metavar, "choices": choices}
+    """A config field: its default, its one line of doc, and what the command line needs to parse it.
+
+    Args:
+        default: the value where none is chosen; None for "chosen for this machine or data".
+        doc: what it means, with its unit, and when to change it.
+        kind: str, int, float or bool; by default the type of the default.
+        metavar: name of the value in `--help`; the choices by default.
+        choices: the values that are allowed, read at each check; any if empty.
+    """
+    shown = metavar or "|".join(choices) or None
+    metadata = {"doc": doc, "kind": kind or type(default), "metavar": shown, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def flag_of(name: str) -> str:
+    """The option on the command line for a field name."""
+    return "--" + name.replace("_", "-")
 
 
 def require(holds: bool, message: str) -> None:
@@ -25,25 +40,38 @@ def require(holds: bool, message: str) -> None:
         raise InputError(message)
 
 
-def check_type(field: dataclasses.Field, config: Any) -> None:
-    """Values from a file come with any type: each must be of its field's kind (an int serves as a float)."""
-    value, kind = getattr(config, field.name), field.metadata["kind"]
-    flag = "--" + field.name.replace("_", "-")
+def checked_value(field: dataclasses.Field, value: Any) -> Any:
+    """The value of an option as its field's kind (an int serves as a float).
+
+    Raises:
+        InputError: it is of another type, not finite, or none of the choices.
+    """
+    kind, choices, flag = field.metadata["kind"], field.metadata["choices"], flag_of(field.name)
     if value is None:
-        if field.default is not None:
-            raise InputError(f"{flag}: needs a value")
-        return
-    if type(value) is int and abs(value) >= 2**63:
-        raise InputError(f"{flag}: a number of 2^63 or more")
-    if kind is float and type(value) is int:
-        setattr(config, field.name, float(value))
-    elif type(value) is not kind:
-        raise InputError(f"{flag} {value!r}: expected {kind.__name__}, got {type(value).__name__}")
-    if kind is float and not math.isfinite(value):
-        raise InputError(f"{flag} {value}: must be a finite number")
-    choices = field.metadata["choices"]
-    if choices and value not in choices:
-        raise InputError(f"{flag} {value}: choose from {', '.join(choices)}")
+        require(field.default is None, f"{flag}: needs a value")
+        return None
+    if type(value) is int:
+        require(abs(value) < 2**63, f"{flag}: a number of 2^63 or more")
+        value = float(value) if kind is float else value
+    require(type(value) is kind, f"{flag} {value!r}: expected {kind.__name__}, got {type(value).__name__}")
+    require(kind is not float or math.isfinite(value), f"{flag} {value}: must be a finite number")
+    if choices:
+        check_choice(flag, field.name, value, choices)
+    return value
+
+
+def check_choice(flag: str, name: str, value: str, choices: Collection[str]) -> None:
+    """Refuses a value that is none of the choices, or says what replaced it if it once was.
+
+    Args:
+        flag: the option, for the message.
+        name: the field's name.
+        value: what was chosen.
+        choices: what may be.
+    """
+    if value not in choices:
+        removed = removed_value(name, value)
+        raise InputError(f"{flag} {value}" + (f" {removed}" if removed else f": choose from {', '.join(choices)}"))
 
 
 def parse_duration(text: str, flag: str) -> float:

@@ -1,6 +1,9 @@
 """The command line: its frozen surface, and one line with a remedy for every mistake."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -9,46 +12,139 @@ from fastast import __version__
 from fastast.cli import build_parser, main
 from tests.conftest import ROOT, run_fastast
 
-TRAIN_OPTIONS = {
-    *("--data", "--train-dir", "--val-dir", "--val-split", "--out", "--config", "--resume", "--help"),
-    *("--arch", "--weights", "--image-size"),
-    *("--epochs", "--batch-size", "--lr", "--lr-warmup", "--momentum", "--weight-decay"),
-    *("--label-smoothing", "--min-crop"),
-    *("--target-schedule", "--explore", "--unbiased", "--clip-weights", "--prune"),
-    *("--proxy-size", "--proxy-arch", "--proxy-bn-every"),
-    *("--gate", "--selection", "--target", "--warmup-epochs", "--anneal", "--significance"),
-    *("--checkpoint-every", "--max-time", "--stall-timeout", "--force"),
-    *("--nproc", "--tensorboard"),
-    *("--dense-calibration", "--price-per-kwh", "--gco2-per-kwh"),
-    *(
-        "--seed",
-        "--device",
-        "--precision",
-        "--compile",
-        "--decode",
-        "--read",
-        "--deterministic",
-        "--threads",
-        "--log-every",
-    ),
+COMMON = (
+    "--help --help-all --config --data --arch --weights --image-size --epochs --batch-size --lr --target --seed "
+    "--device --nproc"
+)
+ADVANCED = (
+    "--train-dir --val-dir --val-split --lr-warmup --momentum --weight-decay --label-smoothing --min-crop --selection "
+    "--explore --unbiased --prune --warmup-epochs --anneal --significance --checkpoint-every --stall-timeout "
+    "--dense-calibration --price-per-kwh --gco2-per-kwh --precision --compile --decode --deterministic --threads "
+    "--log-every --tensorboard"
+)
+TRAIN = "--out --gate --resume --max-time"
+BENCH = "--out --gates --seeds --budget --dry-run"
+SURFACE = {
+    "train": f"{COMMON} {ADVANCED} {TRAIN} --force",
+    "bench": f"{COMMON} {ADVANCED} {BENCH}",
+    "evaluate": "--help --data --arch --image-size --out --batch-size --device",
+    "report": "--help --out",
+    "pack": "--help --max-side --shard-size --quality --verify --workers",
+    "meter": "--help --json --plot --interval --price-per-kwh --gco2-per-kwh",
+    "doctor": "--help --json --quick",
 }
 
 
-def test_the_commands_and_options_are_those_that_others_script_against():
-    commands = build_parser()._subparsers._group_actions[0].choices
-    assert set(commands) == {"train", "bench", "evaluate", "report", "pack", "meter", "doctor"}
-    options = {name for action in commands["train"]._actions for name in action.option_strings if name != "-h"}
-    assert options == TRAIN_OPTIONS
+def commands():
+    return build_parser()._subparsers._group_actions[0].choices
 
 
-def test_help_teaches(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["train", "--help"])
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
-    assert "examples:" in text
-    assert "2.3x" in text
-    assert "(default 0.1)" in text
+def refused(capsys, *arguments):
+    """What a command that exits with code 2 says: one line."""
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    return error
+
+
+def test_command_line_surface():
+    found = {
+        name: {
+            option
+            for action in parser._actions
+            if action.help != "==SUPPRESS=="
+            for option in action.option_strings
+            if option != "-h"
+        }
+        for name, parser in commands().items()
+    }
+    assert found == {name: set(options.split()) for name, options in SURFACE.items()}
+
+
+@pytest.mark.parametrize(("command", "own"), [("train", TRAIN), ("bench", BENCH)])
+def test_help_shows_common_options_and_help_all_every_one(capsys, command, own):
+    shown = {}
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as caught:
+            main([command, flag])
+        assert caught.value.code == 0
+        shown[flag] = capsys.readouterr().out
+        assert "example" in shown[flag]
+        assert "(default 0.1)" in shown[flag]
+        assert "--proxy-size" not in shown[flag]
+    lines = [line.split()[0].rstrip(",") for line in shown["--help"].splitlines() if line.startswith("  -")]
+    assert {"-h", *lines} == {"-h", *COMMON.split(), *own.split()} - {"--help"}
+    assert all(option in shown["--help-all"] for option in SURFACE[command].split())
+
+
+@pytest.mark.parametrize("command", list(SURFACE))
+def test_options_are_not_abbreviated(command):
+    assert not commands()[command].allow_abbrev
+
+
+def test_abbreviated_option_is_refused(capsys):
+    assert "--gat" in refused(capsys, "train", "--gat", "dense")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--proxy-size", "112"], "--proxy-size was removed with the proxy gate; use --gate memory"),
+        (["train", "--proxy-arch=tiny"], "--proxy-arch was removed"),
+        (["train", "--proxy-bn-every", "8"], "--proxy-bn-every was removed"),
+        (["train", "--clip-weights", "3"], "--explore"),
+        (["train", "--target-schedule", "linear"], "--warmup-epochs and --anneal"),
+        (["train", "--read", "mmap"], "pread"),
+        (["train", "--gate", "proxy"], "--gate proxy was removed, as it was never better than random"),
+        (["train", "--significance", "loss+entropy"], "use loss+std"),
+        (["bench", "--read", "mmap"], "pread"),
+        (["bench", "--out", "b", "--gates", "random,proxy"], "--gates proxy was removed"),
+        (["pack", "--thumbnails", "64", "a", "b"], "packs that hold thumbnails can still be read"),
+    ],
+)
+def test_removed_option_names_its_replacement(capsys, arguments, words):
+    assert words in refused(capsys, *arguments)
+
+
+def test_run_with_removed_option_is_not_resumed(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"gate": "memory", "read": "auto", "proxy_size": null}')
+    error = refused(capsys, "train", "--out", str(tmp_path), "--resume")
+    assert "--proxy-size was removed" in error
+    assert "another version" in error
+    (tmp_path / "config.json").write_text('{"gate": "proxy"}')
+    assert "--gate proxy was removed" in refused(capsys, "train", "--out", str(tmp_path), "--resume")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--target", "30"], "--target 30: must be in (0, 1]"),
+        (["train", "--out", "new", "--resume", "--target", "30"], "--target 30: must be in (0, 1]"),
+        (["train", "--config", "run.toml"], "run.toml: --seed 1.5: expected int"),
+        (["train", "--out", "old", "--resume", "--config", "run.toml"], "run.toml: --seed 1.5: expected int"),
+        (["train", "--gate", "magic"], "--gate magic: choose from dense"),
+        (["bench", "--data", "D", "--out", "new", "--target", "30"], "--target 30"),
+        (["evaluate", "nowhere", "--data", "D"], "nowhere: no such run folder"),
+        (["--version"], None),
+        (["--help"], None),
+        (["train", "--help-all"], None),
+    ],
+)
+def test_options_are_checked_without_torch(tmp_path, arguments, words):
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    (tmp_path / "run.toml").write_text("seed = 1.5")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text("{}")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "fastast", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == (2 if words else 0), done.stderr
+    assert (words or "") in done.stderr
+    assert done.stderr.count("\n") == (1 if words else 0)
 
 
 def test_version(capsys):
@@ -94,7 +190,7 @@ def _break(root, how):
         ("a file", ["data"]),
     ],
 )
-def test_broken_data_is_one_line_and_exit_code_2(tmp_path, capsys, how, words):
+def test_broken_data_is_one_line(tmp_path, capsys, how, words):
     root = tmp_path / "data"
     for split in ("train", "val"):
         for name in ("a", "b"):
@@ -102,9 +198,7 @@ def test_broken_data_is_one_line_and_exit_code_2(tmp_path, capsys, how, words):
             for i in range(4):
                 Image.new("RGB", (40, 40), (i * 9, 0, 0)).save(root / split / name / f"{i}.jpg")
     _break(root, how)
-    assert main(["train", "--data", str(root), "--out", str(tmp_path / "run")]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1, error
+    error = refused(capsys, "train", "--data", str(root), "--out", str(tmp_path / "run"))
     assert error.startswith("fastast train: error: ")
     for word in words:
         assert word in error
@@ -115,51 +209,39 @@ def test_broken_data_is_one_line_and_exit_code_2(tmp_path, capsys, how, words):
     ("arguments", "words"),
     [
         (["--arch", "resnet19"], ["--arch resnet19", "resnet18"]),
-        (["--target", "0"], ["--target 0", "(0, 1]"]),
-        (["--target", "1.01"], ["--target 1.01"]),
         (["--batch-size", "4096"], ["--batch-size 4096", "240", "--batch-size 128"]),
         (["--weights", "absent.pth"], ["absent.pth", "no such file"]),
         (["--device", "cuda"], ["--device cuda", "doctor"]),
         (["--config", "absent.toml"], ["absent.toml"]),
+        (["--selection", "firm"], ["--selection firm", "soft, hard"]),
         (["--out", "/proc/run"], ["--out /proc/run"]),
     ],
 )
-def test_a_bad_option_is_one_line_and_exit_code_2(pictures, tmp_path, capsys, arguments, words):
+def test_bad_option_is_one_line(pictures, tmp_path, capsys, arguments, words):
     out = [] if "--out" in arguments else ["--out", str(tmp_path / "run")]
     common = ["--arch", "tests.nets:tiny", "--image-size", "32", "--batch-size", "16"]
-    assert main(["train", "--data", str(pictures), *common, *out, *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1, error
+    error = refused(capsys, "train", "--data", str(pictures), *common, *out, *arguments)
     for word in words:
         assert word in error
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--no-such-option"], ["--gate", "magic"], ["--target", "a tenth"], ["--selection", "firm"], ["--epochs"]],
-)
-def test_what_the_parser_refuses_is_one_line_and_exit_code_2(capsys, arguments):
-    with pytest.raises(SystemExit) as caught:
-        main(["train", *arguments])
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1, error
-    assert "--help" in error
+@pytest.mark.parametrize("arguments", [["--no-such-option"], ["--target", "a tenth"], ["--epochs"]])
+def test_parser_error_is_one_line(capsys, arguments):
+    assert "--help" in refused(capsys, "train", *arguments)
 
 
 @pytest.mark.parametrize(
     ("variables", "what"),
     [({"WORLD_SIZE": "2"}, "'RANK'"), ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2"), ({"WORLD_SIZE": "two"}, "two")],
 )
-def test_a_launcher_that_says_half_is_refused(variables, what, monkeypatch, capsys):
+def test_incomplete_launcher_variables_are_refused(variables, what, monkeypatch, capsys):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert main(["train"]) == 2
-    assert what in capsys.readouterr().err
+    assert what in refused(capsys, "train")
 
 
-def test_it_runs_as_a_module_too(tmp_path):
+def test_python_m_fastast(tmp_path):
     done = run_fastast("train", "--data", tmp_path / "absent", cwd=ROOT)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -6,19 +6,20 @@ import math
 import pytest
 
 from fastast import gate
-from fastast.config import GATES, SIGNIFICANCE, TrainConfig
+from fastast.config import SIGNIFICANCE, TrainConfig
+from fastast.config_file import DEMO_DEFAULTS, read_toml, resolve
 from fastast.errors import InputError
+from fastast.gates.registry import GATES, unused_options
 from fastast.gates.significance import KINDS
-from fastast.given import DEMO_DEFAULTS, read_toml, resolve
 
 
-def test_every_option_carries_one_line_of_doc():
+def test_option_docs_are_one_line():
     for field in dataclasses.fields(TrainConfig):
         assert field.metadata["doc"].strip()
         assert "\n" not in field.metadata["doc"]
 
 
-def test_the_contract_defaults():
+def test_defaults():
     config = TrainConfig(data="d")
     assert (config.arch, config.weights, config.image_size, config.epochs) == ("resnet50", "none", 224, 40.0)
     assert (config.gate, config.selection, config.target, config.warmup_epochs) == ("forward", "soft", 0.1, 1.0)
@@ -31,12 +32,25 @@ def test_the_contract_defaults():
     )
 
 
-def test_the_scores_and_gates_on_offer_are_those_that_exist():
+def test_scores_on_offer_exist():
     assert set(SIGNIFICANCE) == set(KINDS)
-    assert set(GATES) == set(gate.GATES)
 
 
-def test_a_dense_run_needs_no_room_for_a_warm_up():
+def test_catalogue_agrees_with_the_gates():
+    found = {name: (policy.plans, policy.scores) for name, policy in gate.GATES.items()}
+    assert {name: (info.plans, info.scores) for name, info in GATES.items()} == found
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    assert all(set(info.options) <= fields for info in GATES.values())
+
+
+def test_unused_options():
+    options = {"data": "d", "target": 0.1, "explore": 0.0, "prune": 0.5, "warmup_epochs": 1.0}
+    assert unused_options(options, "dense") == ["target", "explore", "prune", "warmup_epochs"]
+    assert unused_options(options, "memory") == ["prune"]
+    assert unused_options(options, "infobatch") == ["target", "explore"]
+
+
+def test_dense_run_has_no_warmup():
     assert TrainConfig(gate="dense", epochs=0.5).epochs == 0.5
     TrainConfig(epochs=0.3, warmup_epochs=0.1, anneal=0.2)  # whose sum is above 0.3 in floating point
 
@@ -80,7 +94,7 @@ def test_a_dense_run_needs_no_room_for_a_warm_up():
         ("seed", True, "expected int, got bool"),
     ],
 )
-def test_a_bad_value_is_one_line_that_names_the_option(option, value, message):
+def test_bad_value_is_one_line(option, value, message):
     with pytest.raises(InputError, match=message) as caught:
         TrainConfig(**{option: value})
     assert "\n" not in str(caught.value)
@@ -94,19 +108,19 @@ def test_a_bad_value_is_one_line_that_names_the_option(option, value, message):
         ({"train_dir": "t", "val_dir": "v", "val_split": 0.1}, "leave out --val-split"),
     ],
 )
-def test_options_that_contradict_each_other_say_which_to_leave_out(options, message):
+def test_contradicting_options(options, message):
     with pytest.raises(InputError, match=message):
         TrainConfig(**options)
 
 
-def test_without_data_the_demo_defaults_apply_and_typed_options_win():
+def test_demo_defaults():
     assert resolve({}).arch == DEMO_DEFAULTS["arch"]
     assert resolve({"arch": "resnet34"}).arch == "resnet34"
     assert resolve({"data": "d"}).arch == "resnet50"
     assert resolve({"train_dir": "d", "val_split": 0.1}).epochs == 40
 
 
-def test_a_file_takes_either_spelling(tmp_path):
+def test_toml_keys_take_hyphen_or_underscore(tmp_path):
     file = tmp_path / "run.toml"
     file.write_text('batch-size = 32\nimage_size = 96\ndata = "d"\nepochs = 3\n')
     assert read_toml(str(file)) == {"batch_size": 32, "image_size": 96, "data": "d", "epochs": 3}
@@ -119,13 +133,17 @@ def test_a_file_takes_either_spelling(tmp_path):
     ("text", "message"),
     [
         ("targt = 0.1", "unknown option 'targt'; did you mean target"),
-        ("zzzz = 1", "train --help"),
+        ("zzzz = 1", "train --help-all"),
+        ("proxy-size = 64", "--proxy-size was removed with the proxy gate"),
+        ("gate = 'proxy'", "--gate proxy was removed"),
+        ("target_schedule = 'linear'", "--target-schedule was removed"),
+        ("epochs = 'many'", "--epochs 'many': expected float"),
         ("target = ", "not valid TOML"),
         (b"\xff\xfe", "not valid TOML"),
         (None, "No such file"),
     ],
 )
-def test_a_bad_file_is_one_line(tmp_path, text, message):
+def test_bad_toml_is_one_line(tmp_path, text, message):
     file = tmp_path / "run.toml"
     if text is not None:
         file.write_bytes(text if isinstance(text, bytes) else text.encode())

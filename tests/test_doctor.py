@@ -15,10 +15,10 @@ import torch
 from rich.console import Console
 
 from fastast import doctor, doctor_quick
+from fastast.device import _choose_cpu, _choose_cuda, choose_precision
 from fastast.doctor import MISSING, OK, WARN, Check, diagnose, exit_code, gpu_findings, print_report, report_data
 from fastast.energy.nvml import NO_DRIVER, Device, Machine
 from fastast.errors import InputError
-from fastast.device import _choose_cpu, _choose_cuda, choose_precision
 from tests.conftest import ROOT, run_fastast
 
 NEW = ["sm_75", "sm_80", "sm_90", "sm_100", "compute_120"]

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]

@@ -9,8 +9,8 @@ import sys
 import torch
 import torchvision
 
-from fastast.cli import build_parser
 from fastast.checkpoint.file_format import export_weights
+from fastast.cli import build_parser
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from fastast.cli import build_parser, main
+from fastast.config_file import read_toml, resolve
 from fastast.data import draw_dataset
-from fastast.given import read_toml, resolve
 from fastast.train import session
 from tests.conftest import ROOT
 from tests.train.processes import FORKS, command

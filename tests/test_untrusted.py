@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from fastast.checkpoint.file_format import SCHEMA, load_checkpoint, save_checkpoint
 from fastast.config import TrainConfig
+from fastast.config_file import read_toml, resolve
 from fastast.errors import InputError
-from fastast.given import read_toml, resolve
 from fastast.models.build import read_weights
 from fastast.report.record import read_record
-from fastast.run import read_json
+from fastast.run_folder import read_json
 
 TOML = b"""epochs = 3
 lr = 0.1

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from benchmarks.gpu.items import ITEMS, MACHINE, all_items
 from benchmarks.gpu.settings import Settings
+from fastast.atomic_files import cache_root, write_whole
 from fastast.errors import InputError
-from fastast.files import cache_root, write_whole
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -16,9 +16,8 @@ from benchmarks.gpu.loops import MODES, Ours, Pictures, Plain, fed
 from benchmarks.gpu.settings import NotMeasured, Report, Settings
 from benchmarks.gpu.timing import median_s, race, wait_for
 from benchmarks.gpu.traffic import count_work
-from fastast.device import choose_precision
+from fastast.device import choose_precision, open_machine
 from fastast.models.build import build_model
-from fastast.device import open_machine
 from fastast.train.steps import logits_of
 
 NUM_CLASSES = 100

@@ -17,8 +17,8 @@ from benchmarks.gpu.loops import Ours, Pictures, fed
 from benchmarks.gpu.pictures import drawn_pictures, given_pictures, linked, sizes
 from benchmarks.gpu.settings import NotMeasured, Report, Settings
 from benchmarks.gpu.timing import wait_for
-from fastast.run import code_version, read_json
 from fastast.device import open_machine
+from fastast.run_folder import code_version, read_json
 
 GATES = ("random", "memory", "forward", "proxy")
 COPIES = 50  # of the drawn pictures in an epoch, so that the fastest gate's takes longer than 2 s

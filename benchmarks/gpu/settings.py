@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastast.files import write_whole
-from fastast.run import finite
+from fastast.atomic_files import write_whole
+from fastast.run_folder import finite
 
 
 class NotMeasured(Exception):

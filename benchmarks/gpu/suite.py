@@ -19,9 +19,9 @@ from typing import Any
 
 from benchmarks.gpu.items import MACHINE, Item
 from benchmarks.gpu.settings import NotMeasured, Report, Settings
+from fastast.atomic_files import write_whole
 from fastast.errors import InputError
-from fastast.files import write_whole
-from fastast.run import finite, read_json
+from fastast.run_folder import finite, read_json
 
 TITLE = "GPU suite"
 MEASURED, NOT_MEASURED = "measured", "not measured"

@@ -28,8 +28,8 @@ from benchmarks.common import command_line, provenance, publish
 from benchmarks.peers.one import PEERS
 from benchmarks.peers.setting import Setting
 from benchmarks.peers.table import rows, table
-from fastast.files import write_whole
-from fastast.run import code_version
+from fastast.atomic_files import write_whole
+from fastast.run_folder import code_version
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = "adaptive-sparse-training"

@@ -12,8 +12,8 @@ from benchmarks.peers.loops import InfoBatch, Rule, SelectiveBackprop, run_loop
 from benchmarks.peers.original import run_original
 from benchmarks.peers.ours import run_ours
 from benchmarks.peers.setting import Setting
+from fastast.atomic_files import write_whole
 from fastast.errors import InputError
-from fastast.files import write_whole
 
 PEERS: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "PyTorch loop": lambda setting: run_loop(setting, Rule),

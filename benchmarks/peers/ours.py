@@ -11,9 +11,9 @@ from torch import nn
 
 from benchmarks.peers.setting import Setting, Work, outcome
 from fastast import cli
-from fastast.run import RunFolder
-from fastast.train import engine
 from fastast.models.build import build_model
+from fastast.run_folder import RunFolder
+from fastast.train import engine
 from fastast.train.steps import EvalStep
 
 WARMUP_EPOCHS = 1

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fastast.atomic_files import write_whole
 from fastast.bench.estimate import Estimate, Outcome, Pace, estimate, fit_epochs, pace_of
 from fastast.bench.plan import DENSE, Job, Work, order_gates, walk
 from fastast.bench.result import make_result
@@ -17,13 +18,12 @@ from fastast.bench.runs import BadInput, Runner
 from fastast.bench.show import goals_table, plan_lines, rows_table, run_line, speed_table
 from fastast.checkpoint.resume import FREE_OPTIONS, absolute_paths
 from fastast.config import GATES
-from fastast.console import Reporter
+from fastast.config_file import read_toml, resolve
 from fastast.errors import InputError
-from fastast.files import write_whole
-from fastast.given import read_toml, resolve
+from fastast.loggers.console import Reporter
 from fastast.options import parse_duration, require
 from fastast.report.bench import write_bench_report
-from fastast.run import RunFolder, code_version, finite, read_json
+from fastast.run_folder import RunFolder, code_version, finite, read_json
 from fastast.signals import Stopped
 
 # Options of a run that the matrix decides.

@@ -32,16 +32,16 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from fastast.atomic_files import write_whole
 from fastast.bench.plan import DENSE
-from fastast.console import Reporter
+from fastast.config_file import resolve
 from fastast.data import Batch, Dataset
 from fastast.device import open_runtime
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
-from fastast.files import write_whole
 from fastast.gates.registry import make_gate
-from fastast.given import resolve
-from fastast.run import RunFolder
+from fastast.loggers.console import Reporter
+from fastast.run_folder import RunFolder
 from fastast.train.defaults import complete_config
 from fastast.train.run_energy import RunEnergy
 from fastast.train.session import open_data

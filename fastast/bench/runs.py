@@ -16,7 +16,7 @@ from typing import Any
 from fastast.bench.estimate import START_S, Outcome
 from fastast.bench.plan import Job
 from fastast.distributed.parent_death import with_parent_death_signal
-from fastast.run import RunFolder, read_json
+from fastast.run_folder import RunFolder, read_json
 from fastast.signals import SIGNALS, Stopped
 
 ERROR_PREFIX = "fastast train: error: "

@@ -8,7 +8,7 @@ from typing import Any
 from fastast.bench.estimate import Estimate, Outcome
 from fastast.bench.plan import GATE, Job
 from fastast.bench.verdict import NOT_MEASURED, TIERS, top1
-from fastast.console import duration, percent
+from fastast.loggers.console import duration, percent
 from fastast.report.roles import title
 
 UNMEASURED = "-"  # in the tables

@@ -18,9 +18,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from fastast.atomic_files import write_whole
 from fastast.errors import InputError
-from fastast.files import write_whole
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 
 SCHEMA = 2
 # The seal replaces the empty comment of the archive: its length (2 bytes, little-endian), this text, and the hash.
@@ -31,14 +31,14 @@ _PLAIN = (int, float, bool, str, bytes, type(None))
 
 
 def snapshot(value: Any) -> Any:
-    """A copy of a state on the CPU that nothing changes any more.
+    """A copy of a state on the CPU that nothing changes later.
 
     Args:
         value: tensors, numbers, strings, and lists, tuples and dicts of them.
 
     Returns:
-        The same structure. Tensors keep their strides, and one that stands at two places stays one; a view takes
-        along nothing but its own elements.
+        The same structure. Tensors keep their strides, and one that occurs twice stays one; of a view only its own
+        elements are copied.
 
     Raises:
         TypeError: something else is in it, which could not be read back.
@@ -75,7 +75,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep: Path | None = No
     Args:
         path: the file.
         state: must not change meanwhile.
-        keep: the name that the file's predecessor goes on under.
+        keep: the name that the file's predecessor keeps.
 
     Raises:
         OSError: it could not be written; the file is as it was.
@@ -96,7 +96,7 @@ def _write_sealed(state: dict[str, Any], file: BinaryIO) -> None:
 
 
 class _HashingWriter:
-    """Hashes what it hands on to a file, and remembers the first error of the file."""
+    """Hashes what it writes to a file, and remembers the file's first error."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.hash = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The state of modules that each rank has for itself, for another number of ranks."""
+"""Redistributes the state that each rank has of its own to another number of ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def reshard_module(module: nn.Module, states: Sequence[dict[str, Any]], size: in
     """State dicts of a module on `size` ranks, from those of all ranks of a checkpoint.
 
     New ranks get the state of the first, with two exceptions that submodules declare themselves. RANK_COUNTS names
-    buffers that each rank counts for itself: the first rank gets the sums, the others zeros. A submodule with a
+    buffers that each rank counts on its own: the first rank gets the sums, the others zeros. A submodule with a
     `reshard` function redistributes its extra state.
 
     Args:

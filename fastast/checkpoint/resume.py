@@ -11,9 +11,11 @@ from typing import Any
 
 from fastast.checkpoint.file_format import load_checkpoint, load_last
 from fastast.config import TrainConfig
+from fastast.config_file import resolve
 from fastast.errors import InputError
-from fastast.run import RunFolder, read_json
-from fastast.given import resolve
+from fastast.options import flag_of
+from fastast.removed import removed_option
+from fastast.run_folder import RunFolder, read_json
 
 # What a continued run may change: where things stand, how it is shown, and the price. Its data may have moved too: the
 # fingerprint tells whether it is the same.
@@ -96,7 +98,7 @@ def find_start(typed: dict[str, Any], resume: str | None, *, force: bool = False
         )
     finished = folder.finished_summary()
     if finished is not None and not force:  # it is shown, whatever else was asked
-        return RunStart(_same_options(read_json(folder.config), {}, folder.config)[0], folder, finished=finished)
+        return RunStart(TrainConfig(), folder, finished=finished)  # its own options may be of another version
     if folder.last.exists() or folder.previous.exists():
         state, path, note = load_last(folder)
         return _continue(path, state, typed, force=force, note=note)
@@ -145,17 +147,19 @@ def _continue(
 def _same_options(
     stored: dict[str, Any], typed: dict[str, Any], source: Path, *, force: bool = False
 ) -> tuple[TrainConfig, tuple[str, ...]]:
-    """The options of a run that goes on, and those of them that are new."""
+    """The options of a run that resumes, and the changes among them."""
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     if not isinstance(stored, dict) or not all(isinstance(name, str) for name in stored):
         raise InputError(f"{source}: its options are damaged; start anew with another --out")
-    if stored.keys() - known:
-        raise InputError(f"{source}: unknown option {min(stored.keys() - known)}; it was written by another version")
+    for name in sorted(stored.keys() - known):
+        removed = removed_option(name)
+        reason = f"{flag_of(name)} {removed}" if removed else f"unknown option {name}"
+        raise InputError(f"{source}: {reason}; it was written by another version, start anew with another --out")
     changed = []
     for name, value in typed.items():
         if name in FREE_OPTIONS or value == stored.get(name):
             continue
-        flag = "--" + name.replace("_", "-")
+        flag = flag_of(name)
         if name in FIXED_OPTIONS or not force:
             remedy = "leave the option out to continue" + (
                 "" if name in FIXED_OPTIONS else ", add --force to change it"

@@ -1,4 +1,4 @@
-"""Writes checkpoints in the background while training goes on."""
+"""Writes checkpoints in the background while training continues."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastast.checkpoint.file_format import is_whole, save_checkpoint
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 
 
 class CheckpointWriter:

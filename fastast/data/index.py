@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from fastast.atomic_files import write_whole
 from fastast.data.scan import describe_error, scan_file
 from fastast.errors import InputError
-from fastast.files import write_whole
 
 Progress = Callable[[int, int], None]
 

@@ -23,6 +23,7 @@ import numpy as np
 import PIL
 
 from fastast._version import __version__
+from fastast.atomic_files import write_whole
 from fastast.data.convert import PackOptions, Picture
 from fastast.data.index import FileIndex, Progress, show_path, stamp_files
 from fastast.data.layout import find_splits, list_split, require_same_classes
@@ -31,7 +32,6 @@ from fastast.data.pack_index import BLOCK, PackIndex, Split, header_bytes, index
 from fastast.data.pack_verify import verify_pack
 from fastast.data.pack_write import SplitPlan, SplitWriter, load_picture
 from fastast.errors import InputError
-from fastast.files import write_whole
 
 _SHARED_BYTES = 4 * BLOCK  # of a sample beside its picture: two headers, the label, padding
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fastast.atomic_files import write_whole
 from fastast.data.catalog import UnreadableError, read_whole
 from fastast.data.convert import PackOptions, Picture, RefusedError, prepare
 from fastast.data.index import FileIndex, take
 from fastast.data.pack_index import BLOCK, RECORD, Shard, Split
-from fastast.files import write_whole
 
 _CHUNK = 16  # pictures handed to a thread at a time
 _CHUNKS_AHEAD = 4  # of each thread; bounds the pictures held in memory

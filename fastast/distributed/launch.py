@@ -51,7 +51,7 @@ def _without_nproc(argv: list[str]) -> list[str]:
 def launch(num_processes: int, argv: list[str]) -> int:
     """Runs `fastast ARGV` in so many processes, and waits for them.
 
-    Signals that ask a run to stop are handed on, so that it ends with a checkpoint.
+    Signals that ask a run to stop are forwarded, so that it ends with a checkpoint.
 
     Returns:
         The exit code that one process would have had.
@@ -64,15 +64,15 @@ def launch(num_processes: int, argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         exit_file = Path(folder) / "exit"
         environment[EXIT_FILE] = str(exit_file)
-        # In a session of its own, so that a Ctrl-C comes once: the second would end it without a checkpoint.
+        # In its own session, so that a Ctrl-C arrives once: a second one would end it without a checkpoint.
         process = subprocess.Popen(with_parent_death_signal(command), env=environment, start_new_session=True)
         asked: list[int] = []
 
-        def hand_on(signum: int, frame: Any) -> None:
+        def forward(signum: int, frame: Any) -> None:
             asked.append(signum)
             process.send_signal(signal.SIGTERM if signum == signal.SIGUSR1 else signum)
 
-        previous = {signum: signal.signal(signum, hand_on) for signum in SIGNALS}
+        previous = {signum: signal.signal(signum, forward) for signum in SIGNALS}
         try:
             failed = process.wait() != 0
         finally:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from fastast.distributed.environment import find_world, launched_by_torchrun
 from fastast.distributed.ranks import Ranks
 from fastast.distributed.rendezvous import rendezvous
-from fastast.errors import InputError, ToldElsewhere
+from fastast.errors import InputError, ReportedByOtherRank
 
 # As gloo, NCCL and torch's store put it when a rank is gone or a link is cut.
 _CONNECTION = re.compile(
@@ -87,7 +87,7 @@ def open_ranks(device: str, timeout_s: float) -> Iterator[Ranks]:
         if world.rank == 0:
             _tell(str(error), world.size - 1)
         elif _is_told(str(error)):
-            raise ToldElsewhere(str(error)) from error
+            raise ReportedByOtherRank(str(error)) from error
         raise
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or not is_lost(error):

@@ -13,7 +13,7 @@ class QueueWork(NamedTuple):
 
     Attributes:
         moves: (from, to, rows) of waiting rows between ranks, done first.
-        num_steps: full batches that then stand ready on every rank; all are to be trained.
+        num_steps: full batches that then wait on every rank; all are to be trained.
     """
 
     moves: Sequence[tuple[int, int, int]] = ()

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastast.distributed.environment import WorldInfo
-from fastast.errors import InputError, ToldElsewhere
+from fastast.errors import InputError, ReportedByOtherRank
 
 T = TypeVar("T")
 
@@ -118,7 +118,7 @@ class Ranks:
         if error is not None:
             raise error
         if answer[1] is not None:
-            raise ToldElsewhere(answer[1])
+            raise ReportedByOtherRank(answer[1])
         return answer[0]
 
     def call_in_turn(self, function: Callable[[], T]) -> T:
@@ -141,7 +141,7 @@ class Ranks:
             if error is not None:
                 raise error
             if failed:
-                raise ToldElsewhere("another rank was refused")
+                raise ReportedByOtherRank("another rank was refused")
         assert result is not None
         return result
 

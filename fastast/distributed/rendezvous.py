@@ -1,7 +1,7 @@
 """Gives the ranks of one start a part of torchrun's store for themselves.
 
 The agents of `torchrun` keep one store for a whole job. Restarted ranks find in it what their predecessors wrote, such
-as addresses where nobody listens any more, and cannot connect. Nothing that they are told, not even the restart count,
+as addresses where nobody listens any more, and cannot connect. Nothing that they receive, not even the restart count,
 is both new at every start and the same on all machines (pytorch issue 135712).
 """
 

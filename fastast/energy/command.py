@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fastast.atomic_files import write_whole
 from fastast.energy.ledger import cost, emissions_g
 from fastast.energy.meter import EnergyMeter, Window
 from fastast.energy.reading import COUNTER
 from fastast.energy.trace import TraceRow
 from fastast.errors import InputError
-from fastast.files import write_whole
 
 # Exit codes of a shell for a command that is missing or may not be run.
 NOT_FOUND, NOT_EXECUTABLE = 127, 126

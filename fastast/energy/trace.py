@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from fastast.files import write_whole
+from fastast.atomic_files import write_whole
 
 COLUMNS = ("t_s", "uuid", "w", "energy_mj", "phase")
 

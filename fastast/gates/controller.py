@@ -9,8 +9,8 @@ It is selected if its key exceeds the log threshold, which a PI controller in ve
     log theta += slip + slope * (K_P * (error - last error) + K_I * error)
 
 A limiter keeps every batch's count where the debt stays within HALF_BAND * max(1, target * batch) samples, by taking
-the batch's threshold between two of its own keys. So the activation over any stretch of at least 200 batches and
-200 / target offered samples is within 5 % of target whatever the scores do, also right after they change their scale.
+the batch's threshold between two of its own keys. So the activation over at least 200 batches in a row, with at least
+200 / target offered samples, is within 5 % of target whatever the scores do, also right after they change their scale.
 (Of several ranks each needs target * batch of 0.1 or more: a rank cannot select a fraction of a sample.) In a steady
 state the limiter acts on 0 to 3 % of the batches. `slip` is its move, fed back (anti-windup).
 
@@ -36,7 +36,7 @@ BATCH_EMA = 0.02
 SLOPE_EMA = 0.05
 SLIP_GAIN = 0.2
 MAX_STEP = 0.5  # of the log threshold in one batch: a step of 1e4 in scale takes under 20 batches
-HALF_BAND = 4.5  # two of them are 4.5 % of the shortest stretch that the guarantee covers
+HALF_BAND = 4.5  # two of them are 4.5 % of the shortest run of batches that the guarantee covers
 TIE_BREAK = 1e-3
 SMALLEST = 1e-37  # scores below it, and 0, count as this
 

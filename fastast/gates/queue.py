@@ -23,7 +23,7 @@ class SampleQueue(nn.Module):
     """First in, first out, on the device and without a single wait for it.
 
     `push` moves the selected rows of a batch behind one another (mask, cumulative sum, scatter); `pop` hands out the
-    oldest `batch_size` rows without a copy. How many rows stand ready is known on the device only: `status` is the
+    oldest `batch_size` rows without a copy. How many rows wait is known on the device only: `status` is the
     vector to read, late or not, and `check` turns it into the fill. The caller pops only what is there. Several ranks
     move rows between their queues by `remove_newest` and `append`; `moved` counts rows received less rows sent.
 
@@ -109,7 +109,7 @@ class SampleQueue(nn.Module):
         self.overflow += mask.sum() - num_fitting
 
     def pop(self) -> Rows:
-        """Takes the oldest full batch, without a copy. The caller knows from `check` that it stands ready."""
+        """Takes the oldest full batch, without a copy. The caller knows from `check` that it waits."""
         rows = slice(self._block * self.batch_size, (self._block + 1) * self.batch_size)
         self._block = (self._block + 1) % self.num_batches
         self.popped += self.batch_size

@@ -22,8 +22,8 @@ class GateEntry:
 
     Attributes:
         path: "module:Class".
-        help: one line for `--help`.
-        options: names of the options of a run that it uses, beside those of the schedule.
+        help: what it trains, in a few words, for `--help`.
+        options: the gate options that have an effect with it, by field name of `TrainConfig`.
         arguments: those of them that its class takes.
     """
 
@@ -33,28 +33,30 @@ class GateEntry:
     arguments: tuple[str, ...] = ()
 
 
+# With every gate but `dense`, a run trains densely before and after the gated epochs.
+_PHASES = ("warmup_epochs", "anneal", "dense_calibration")
+
 GATES: dict[str, GateEntry] = {
-    "dense": GateEntry(path="fastast.gates.dense:Dense", help="trains every sample: the baseline"),
+    "dense": GateEntry(path="fastast.gates.dense:Dense", help="all of them"),
     "random": GateEntry(
         path="fastast.gates.random:Random",
-        help="reads and trains a fresh random share each epoch",
-        options=("target", "warmup_epochs", "anneal", "dense_calibration"),
+        help="a fresh random share each epoch",
+        options=("target", *_PHASES),
     ),
     "forward": GateEntry(
         path="fastast.gates.forward:Forward",
-        help="scores every sample with a forward pass and trains those selected",
-        options=("target", "warmup_epochs", "anneal", "dense_calibration", "selection", "significance", "explore")
-        + ("unbiased",),
+        help="those with high scores, after a forward of each",
+        options=("target", "selection", "significance", "explore", "unbiased", *_PHASES),
     ),
     "memory": GateEntry(
         path="fastast.gates.memory:Memory",
-        help="reads and trains a share chosen by the losses last seen in training",
-        options=("target", "warmup_epochs", "anneal", "dense_calibration", "selection", "explore", "unbiased"),
+        help="those with high losses when last trained",
+        options=("target", "selection", "explore", "unbiased", *_PHASES),
     ),
     "infobatch": GateEntry(
         path="fastast.gates.infobatch:InfoBatch",
-        help="leaves out half of the samples with a loss below the mean and scales up the other half",
-        options=("warmup_epochs", "anneal", "dense_calibration", "prune"),
+        help="all but half of those below the mean loss",
+        options=("prune", *_PHASES),
         arguments=("prune",),
     ),
 }
@@ -76,3 +78,9 @@ def make_gate(name: str, options: dict[str, Any] | None = None) -> Gate:
     module, _, class_name = entry.path.partition(":")
     arguments = {key: value for key, value in (options or {}).items() if key in entry.arguments}
     return getattr(importlib.import_module(module), class_name)(**arguments)
+
+
+def unused_options(options: dict[str, object], gate: str) -> list[str]:
+    """The names of those options that have no effect with the gate, though they have with another one."""
+    gate_options = {name for entry in GATES.values() for name in entry.options}
+    return [name for name in options if name in gate_options.difference(GATES[gate].options)]

@@ -27,7 +27,7 @@ class DeviceStatus(NamedTuple):
 
 
 NUM_FIELDS = len(DeviceStatus._fields)
-# Counted by each rank for itself. Of the other fields all ranks have the same value, or the largest is wanted.
+# Counted by each rank on its own. Of the other fields all ranks have the same value, or the largest is wanted.
 _SUMMED = frozenset(("pushed", "overflow", "loss_sum", "loss_rows", "nan_scores"))
 
 
@@ -69,7 +69,7 @@ class StatusReader:
         return None if waiting is None else waiting.view(self._num_ranks, NUM_FIELDS)
 
     def load_state_dict(self, waiting: Tensor | None) -> None:
-        """Loads a state; of another number of ranks, the first rank gets what all had counted."""
+        """Loads a state. If it is of another number of ranks, the first rank gets the counts of all."""
         if waiting is not None and len(waiting) != self._num_ranks:
             merged = torch.tensor(merge_status(waiting.numpy()), dtype=torch.float64)
             waiting = torch.zeros(self._num_ranks, NUM_FIELDS, dtype=torch.float64)

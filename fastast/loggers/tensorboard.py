@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from fastast.console import Reporter
 from fastast.errors import InputError
-from fastast.run import RunFolder, finite
+from fastast.loggers.console import Reporter
+from fastast.run_folder import RunFolder, finite
 
 EVENTS = "tensorboard"
 # Seconds after which a point is on the disk at the latest.
@@ -42,8 +42,8 @@ def require_tensorboard() -> None:
 class EventWriter:
     """Turns lines of `metrics.jsonl` into scalars over offered samples.
 
-    What was written before is replaced by what the lines so far say: so a run that goes on from a checkpoint has no
-    point twice, and none of the part that was lost.
+    Earlier event files are replaced by what the lines so far say: so a run that resumes from a checkpoint has no point
+    twice, and none of the part that was lost.
 
     Args:
         folder: of the run; event files go to `tensorboard/` in it.

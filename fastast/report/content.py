@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fastast.console import duration
+from fastast.loggers.console import duration
 from fastast.report import plots
 from fastast.report.compare import accuracy_for_energy, accuracy_for_time
 from fastast.report.pictures import gallery

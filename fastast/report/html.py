@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fastast._version import __version__
+from fastast.atomic_files import write_whole
 from fastast.errors import InputError
-from fastast.files import write_whole
 
 TEMPLATES = Path(__file__).with_name("templates")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from fastast.files import write_whole
+from fastast.atomic_files import write_whole
 from fastast.report.record import RunRecord, Samples, clean
 
 SIDE_PX = 96

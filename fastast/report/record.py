@@ -16,7 +16,7 @@ import numpy as np
 
 from fastast.energy.trace import COLUMNS, TraceRow
 from fastast.errors import InputError
-from fastast.run import RunFolder, finite, read_json
+from fastast.run_folder import RunFolder, finite, read_json
 
 STEP_COLUMNS = ("epoch", "offered", "activation", "threshold", "offered_per_s", "data_wait_s")
 EPOCH_NUMBERS = (

@@ -9,9 +9,9 @@ from typing import Any
 
 from fastast.checkpoint.file_format import snapshot
 from fastast.checkpoint.writer import CheckpointWriter
-from fastast.console import Reporter
 from fastast.energy.trace import TraceRow, write_rows
-from fastast.run import RunFolder
+from fastast.loggers.console import Reporter
+from fastast.run_folder import RunFolder
 from fastast.train.summary import write_best
 from fastast.train.trainer import Trainer
 
@@ -19,8 +19,8 @@ from fastast.train.trainer import Trainer
 class Checkpointer:
     """Saves a run every so many minutes and at the end of each epoch.
 
-    The state is copied between two batches; a thread writes it while training goes on. A checkpoint that cannot be
-    written (a full disk) costs a note: the one before stands, and the next is tried.
+    The state is copied between two batches; a thread writes it while training continues. A checkpoint that
+    cannot be written (a full disk) costs a note: the previous one is kept, and the next is tried.
 
     On several ranks all take part, and the first writes.
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fastast.checkpoint.reshard import reshard_module
 from fastast.config import TrainConfig
-from fastast.console import Reporter
 from fastast.data import Batch
 from fastast.device import Runtime, compile_step, is_out_of_memory
 from fastast.distributed.gradient_averaging import averaged
@@ -22,6 +21,7 @@ from fastast.gates.queue import Rows, SampleQueue
 from fastast.gates.registry import make_gate
 from fastast.gates.score_memory import ScoreMemory
 from fastast.gates.selector import Selector
+from fastast.loggers.console import Reporter
 from fastast.loggers.device_status import NUM_FIELDS, DeviceStatus, merge_status
 from fastast.models.build import build_model, check_fits, scoring_twin
 from fastast.train.optimizer import GuardedStep, build_optimizer
@@ -100,7 +100,7 @@ class Engine:
             torch.manual_seed(config.seed + ranks.rank)  # for dropout: all ranks built the same network
 
     def warm_up(self) -> None:
-        """Runs every step once and puts everything back, so that compiling falls outside of what is timed."""
+        """Runs every step and restores the state, so that compiling is not part of what is timed."""
         state = copy.deepcopy((self.shared_state(), self.rank_state()))
         size = self.queue.batch_size
         images = torch.randn(self.queue.images.shape[1:], device=self.device).to(self.queue.images.dtype)
@@ -115,7 +115,7 @@ class Engine:
         self.load_states(*state)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Keys the gate's random numbers; a tensor, so that a new epoch compiles nothing anew."""
+        """Keys the selector's random numbers; a tensor, so that a new epoch recompiles nothing."""
         self._epoch.fill_(epoch)
 
     def set_target(self, target: float) -> None:
@@ -222,7 +222,7 @@ class Engine:
         }
 
     def rank_state(self) -> dict[str, Any]:
-        """What this rank has for itself: selector, queue, counts, BatchNorm statistics, random number generators."""
+        """What each rank has of its own: selector, queue, counts, BatchNorm statistics, random number generators."""
         saved = self.model.state_dict()
         return {
             "score_step": self.score_step.state_dict(),

@@ -95,7 +95,7 @@ class GuardedStep(nn.Module):
         self.optimizer.load_state_dict({"state": state["state"], "param_groups": own})
 
     def reset_scale(self) -> None:
-        """Starts the loss scale anew."""
+        """Resets the loss scale."""
         self.scale.fill_(FIRST_SCALE if self.scale_loss else 1.0)
         self.growth_tracker.zero_()
 

@@ -6,10 +6,10 @@ import itertools
 
 import torch
 
-from fastast.console import FewNotes, Reporter
 from fastast.distributed.ranks import Ranks
+from fastast.loggers.console import FewNotes, Reporter
 from fastast.loggers.counters import Counters
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train.loaders import Loaders
 
 

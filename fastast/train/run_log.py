@@ -8,15 +8,15 @@ import numpy as np
 import torch
 
 from fastast.config import TrainConfig
-from fastast.console import Reporter, epoch_detail, step_detail
 from fastast.distributed.ranks import Ranks
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
+from fastast.loggers.console import Reporter, epoch_detail, step_detail
 from fastast.loggers.counters import BatchRecord, Counters, PhaseCounts
 from fastast.loggers.device_status import DeviceStatus, merge_status
 from fastast.loggers.metrics import MetricsWriter
 from fastast.phases import GATED
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train.epoch_plan import EpochPlanner
 from fastast.train.schedule import Segment
 

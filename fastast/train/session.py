@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from fastast.atomic_files import cache_root
 from fastast.checkpoint.resume import RunStart, find_start
 from fastast.config import STALL_TIMEOUT_S, TrainConfig
-from fastast.console import Reporter, verdict
 from fastast.data import Dataset, draw_dataset, open_dataset
 from fastast.device import Runtime, is_out_of_memory, open_runtime
 from fastast.distributed.environment import find_world, is_elastic, is_restart, launched_by_torchrun
@@ -24,14 +24,14 @@ from fastast.distributed.process_group import RankLost, open_ranks
 from fastast.distributed.ranks import Ranks
 from fastast.energy.meter import EnergyMeter, merge_idle
 from fastast.energy.nvml import open_machine as open_nvml
-from fastast.errors import InputError, ToldElsewhere
-from fastast.files import cache_root
-from fastast.given import read_toml
+from fastast.errors import InputError, ReportedByOtherRank
+from fastast.gates.registry import unused_options
+from fastast.loggers.console import Reporter, verdict
 from fastast.loggers.tensorboard import events_written, require_tensorboard
 from fastast.models.build import check_names
-from fastast.options import parse_duration
+from fastast.options import flag_of, parse_duration
 from fastast.report.page import write_report
-from fastast.run import OtherRanksFolder, RunFolder
+from fastast.run_folder import OtherRanksFolder, RunFolder
 from fastast.signals import Stopped, StopRequest
 from fastast.train.checkpointer import Checkpointer, write_power
 from fastast.train.defaults import complete_config
@@ -52,9 +52,8 @@ DEMO_SET = {"num_classes": 12, "train_per_class": 150, "val_per_class": 30}
 
 
 def train(
-    typed: dict[str, Any],
+    options: dict[str, Any],
     *,
-    toml_path: str | None,
     resume: str | None,
     argv: list[str],
     reporter: Reporter,
@@ -63,12 +62,11 @@ def train(
     """Runs `fastast train`.
 
     Args:
-        typed: options that the user typed, by field name of `TrainConfig`.
-        toml_path: a TOML file of further options, or None.
+        options: those that the user chose, by field name of `TrainConfig`.
         resume: None, "auto" (start, continue, or show a finished run), or a checkpoint file.
         argv: the command line, for the summary.
         reporter: shows progress.
-        force: continue although options or pictures have changed.
+        force: continue although options have changed.
 
     Returns:
         The exit code: 0, 3 where `--max-time` stopped the run, 128 + n where signal n did.
@@ -76,17 +74,16 @@ def train(
     Raises:
         InputError: something that the user can fix.
     """
-    typed = {**(read_toml(toml_path) if toml_path else {}), **typed}
-    num_processes = count_processes(typed.get("nproc"), typed.get("device", "auto"))
+    num_processes = count_processes(options.get("nproc"), options.get("device", "auto"))
     if num_processes > 1 and not launched_by_torchrun() and find_world().size == 1:
         return launch(num_processes, argv)
     if is_restart():
-        if "out" not in typed:
+        if "out" not in options:
             raise InputError("a restarted run is found by its folder: start with --out")
         resume = "auto"
     try:
-        with open_ranks(typed.get("device", "auto"), float(typed.get("stall_timeout", STALL_TIMEOUT_S))) as ranks:
-            return _train(typed, resume, argv, reporter, ranks, force=force)
+        with open_ranks(options.get("device", "auto"), float(options.get("stall_timeout", STALL_TIMEOUT_S))) as ranks:
+            return _train(options, resume, argv, reporter, ranks, force=force)
     except RankLost as lost:
         print(
             f"fastast train: error: {lost}; continue from the last checkpoint with --resume",
@@ -97,11 +94,11 @@ def train(
 
 
 def _train(
-    typed: dict[str, Any], resume: str | None, argv: list[str], reporter: Reporter, ranks: Ranks, *, force: bool
+    options: dict[str, Any], resume: str | None, argv: list[str], reporter: Reporter, ranks: Ranks, *, force: bool
 ) -> int:
     if not ranks.is_first:
         reporter = Reporter(Console(quiet=True))
-    start = ranks.call_on_first(lambda: find_start(typed, resume, force=force))
+    start = ranks.call_on_first(lambda: find_start(options, resume, force=force))
     if not ranks.is_first:
         start = dataclasses.replace(start, folder=OtherRanksFolder(start.folder.path))
     if start.finished is not None:
@@ -111,6 +108,8 @@ def _train(
             raise InputError(f"{start.folder.summary}: written by another version, or damaged") from error
         reporter.note(f"finished already: {start.folder.path}")
         return 0
+    if unused := unused_options(options, start.config.gate):
+        reporter.note(f"no effect with --gate {start.config.gate}: {', '.join(map(flag_of, unused))}")
     max_time_s = parse_duration(start.config.max_time, "--max-time") if start.config.max_time else None
     return _run(start, StopRequest(max_time_s, ranks.all_max), argv, reporter, ranks, force=force)
 
@@ -124,7 +123,7 @@ def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
     data = config.data
     if not (config.data or config.train_dir):
         root = cache_root() / "demo"
-        reporter.note(f"no --data typed: training on a drawn demo set in {root}")
+        reporter.note(f"no --data given: training on a drawn demo set in {root}")
         draw_dataset(root, **DEMO_SET, progress=reporter.counter("drawing"))
         data = str(root)
     return open_dataset(
@@ -174,7 +173,7 @@ def _require_one_data_set(dataset: Dataset, ranks: Ranks) -> None:
     if len(set(fingerprints)) == 1:
         return
     message = "the machines see different pictures under the same path: copy or mount the same data on all of them"
-    raise InputError(message) if ranks.is_first else ToldElsewhere(message)
+    raise InputError(message) if ranks.is_first else ReportedByOtherRank(message)
 
 
 def _fit(

@@ -10,12 +10,13 @@ import numpy as np
 import nvidia.dali
 import torch
 
+from fastast.atomic_files import write_whole
 from fastast.checkpoint.file_format import export_weights, save_checkpoint
+from fastast.device import device_name
 from fastast.energy.ledger import PartCounts, compute_summary, cost, emissions_g, energy_summary
-from fastast.files import write_whole
 from fastast.gates.base import Gate
 from fastast.loggers.counters import PhaseCounts
-from fastast.run import RunFolder, code_version, device_name
+from fastast.run_folder import RunFolder, code_version
 from fastast.train.run_energy import DENSE_PART, GATED_PART
 from fastast.train.trainer import Trainer
 

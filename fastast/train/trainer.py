@@ -15,17 +15,17 @@ import numpy as np
 
 from fastast.checkpoint.file_format import snapshot
 from fastast.config import TrainConfig
-from fastast.console import Reporter
 from fastast.data import Batch, Dataset, rank_slices
 from fastast.device import Runtime
 from fastast.distributed.gradient_averaging import average_statistics
 from fastast.distributed.queue_balance import QueueBalancer
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
+from fastast.loggers.console import Reporter
 from fastast.loggers.counters import BatchRecord, PhaseCounts
 from fastast.loggers.device_status import StatusReader
 from fastast.phases import GATED
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train.engine import Engine, build_engine
 from fastast.train.epoch_plan import EpochPlanner
 from fastast.train.evaluation import evaluate
@@ -290,7 +290,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """A copy on the CPU of everything that the rest of the run depends on, at any place between two batches.
 
-        "shared" has what the ranks have in common, "ranks" what each has for itself. The first rank gets all of it;
+        "shared" is what the ranks have in common, "ranks" is what each has of its own. The first rank gets all of it;
         the others take part, and get nothing.
         """
         self._read_clock()
@@ -329,7 +329,7 @@ class Trainer:
         known = slice(None) if shared["progress"] is not None or self._trained else slice(3)
         here, there = self._place(), shared["segment"]
         if there is not None and (here is None or here[known] != there[known]):
-            raise ValueError("its schedule is another one where the run stands")
+            raise ValueError("its schedule differs at the point that the run has reached")
         if shared["progress"] is not None:
             self._progress = EpochProgress.from_state(
                 shared["progress"],

@@ -1,4 +1,4 @@
-"""Ends a run that hangs: a thread stuck in a read or in a driver cannot be stopped, only named and left behind."""
+"""Ends a run that hangs: a thread that is stuck in a read or in a driver cannot be stopped, only reported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from fastast.distributed.ranks import Ranks
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.signals import Stopped, StopRequest
 from fastast.train.trainer import Trainer
 
@@ -40,7 +40,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def beat(self) -> None:
-        """Says that the loop goes on; once for each batch."""
+        """Tells the watchdog that the loop is alive; call it for each batch."""
         self._beats += 1
 
     def __enter__(self) -> Watchdog:
@@ -67,7 +67,7 @@ class Watchdog:
 
 
 def end_stalled_run(folder: RunFolder, timeout_s: float, file_name: str = STALL_FILE) -> None:
-    """Ends the process with code 1 after saying where every thread stands, on stderr and in the run folder.
+    """Dumps the stacks of all threads to stderr and the run folder, then ends the process with code 1.
 
     Args:
         folder: the run.

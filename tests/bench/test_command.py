@@ -219,7 +219,7 @@ def test_a_bad_option_is_one_line_and_exit_code_2(runner, tmp_path, capsys, monk
 
 
 def test_a_file_gives_options_but_not_those_that_the_matrix_decides(runner, tmp_path):
-    (tmp_path / "a.toml").write_text('gate = "proxy"\nmax-time = "1s"\nout = "elsewhere"\nwarmup-epochs = 0.5\n')
+    (tmp_path / "a.toml").write_text('gate = "random"\nmax-time = "1s"\nout = "elsewhere"\nwarmup-epochs = 0.5\n')
     assert bench(tmp_path / "b", "--config", str(tmp_path / "a.toml"), "--seeds", "1") == 0
     options = json.loads((tmp_path / "b" / "bench.json").read_text())["options"]
     assert options["warmup_epochs"] == 0.5

@@ -16,10 +16,10 @@ from torch._inductor import cudagraph_trees
 from fastast.cli import main
 from fastast.config import TrainConfig
 from fastast.data import Batch
+from fastast.device import open_runtime
 from fastast.gates.lagged_reader import LaggedReader
 from fastast.train.engine import Engine, Status
 from fastast.train.epoch_plan import EpochPlanner
-from fastast.device import open_runtime
 from fastast.train.trainer import Trainer
 from tests.train.test_run import options
 

@@ -7,9 +7,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastast.cli import main
-from fastast.console import Reporter
+from fastast.loggers.console import Reporter
 from fastast.loggers.tensorboard import EPOCH_TAGS, STEP_TAGS, EventWriter, events_written
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from tests.train.test_run import lines_of, options
 
 

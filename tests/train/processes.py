@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
+from fastast.checkpoint.file_format import CheckpointWriter
 from fastast.cli import main
 from fastast.errors import InputError
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train import session
-from fastast.checkpoint.file_format import CheckpointWriter
 from fastast.train.watchdog import Watchdog, end_stalled_run
 
 FORKS = multiprocessing.get_context("forkserver")

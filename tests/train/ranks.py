@@ -18,8 +18,8 @@ import torch._dynamo  # which the first optimizer step imports otherwise, in eve
 from torch import nn
 
 from fastast.cli import main
-from fastast.train import session
 from fastast.distributed.ranks import open_ranks
+from fastast.train import session
 from tests.train import processes
 from tests.train.processes import FORKS
 

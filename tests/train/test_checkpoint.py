@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from fastast import files
-from fastast.errors import InputError
-from fastast.files import remove_temporaries
-from fastast.run import RunFolder
-from fastast.train import checkpoint
+from fastast.atomic_files import remove_temporaries
 from fastast.checkpoint.file_format import CheckpointWriter, load_checkpoint, load_last, save_checkpoint
+from fastast.errors import InputError
+from fastast.run_folder import RunFolder
+from fastast.train import checkpoint
 from tests.conftest import ROOT
 from tests.train.processes import FORKS, refuse, running, state_of, write_and_die, write_numbers
 from tests.train.test_disk import small_disk
@@ -289,7 +288,7 @@ def test_a_fault_of_our_own_is_raised_where_it_can_be_seen(tmp_path, monkeypatch
 def test_what_was_submitted_is_written_before_the_process_ends(tmp_path):
     folder = run_folder(tmp_path)
     program = (
-        "import sys, torch\nfrom fastast.run import RunFolder\nfrom fastast.checkpoint.file_format import CheckpointWriter\n"
+        "import sys, torch\nfrom fastast.run_folder import RunFolder\nfrom fastast.checkpoint.file_format import CheckpointWriter\n"
         "writer = CheckpointWriter(RunFolder(sys.argv[1]), print)\n"
         "writer.submit({'number': 5, 'values': torch.full((3_000_000,), 5.0)})\nsys.exit(3)"
     )

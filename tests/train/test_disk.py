@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
+from fastast.checkpoint.file_format import load_checkpoint
 from fastast.cli import main
 from fastast.report.page import write_report
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train import session
-from fastast.checkpoint.file_format import load_checkpoint
 from tests.train.test_run import gated, lines_of, losses, options
 
 __all__ = ["gated"]

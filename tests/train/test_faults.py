@@ -15,7 +15,7 @@ import time
 import pytest
 
 from fastast.cli import main
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.train import trainer, watched
 from tests.train.processes import FORKS, command, hang_reads_after
 from tests.train.test_memory_fit import allow

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from benchmarks import crash_test
-from fastast.run import RunFolder
 from fastast.checkpoint.file_format import load_checkpoint, save_checkpoint
+from fastast.run_folder import RunFolder
 from tests.train.processes import FORKS
 from tests.train.test_run import gated
 

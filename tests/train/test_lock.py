@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from fastast.errors import InputError
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from tests.train.processes import FORKS, count_up, hold, running
 
 

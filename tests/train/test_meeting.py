@@ -7,8 +7,8 @@ import threading
 import pytest
 import torch.distributed as dist
 
-from fastast.distributed.rendezvous import meet
 from fastast.distributed.environment import WorldInfo
+from fastast.distributed.rendezvous import meet
 
 
 def start(store, size, timeout_s=30.0):

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastast.errors import InputError
-from fastast.distributed.ranks import fullest_to_emptiest
 from fastast.distributed.environment import WorldInfo, find_world
+from fastast.distributed.ranks import fullest_to_emptiest
+from fastast.errors import InputError
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 SLURM = {

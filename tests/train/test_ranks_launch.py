@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastast.errors import InputError
-from fastast.run import RunFolder
 from fastast.distributed.launch import _without_nproc, count_processes
+from fastast.errors import InputError
+from fastast.run_folder import RunFolder
 from tests.conftest import ROOT
 from tests.train.test_run import losses, options
 

@@ -7,14 +7,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from fastast.checkpoint.rank_state import part_of
 
+from fastast.checkpoint.reshard import reshard
 from fastast.cli import main
 from fastast.gates.queue import SampleQueue
-from fastast.train.start import PICTURES_CHANGED
-from fastast.checkpoint.reshard import reshard
-from fastast.checkpoint.rank_state import part_of
 from fastast.loggers.device_status import combined
 from fastast.signals import StopRequest
+from fastast.train.start import PICTURES_CHANGED
 from fastast.train.trainer import Trainer
 from fastast.train.watchdog import Watchdog
 from tests.train.ranks import command, gang, train

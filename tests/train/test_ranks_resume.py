@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastast.cli import main
-from fastast.run import RunFolder
+from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
 from tests.train.ranks import command, gang, train
 from tests.train.test_engine import assert_same

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from fastast.cli import main
 from fastast.config import TrainConfig
 from fastast.data import Batch
-from fastast.gates.queue import SampleQueue
+from fastast.device import open_runtime
 from fastast.distributed.ranks import Ranks
+from fastast.gates.queue import SampleQueue
 from fastast.train.engine import Engine
 from fastast.train.optimizer import GuardedStep
-from fastast.device import open_runtime
 from tests.train.ranks import answers, plain, train, with_ranks
 from tests.train.test_run import lines_of, options
 

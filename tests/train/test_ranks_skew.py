@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fastast.cli import main
+from fastast.gates.controller import HALF_BAND
 from fastast.gates.queue import SampleQueue
 from fastast.gates.significance import Significance
-from fastast.gates.controller import HALF_BAND
 from fastast.train.trainer import Trainer
 from tests.train.ranks import answers
 from tests.train.test_run import options

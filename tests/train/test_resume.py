@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fastast.cli import main
-from fastast.run import RunFolder
-from fastast.train.start import PICTURES_CHANGED
-from fastast.train.checkpointer import Checkpointer
+from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
+from fastast.train.checkpointer import Checkpointer
+from fastast.train.start import PICTURES_CHANGED
 from tests.conftest import damaged_png
 from tests.train.test_engine import assert_same
 from tests.train.test_run import gated, lines_of, losses, options

@@ -11,12 +11,12 @@ import torch
 
 from fastast.cli import main
 from fastast.config import TrainConfig
-from fastast.console import Reporter
 from fastast.data.feed import Feed
 from fastast.device import open_runtime
 from fastast.energy.meter import EnergyMeter
 from fastast.gates.lagged_reader import LaggedReader
-from fastast.run import RunFolder
+from fastast.loggers.console import Reporter
+from fastast.run_folder import RunFolder
 from fastast.train.checkpointer import Checkpointer
 from fastast.train.defaults import complete_config
 from fastast.train.epoch_plan import EpochPlanner

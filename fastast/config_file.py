@@ -1,4 +1,4 @@
-"""Where options come from: what was typed, a TOML file, and the demo's defaults."""
+"""Where the options of a run come from: defaults, those of the demo, a TOML file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any
 
 from fastast.config import TrainConfig
 from fastast.errors import InputError
+from fastast.options import checked_value, flag_of
+from fastast.removed import removed_option
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-# A drawn data set needs a small network and few passes: under 3 minutes on 2 CPU cores.
+# The demo set needs a small network and few epochs: under 3 minutes on 2 CPU cores.
 DEMO_DEFAULTS: dict[str, Any] = {
     "arch": "resnet18",
     "image_size": 64,
@@ -27,24 +29,24 @@ DEMO_DEFAULTS: dict[str, Any] = {
 }
 
 
-def resolve(given: dict[str, Any]) -> TrainConfig:
-    """Makes the config of a run: the defaults, then the demo's where no data is named, then `given`.
+def resolve(options: dict[str, Any]) -> TrainConfig:
+    """Makes the config of a run: the defaults, then the demo's where no data is named, then `options`.
 
     Args:
-        given: the options that the user chose, by field name.
+        options: those that the user chose, by field name.
 
     Raises:
         InputError: a wrong type or a value out of range.
     """
-    names_data = any(given.get(name) for name in ("data", "train_dir", "val_dir"))
-    return TrainConfig(**{**({} if names_data else DEMO_DEFAULTS), **given})
+    names_data = any(options.get(name) for name in ("data", "train_dir", "val_dir"))
+    return TrainConfig(**{**({} if names_data else DEMO_DEFAULTS), **options})
 
 
 def read_toml(path: str) -> dict[str, Any]:
     """Reads options from a TOML file; keys may use `-` or `_`.
 
     Raises:
-        InputError: the file is missing or is not TOML, or a key is no option.
+        InputError: the file is missing or is not TOML, a key is no option, or a value is of the wrong type.
     """
     try:
         with open(path, "rb") as file:
@@ -53,13 +55,18 @@ def read_toml(path: str) -> dict[str, Any]:
         raise InputError(f"--config {path}: {os.strerror(error.errno or 0)}") from error
     except (ValueError, RecursionError) as error:  # of the syntax, of UTF-8, of a number's length, of nesting
         raise InputError(f"--config {path}: not valid TOML: {error}") from error
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    known = {field.name: field for field in dataclasses.fields(TrainConfig)}
     options = {}
     for key, value in table.items():
         name = key.replace("-", "_")
+        if removed := removed_option(name):
+            raise InputError(f"--config {path}: {flag_of(name)} {removed}")
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else "; `fastast train --help` lists them"
+            hint = f"; did you mean {close[0]}?" if close else "; `fastast train --help-all` lists them"
             raise InputError(f"--config {path}: unknown option {key!r}{hint}")
-        options[name] = value
+        try:
+            options[name] = checked_value(known[name], value)
+        except InputError as error:
+            raise InputError(f"--config {path}: {error}") from error
     return options

@@ -2,24 +2,59 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from fastast.console import Reporter
-from fastast.data import Batch, Catalog, EvalLoader, open_folder
-from fastast.device import open_runtime
+from fastast.atomic_files import write_whole
 from fastast.errors import InputError
-from fastast.files import write_whole
-from fastast.models.build import build_model, check_fits, scoring_twin
-from fastast.run import RunFolder, read_json
-from fastast.train.evaluation import evaluate
-from fastast.train.steps import EvalStep
+from fastast.run_folder import RunFolder, read_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastast.data import Batch, Catalog
+    from fastast.loggers.console import Reporter
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command and its arguments."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="accuracy of a trained network on a folder of pictures",
+        description="Prints top-1 and top-5 accuracy; with --out writes path, label, prediction and probability.",
+    )
+    parser.add_argument("model", metavar="RUN|FILE", help="a run folder, or a .safetensors/.pt/.pth file of weights")
+    parser.add_argument("--data", required=True, metavar="D", help="class folders, or a folder that holds val/")
+    parser.add_argument("--arch", metavar="A", help="the network; needed for a file outside a run folder")
+    parser.add_argument(
+        "--image-size", type=int, metavar="PX", help="evaluation crop, pixels; default the run's, or 224"
+    )
+    parser.add_argument("--out", metavar="preds.csv", help="write one line for each picture")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures at a time (default 64)")
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to run (default auto)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, argv: list[str]) -> int:
+    """Evaluates."""
+    from fastast.loggers.console import Reporter
+
+    return evaluate_model(
+        args.model,
+        data=args.data,
+        arch=args.arch,
+        image_size=args.image_size,
+        out=args.out,
+        batch_size=args.batch_size,
+        device=args.device,
+        reporter=Reporter(),
+    )
 
 
 def evaluate_model(
@@ -71,6 +106,13 @@ def evaluate_model(
     if not isinstance(arch, str):
         raise InputError(f"{path}: no run folder around it says which network it is; name it with --arch")
     size = image_size or config.get("image_size") or 224
+
+    from fastast.data import EvalLoader, open_folder
+    from fastast.device import open_runtime
+    from fastast.models.build import build_model, check_fits, scoring_twin
+    from fastast.train.evaluation import evaluate
+    from fastast.train.steps import EvalStep
+
     catalog = open_folder(data, classes=_read_classes(folder.classes) if folder.classes.exists() else None)
     classes = catalog.classes
 
@@ -108,15 +150,17 @@ class Predictions:
     """The most probable class of each picture, by id; pictures that were not delivered stay without one."""
 
     def __init__(self, num_samples: int) -> None:
-        self.predicted = torch.full((num_samples,), -1)
-        self.probability = torch.zeros(num_samples)
+        import numpy as np
+
+        self.predicted = np.full(num_samples, -1)
+        self.probability = np.zeros(num_samples, np.float32)
 
     def add(self, batch: Batch, logits: torch.Tensor) -> int:
         """Takes in a batch and its logits [B, C]; returns how many pictures are done so far."""
         probability, predicted = logits[: batch.num_valid].softmax(1).max(1)
-        ids = batch.ids[: batch.num_valid].cpu()
-        self.predicted[ids] = predicted.cpu()
-        self.probability[ids] = probability.cpu()
+        ids = batch.ids[: batch.num_valid].cpu().numpy()
+        self.predicted[ids] = predicted.cpu().numpy()
+        self.probability[ids] = probability.float().cpu().numpy()
         return int((self.predicted >= 0).sum())
 
     def to_csv(self, catalog: Catalog, classes: Sequence[str]) -> str:

@@ -16,11 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastast._version import __version__
+from fastast.atomic_files import remove_temporaries, write_whole
 from fastast.errors import InputError
-from fastast.files import remove_temporaries, write_whole
 
 # How long a line waits for space: what fills the disk may be a checkpoint, which is given up and removed at once.
 APPEND_PAUSES_S = (0.1, 0.5, 2.0)
@@ -140,11 +138,11 @@ class RunFolder:
                     os.close(descriptor)
 
     def continue_from(self, checkpoint: Path, sizes: dict[str, int]) -> None:
-        """Makes the folder what it was at a checkpoint: what the run writes again must not stand twice.
+        """Makes the folder what it was at a checkpoint: what the run writes again must not be there twice.
 
         Args:
             checkpoint: if it lies in another run's folder, what that has is copied here first.
-            sizes: `log_sizes` of that moment.
+            sizes: `log_sizes` at the checkpoint.
         """
         home = RunFolder(checkpoint.resolve().parent.parent)
         if home.path != self.path.resolve():
@@ -218,17 +216,6 @@ def code_version() -> tuple[str, str | None]:
     except (OSError, subprocess.SubprocessError):
         return __version__, None
     return __version__, described.stdout.strip()
-
-
-def device_name(device: torch.device) -> str:
-    """The model name of a GPU, or of this machine's processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return "unknown CPU"
 
 
 def _open_locked(path: Path) -> int | None:

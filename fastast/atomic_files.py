@@ -19,13 +19,13 @@ def write_whole(
     *,
     keep: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Writes a file so that a reader, or a crash at any moment, sees the old content or the new, never a part.
+    """Writes a file so that a reader, or a crash at any time, sees the old content or the new, never a part.
 
     Args:
         path: the file; its folder must exist.
         write: the content (text as UTF-8), or a function that writes it to a binary file.
-        keep: a name in the same folder that the old file, if there is one, goes on under. At any moment at least one
-            of both names stands for a whole file, and `path`, where it exists, for one no older than before.
+        keep: a name in the same folder under which the old file, if there is one, is kept. At any time at least one
+            of both names is a whole file, and `path`, where it exists, is no older than before.
 
     Raises:
         OSError: the disk is full or the folder not writable; the old file is then untouched.
