@@ -64,38 +64,31 @@ def raised_from(cause):
         return error
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("nvJPEG error (5): NVJPEG_STATUS_ALLOCATOR_FAILURE"),
-        RuntimeError("Critical error in pipeline:\nCan't allocate 1048576 bytes on device 0."),
-        RuntimeError("CUDA runtime API error cudaErrorMemoryAllocation (2):\nout of memory"),
-        RuntimeError("CUDA allocation failed"),
-        RuntimeError("Failed to allocate 123 bytes"),
-        RuntimeError("std::bad_alloc"),
-        OSError(errno.ENOMEM, "Cannot allocate memory"),
-        raised_from(RuntimeError("CUDA error: out of memory")),
-    ],
-)
+MEMORY_ERRORS = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("nvJPEG error (5): NVJPEG_STATUS_ALLOCATOR_FAILURE"),
+    RuntimeError("Critical error in pipeline:\nCan't allocate 1048576 bytes on device 0."),
+    RuntimeError("CUDA runtime API error cudaErrorMemoryAllocation (2):\nout of memory"),
+    RuntimeError("CUDA allocation failed"),
+    RuntimeError("Failed to allocate 123 bytes"),
+    RuntimeError("std::bad_alloc"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    raised_from(RuntimeError("CUDA error: out of memory")),
+]
+OTHER_ERRORS = [
+    RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"),
+    InputError("pictures/out of memory/train: no pictures"),
+    OSError(errno.ENOSPC, "No space left on device"),
+    raised_from(RuntimeError("Given groups=1, expected input to have 3 channels")),
+    None,
+]
+
+
+@pytest.mark.parametrize("error", MEMORY_ERRORS + OTHER_ERRORS)
 def test_memory_errors_are_known_by_all_names(error):
-    assert is_out_of_memory(error)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"),
-        InputError("pictures/out of memory/train: no pictures"),
-        OSError(errno.ENOSPC, "No space left on device"),
-        raised_from(RuntimeError("Given groups=1, expected input to have 3 channels")),
-        None,
-    ],
-)
-def test_other_errors_are_not_memory_errors(error):
-    assert not is_out_of_memory(error)
+    assert is_out_of_memory(error) == (error in MEMORY_ERRORS)

@@ -20,25 +20,9 @@ def lognormal(generator, shape):
     return (3 * torch.randn(shape, generator=generator)).exp()
 
 
-def uniform(generator, shape):
-    return torch.rand(shape, generator=generator)
-
-
-def narrow(generator, shape):
-    return 1 + 0.01 * torch.randn(shape, generator=generator)
-
-
 def bimodal(generator, shape):
     x = torch.rand(shape, generator=generator)
     return torch.where(x < 0.5, 1e-3 * (1 + x), 1 + x)
-
-
-def constant(generator, shape):
-    return torch.ones(shape)
-
-
-def ties(generator, shape):
-    return torch.randint(0, 4, shape, generator=generator).float()
 
 
 # Each stream: how its scores are drawn, and the factor on them as a function of progress in [0, 1).
@@ -48,11 +32,11 @@ STREAMS = (
     (exponential, lambda progress: 1e4 if progress >= 0.4 else 1.0),
     (exponential, lambda progress: 1e-4 if progress >= 0.4 else 1.0),
     (lognormal, lambda progress: 1e-4),
-    (uniform, lambda progress: 1e4),
-    (narrow, lambda progress: 1.0),
+    (lambda generator, shape: torch.rand(shape, generator=generator), lambda progress: 1e4),
+    (lambda generator, shape: 1 + 0.01 * torch.randn(shape, generator=generator), lambda progress: 1.0),
     (bimodal, lambda progress: 1.0),
-    (constant, lambda progress: 1e4 if progress >= 0.4 else 1.0),
-    (ties, lambda progress: 1.0),
+    (lambda generator, shape: torch.ones(shape), lambda progress: 1e4 if progress >= 0.4 else 1.0),
+    (lambda generator, shape: torch.randint(0, 4, shape, generator=generator).float(), lambda progress: 1.0),  # ties
 )
 
 

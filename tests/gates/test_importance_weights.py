@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastast.gates.importance_weights import importance_weights
-from tests.gates.test_controller import controllers, exponential
+from tests.gates.test_controller import controllers
 
 
 def test_weights_are_rate_over_probability():
@@ -55,12 +55,3 @@ def test_weighted_gradient_is_unbiased(explore):
     assert standard_errors(sums["weighted"] / selected).max() < 4
     assert standard_errors(sums["plain"] / selected).max() > 20
     assert float((sums["weights"] / sums["selected"]).mean()) == pytest.approx(1.0, abs=0.02)
-
-
-def test_mean_probability_follows_the_target():
-    generator = torch.Generator().manual_seed(0)
-    controller = controllers([0.1, 0.5], "soft")
-    for k in range(200):
-        mask = controller.decide(exponential(generator, (2, 64)), torch.arange(128).view(2, 64) + 128 * k)
-        controller.update(mask.sum(-1), torch.full((2,), 64), controller.probability.sum(-1))
-    assert controller.mean_probability.tolist() == pytest.approx([0.1, 0.5], rel=0.1)

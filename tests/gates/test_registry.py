@@ -93,8 +93,9 @@ def test_random_is_keyed_by_seed_and_epoch():
         assert 20 < (keep(3, 1) & other).sum() < 60  # 40 expected by chance, standard deviation 5
 
 
-def test_random_reaches_every_sample_alike():
-    plan = make_gate("random").plan
+@pytest.mark.parametrize("name", ["random", "memory"])
+def test_every_sample_is_reached_alike_without_scores(name):
+    plan = make_gate(name).plan
     counts = sum(plan(context(400, epoch, target=0.1)).keep.astype(int) for epoch in range(200))
     assert abs(counts - 20).max() < 5 * np.sqrt(18)
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -39,36 +42,23 @@ def test_equals_plain_arrays():
 
 
 def merge(memories):
-    """Runs `ScoreMemory.merge` on all ranks, which reduce in the same order."""
-    rounds = []
+    """Runs `ScoreMemory.merge` on all ranks, one thread each."""
+    size = len(memories)
+    parts, barrier = [None] * size, threading.Barrier(size, timeout=20)
+    operations = {"sum": lambda x: x.sum(0), "max": lambda x: x.amax(0), "min": lambda x: x.amin(0)}
 
-    class Waiting(Exception):
-        pass
+    def merge_one(rank):
+        def reduce(tensor, operation):
+            parts[rank] = tensor.clone()
+            barrier.wait()
+            result = operations[operation](torch.stack(parts))
+            barrier.wait()
+            return tensor.copy_(result)
 
-    # One rank after another, as far as the results of reductions are known; then again with one more of them.
-    states = [{name: value.clone() for name, value in memory.state_dict().items()} for memory in memories]
-    while True:
-        asked = []
-        for rank, (memory, state) in enumerate(zip(memories, states, strict=True)):
-            memory.load_state_dict(state)
-            known = iter(rounds)
+        memories[rank].merge(rank, size, reduce)
 
-            def reduce(tensor, operation, known=known, asked=asked):
-                result = next(known, None)
-                if result is None:
-                    asked.append((tensor.clone(), operation))
-                    raise Waiting
-                return tensor.copy_(result)
-
-            try:
-                memory.merge(rank, len(memories), reduce)
-            except Waiting:
-                continue
-        if not asked:
-            return
-        (operation,) = {name for _, name in asked}
-        stacked = torch.stack([tensor for tensor, _ in asked])
-        rounds.append({"sum": stacked.sum(0), "max": stacked.amax(0), "min": stacked.amin(0)}[operation])
+    with ThreadPoolExecutor(size) as pool:
+        list(pool.map(merge_one, range(size)))
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])

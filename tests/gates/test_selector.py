@@ -142,54 +142,20 @@ def test_no_autograd_graph_reaches_the_state():
         assert not any(buffer.requires_grad for buffer in module.buffers())
 
 
-def parts_of_a_step(selection, kind="loss+std"):
-    """A selector and a queue, and the step that joins them."""
-    selector, queue = Selector(0.3, selection=selection, kind=kind, explore=0.1), SampleQueue(BATCH, (3, 6, 6))
-
-    def step(logits, labels, images, ids, epoch, valid, totals):
-        mask, loss, totals = selector(logits, labels, images, ids, epoch, valid, totals)
-        controller = selector.controller
-        weights = importance_weights(mask, controller.probability, controller.mean_probability)
-        queue.push(images, labels, ids, mask, weights)
-        return mask, loss, totals, queue.status()
-
-    return selector, queue, step
-
-
 @pytest.mark.parametrize(("selection", "kind"), [("soft", "loss+std"), ("soft", "margin"), ("hard", "el2n")])
 def test_never_waits_for_the_device(selection, kind):
-    (selector, queue, step), memory = parts_of_a_step(selection, kind), ScoreMemory(3 * BATCH)
-    totals, epoch = selector.no_totals(), torch.tensor(2)
+    selector = Selector(0.3, selection=selection, kind=kind, explore=0.1)
+    queue, memory = SampleQueue(BATCH, (3, 6, 6)), ScoreMemory(3 * BATCH)
+    totals, epoch, controller = selector.no_totals(), torch.tensor(2), selector.controller
     valid = torch.arange(BATCH) < BATCH - 3
     with no_sync():
-        for part in batches(3):
-            mask, loss, totals, _ = step(*part, epoch, valid, totals)
-            memory.record(part[3], loss, mask)
+        for logits, labels, images, ids in batches(3):
+            mask, loss, totals = selector(logits, labels, images, ids, epoch, valid, totals)
+            weights = importance_weights(mask, controller.probability, controller.mean_probability)
+            queue.push(images, labels, ids, mask, weights)
+            memory.record(ids, loss, mask)
+            queue.status()
         rows = queue.pop()
         memory.record(rows.ids, rows.weights, ALL)
         memory.end_epoch(torch.ones(3 * BATCH, dtype=torch.bool))
-        PIController(0.3, selection=selection).select(torch.rand(BATCH))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("selection", ["soft", "hard"])
-def test_compiled_step_never_recompiles(selection):
-    """Selector and queue in one graph over epochs and a change of target, with the results of eager mode."""
-    torch._dynamo.reset()
-    (selector, queue, step), (other_selector, other_queue, eager) = (parts_of_a_step(selection) for _ in range(2))
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    totals = other_totals = selector.no_totals()
-    for k, part in enumerate(batches(12)):
-        if k == 8:
-            selector.controller.set_target(0.6)
-            other_selector.controller.set_target(0.6)
-        epoch = torch.tensor(k // 3)
-        with torch.compiler.set_stance("fail_on_recompile" if k else "default"):
-            mask, _, totals, status = compiled(*part, epoch, ALL, totals)
-        other_mask, _, other_totals, _ = eager(*part, epoch, ALL, other_totals)
-        assert torch.equal(mask, other_mask)
-        assert torch.allclose(totals, other_totals, rtol=1e-4)
-        while queue.check(queue.status().numpy()) >= BATCH:
-            for a, b in zip(queue.pop(), other_queue.pop(), strict=True):
-                assert torch.equal(a, b)
-    assert int(status[2]) == 0
+        controller.select(torch.rand(BATCH))

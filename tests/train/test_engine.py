@@ -11,7 +11,7 @@ from tests.sync_guard import no_sync
 from tests.train.engines import B, batch, engine
 from tests.train.test_run import options, summary_of
 
-VARIANTS = [{}, {"unbiased": True, "explore": 0.1}]
+VARIANTS = [{}, {"unbiased": True, "explore": 0.1}, {"dtype": torch.float16}]
 
 
 def run(one, seeds):

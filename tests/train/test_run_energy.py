@@ -1,9 +1,12 @@
-"""A whole run beside a replayed GPU: the run folder has what the meter reads."""
+"""Joules of a run: intervals end with the device's work, and the run folder has what a replayed GPU reads."""
 
 import csv
 
 import pytest
 
+from fastast.cli import main
+from fastast.energy.parts import PartMeter
+from fastast.train.engine import Engine
 from tests.conftest import ROOT
 from tests.train.test_run import lines_of, options, summary_of
 
@@ -54,3 +57,20 @@ def test_trace_and_metrics_have_watts_and_phases(metered):
     lines = lines_of(metered)
     assert all(line["gpu_w"] == pytest.approx(100, abs=1) for line in lines if line["kind"] == "step")
     assert sum(line["gpu_j"] for line in lines if line["kind"] == "epoch") > 0
+
+
+def test_intervals_end_once_the_device_is_done(pictures, tmp_path, monkeypatch):
+    calls = []
+    for owner, name in ((Engine, "synchronize"), (PartMeter, "start"), (PartMeter, "stop")):
+        monkeypatch.setattr(owner, name, spied(calls, name, getattr(owner, name)))
+    assert main(["train", *options(pictures, tmp_path / "run", epochs=2, checkpoint_every=0.0005)]) == 0
+    assert calls.count("start") > 2  # checkpoints within an epoch as well
+    assert calls == ["start", "synchronize", "stop"] * calls.count("start")
+
+
+def spied(calls, name, method):
+    def call(*arguments):
+        calls.append(name)
+        return method(*arguments)
+
+    return call
