@@ -1,17 +1,17 @@
-"""Kills trainings at random moments, continues them, and compares what comes out with trainings that nobody disturbed.
+"""Kills trainings at random times, resumes them, and compares what comes out with undisturbed trainings.
 
     python -m benchmarks.crash_test [--kills 50] [--gate GATE ...] [--data DIR] [--out FILE]
 
 Every start is the same command, `fastast train ... --resume auto`, with a checkpoint at every batch. It is ended by
-SIGKILL at a moment drawn uniformly from the length of an undisturbed run; every other kill then waits until a file is
+SIGKILL at a time drawn uniformly from the length of an undisturbed run; every other kill then waits until a file is
 half-written beside the checkpoints. The same command is started again until the run is done, and the run is compared
-with the undisturbed one of its gate. Then the next run begins, with the next gate, until all kills are made.
+with the undisturbed one of its gate. Then the next run starts, with the next gate, until all kills are made.
 
-survived: kills after which the run came to its end with no other help. identical: runs that ended as the undisturbed
-one did: every line of `metrics.jsonl` but for times and watts, the final weights and all that a run continues from,
-the exported weights, counts, per-sample figures and quarantined pictures.
+survived: kills after which the run finished. identical: runs that ended as the undisturbed one did: every line of
+`metrics.jsonl` but for times and watts, the final weights and all that a run resumes from, the exported weights,
+counts, per-sample figures and quarantined pictures.
 
-The processes are forked from one that has imported everything, so that a start costs a second and not ten: no kill
+The processes are forked from one that has imported everything, so that a start takes a second and not ten: no kill
 falls into an import, which writes nothing.
 """
 
@@ -52,10 +52,10 @@ class Tally:
 
     Attributes:
         kills: SIGKILLs that met a living process.
-        survived: those of runs that came to their end.
+        survived: those of runs that finished.
         half_written: those that left a half-written file beside the checkpoints.
         before_first: those before a run's first checkpoint.
-        runs, identical: runs that were killed at least once, and those that ended as the undisturbed one.
+        runs, identical: runs that were killed at least once, and those of them that ended as the undisturbed one.
         faults: what went wrong, a line each.
     """
 
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--gate", nargs="+", choices=GATES, default=list(GATES), help="default: all, in turn")
     parser.add_argument("--data", help="folder with train/ and val/; default: a drawn set with a damaged picture")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="of the times")
     parser.add_argument("--out", help="JSON file to write")
     args = parser.parse_args(argv)
 
@@ -100,16 +100,8 @@ def main(argv: list[str] | None = None) -> int:
         for name in ("kills", "survived", "half_written", "before_first", "runs", "identical")
     }
     faults = [fault for tally in tallies.values() for fault in tally.faults]
-    publish(
-        {
-            **provenance(torch.device("cpu")),
-            "seed": args.seed,
-            **total,
-            "faults": faults,
-            "gates": {gate: vars(tally) for gate, tally in tallies.items()},
-        },
-        args.out,
-    )
+    gates = {gate: vars(tally) for gate, tally in tallies.items()}
+    publish({**provenance(torch.device("cpu")), "seed": args.seed, **total, "faults": faults, "gates": gates}, args.out)
     print(
         f"survived {total['survived']} of {total['kills']} kills; "
         f"identical {total['identical']} of {total['runs']} runs",
@@ -131,7 +123,7 @@ def draw_pictures(root: Path) -> Path:
 
 
 def undisturbed(gate: str, data: Path, work: Path) -> tuple[RunFolder, float]:
-    """The run that nobody disturbs, and its seconds."""
+    """An undisturbed run, and its seconds."""
     folder = RunFolder(work / f"undisturbed-{gate}")
     began = time.monotonic()
     process = start(gate, data, folder)
@@ -145,7 +137,7 @@ def undisturbed(gate: str, data: Path, work: Path) -> tuple[RunFolder, float]:
 def killed_run(
     gate: str, data: Path, path: Path, whole: RunFolder, length_s: float, kills: int, rng: random.Random, tally: Tally
 ) -> None:
-    """One run from its first start to its end, killed at most `kills` times on the way."""
+    """One run until it has finished, killed at most `kills` times."""
     folder, made = RunFolder(path), 0
     while True:
         process = start(gate, data, folder)
@@ -171,11 +163,11 @@ def killed_run(
     different = differences(folder, whole)
     tally.identical += not different
     if different:
-        tally.faults.append(f"{gate}: after {made} kills these are others: {', '.join(different)}")
+        tally.faults.append(f"{gate}: after {made} kills these differ: {', '.join(different)}")
 
 
 def start(gate: str, data: Path, folder: RunFolder) -> Any:
-    """A process that trains: starts the run, or continues it."""
+    """A process that starts the run or resumes it."""
     options = {
         "data": data,
         "out": folder.path,
@@ -199,7 +191,7 @@ def start(gate: str, data: Path, folder: RunFolder) -> Any:
 
 
 def train(arguments: list[str], log: str) -> None:
-    """The command line in a process of its own; what it says goes to a file."""
+    """The command line in a process of its own, its output in a file."""
     from fastast.cli import main as fastast
 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -209,17 +201,17 @@ def train(arguments: list[str], log: str) -> None:
 
 
 def log_path(folder: RunFolder) -> Path:
-    """Where a run's process writes what it says."""
+    """The output of a run's last process."""
     return folder.path.with_suffix(".log")
 
 
 def log_of(folder: RunFolder) -> str:
-    """The end of what a run's last process said."""
+    """The last lines of that output."""
     return " | ".join(log_path(folder).read_text(errors="replace").splitlines()[-3:])
 
 
 def half_written(folder: RunFolder) -> list[Path]:
-    """Files beside the checkpoints that have not got their names yet."""
+    """Files beside the checkpoints that do not have their final names yet."""
     return list(folder.checkpoints.glob(".*.tmp"))
 
 
@@ -234,16 +226,22 @@ def kill(process: Any, folder: RunFolder, after_s: float, *, aimed: bool) -> boo
 
 
 def differences(ours: RunFolder, whole: RunFolder) -> list[str]:
-    """Names of what two finished runs do not have in common, and should."""
+    """Names of what differs between two finished runs, and should not."""
     pairs: dict[str, list[Any]] = {
         "metrics": [without_clock(folder.metrics) for folder in (ours, whole)],
         "counts": [counts(folder.summary) for folder in (ours, whole)],
         "quarantine": [text(folder.quarantine) for folder in (ours, whole)],
         "exported weights": [folder.weights.read_bytes() for folder in (ours, whole)],
-        "state": [load_checkpoint(folder.last)["trainer"]["engine"] for folder in (ours, whole)],
+        "state": [engines(folder.last) for folder in (ours, whole)],
         "samples": [dict(np.load(folder.samples)) for folder in (ours, whole)],
     }
     return [name for name, (one, other) in pairs.items() if not same(one, other)]
+
+
+def engines(checkpoint: Path) -> list[Any]:
+    """The state of the engine, as far as the ranks share it and of each rank."""
+    state = load_checkpoint(checkpoint)["trainer"]
+    return [part["engine"] for part in (state["shared"], *state["ranks"])]
 
 
 def without_clock(metrics: Path) -> list[dict[str, Any]]:
@@ -253,7 +251,7 @@ def without_clock(metrics: Path) -> list[dict[str, Any]]:
 
 
 def counts(summary: Path) -> list[Any]:
-    """What a summary says of the work and of what came of it."""
+    """The sections of a summary that do not depend on the clock."""
     content = json.loads(summary.read_text())
     return [content[section] for section in ("data", "samples", "accuracy", "compute")]
 

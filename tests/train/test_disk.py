@@ -1,4 +1,4 @@
-"""A disk that is full or read-only: what was saved stands, the run goes on where it can, or can be continued."""
+"""A full or read-only disk: what was saved remains, and the run goes on or can be resumed."""
 
 import json
 import os
@@ -48,8 +48,18 @@ class Filler:
         self.path.unlink()
 
 
+@pytest.fixture
+def filler(small_disk):
+    return Filler(small_disk)
+
+
+@pytest.fixture
+def out(small_disk):
+    return small_disk / "run"
+
+
 def when_lines_are_written(monkeypatch, actions):
-    """Calls each action before the line of `metrics.jsonl` that it is keyed by."""
+    """Calls each action before the line of `metrics.jsonl` whose number is its key."""
     append, count = RunFolder.append_metrics, 0
 
     def counted(self, line):
@@ -62,14 +72,24 @@ def when_lines_are_written(monkeypatch, actions):
     monkeypatch.setattr(RunFolder, "append_metrics", counted)
 
 
-def test_a_disk_that_is_full_for_a_while_costs_a_note(gated, pictures, small_disk, monkeypatch, capsys):
-    out, filler = small_disk / "run", Filler(small_disk)
+def next_segment(out):
+    """Where the last checkpoint stands."""
+    return load_checkpoint(RunFolder(out).last)["trainer"]["shared"]["next_segment"]
+
+
+def assert_resumes(out, whole):
+    """The run continues to what an undisturbed one was."""
+    assert main(["train", "--out", str(out), "--resume"]) == 0
+    assert losses(out) == losses(whole)
+
+
+def test_a_disk_full_for_a_while_costs_a_note(gated, pictures, out, filler, monkeypatch, capsys):
     saved = []
     when_lines_are_written(
         monkeypatch,
         {
             3: lambda: filler.leave(30_000),  # lines fit, a checkpoint does not
-            21: lambda: saved.append(load_checkpoint(out / "checkpoints" / "last.pt")["trainer"]["next_stretch"]),
+            21: lambda: saved.append(next_segment(out)),
             22: filler.free,  # in the second epoch, after the first one's best weights could not be written
         },
     )
@@ -82,13 +102,10 @@ def test_a_disk_that_is_full_for_a_while_costs_a_note(gated, pictures, small_dis
         assert (out / name).read_bytes() == (gated / name).read_bytes()
     best = [load_checkpoint(run / "checkpoints" / "best.pt")["epoch"] for run in (out, gated)]
     assert best[0] == best[1]
-    assert load_checkpoint(out / "checkpoints" / "last.pt")["trainer"]["next_stretch"] == 3
+    assert next_segment(out) == 3
 
 
-def test_a_disk_that_stays_full_ends_the_run_with_one_line_and_space_brings_it_back(
-    gated, pictures, small_disk, monkeypatch, capsys
-):
-    out, filler = small_disk / "run", Filler(small_disk)
+def test_a_disk_that_stays_full_ends_the_run_in_one_line(gated, pictures, out, filler, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         when_lines_are_written(patch, {20: lambda: filler.leave(30_000)})
         assert main(["train", *options(pictures, out)]) == 2
@@ -97,15 +114,13 @@ def test_a_disk_that_stays_full_ends_the_run_with_one_line_and_space_brings_it_b
     assert "last.pt: not written (No space left on device)" in error
     assert "free some space or make the folder writable, then continue with --resume" in error
     assert not (out / "summary.json").exists()
-    assert load_checkpoint(out / "checkpoints" / "last.pt")["trainer"]["next_stretch"] == 1
+    assert next_segment(out) == 1
     assert not list((out / "checkpoints").glob(".*"))
     filler.free()
-    assert main(["train", "--out", str(out), "--resume"]) == 0
-    assert losses(out) == losses(gated)
+    assert_resumes(out, gated)
 
 
-def test_a_log_that_cannot_be_written_ends_the_run_and_loses_nothing(gated, pictures, small_disk, monkeypatch, capsys):
-    out, filler = small_disk / "run", Filler(small_disk)
+def test_a_log_that_cannot_be_written_ends_the_run(gated, pictures, out, filler, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         when_lines_are_written(patch, {20: lambda: filler.leave(0)})
         assert main(["train", *options(pictures, out)]) == 2
@@ -115,25 +130,20 @@ def test_a_log_that_cannot_be_written_ends_the_run_and_loses_nothing(gated, pict
     assert "--resume" in error
     assert len(lines_of(out)) >= 16  # whole lines
     filler.free()
-    assert main(["train", "--out", str(out), "--resume"]) == 0
-    assert losses(out) == losses(gated)
+    assert_resumes(out, gated)
 
 
-def test_a_line_waits_for_a_checkpoint_that_fills_the_disk_to_be_removed(gated, pictures, small_disk, monkeypatch):
-    out, filler = small_disk / "run", Filler(small_disk)
-
-    def full_for_a_moment():
+def test_a_line_waits_for_an_abandoned_checkpoint_to_be_removed(gated, pictures, out, filler, monkeypatch):
+    def fill_briefly():
         filler.leave(0)
         threading.Timer(0.3, filler.free).start()
 
-    when_lines_are_written(monkeypatch, {20: full_for_a_moment})
+    when_lines_are_written(monkeypatch, {20: fill_briefly})
     assert main(["train", *options(pictures, out)]) == 0
     assert losses(out) == losses(gated)
 
 
-def test_a_report_that_cannot_be_written_costs_a_note(pictures, small_disk, monkeypatch, capsys):
-    out, filler = small_disk / "run", Filler(small_disk)
-
+def test_a_report_that_cannot_be_written_costs_a_note(pictures, out, filler, monkeypatch, capsys):
     def fill_and_write(path):
         filler.leave(0)
         write_report(path)
@@ -148,8 +158,8 @@ def test_a_report_that_cannot_be_written_costs_a_note(pictures, small_disk, monk
     assert (out / "report.html").exists()
 
 
-def test_figures_that_cannot_be_written_leave_the_run_unfinished(gated, pictures, small_disk, monkeypatch, capsys):
-    out, filler, build = small_disk / "run", Filler(small_disk), session.build_summary
+def test_a_summary_that_cannot_be_written_leaves_the_run_unfinished(gated, pictures, out, filler, monkeypatch, capsys):
+    build = session.build_summary
 
     def fill_and_build(*arguments, **options):
         filler.leave(0)
@@ -160,14 +170,12 @@ def test_figures_that_cannot_be_written_leave_the_run_unfinished(gated, pictures
         assert main(["train", *options(pictures, out)]) == 2
     assert "no space left" in capsys.readouterr().err
     filler.free()
-    assert main(["train", "--out", str(out), "--resume"]) == 0
-    assert losses(out) == losses(gated)
+    assert_resumes(out, gated)
     assert (out / "samples.npz").exists()
     assert (out / "summary.json").exists()
 
 
-def test_a_read_only_folder_is_one_line_and_a_finished_run_in_it_can_be_shown(pictures, small_disk, capsys):
-    out = small_disk / "run"
+def test_a_read_only_folder_is_refused_in_one_line(pictures, small_disk, out, capsys):
     assert main(["train", *options(pictures, out, epochs=1)]) == 0
     assert main(["train", *options(pictures, small_disk / "begun"), "--max-time", "0.001s"]) == 3
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)

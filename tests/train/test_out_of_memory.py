@@ -11,7 +11,7 @@ from fastast.config import TrainConfig
 from fastast.device import is_out_of_memory, open_runtime
 from fastast.train.engine import Engine
 from fastast.train.out_of_memory import describe_out_of_memory, fitting_batch
-from tests.train.processes import FORKS
+from tests.processes import FORKS
 
 MB = 2**20
 

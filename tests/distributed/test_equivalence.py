@@ -1,4 +1,4 @@
-"""Two ranks with half the batch each do what one does with all of it."""
+"""Two ranks with half the batch each train what one does with all of it."""
 
 import json
 
@@ -16,7 +16,7 @@ from fastast.distributed.ranks import Ranks
 from fastast.gates.queue import SampleQueue
 from fastast.train.engine import Engine
 from fastast.train.optimizer import GuardedStep
-from tests.train.ranks import answers, plain, train, with_ranks
+from tests.distributed.rank_processes import plain, results, train, with_ranks
 from tests.train.test_run import lines_of, options
 
 BATCH, SIDE, NUM_STEPS = 32, 16, 25
@@ -24,7 +24,7 @@ SMOOTHING = 0.1
 
 
 def plain_options(data, out, **changes):
-    return options(data, out, **{"arch": "tests.train.ranks:plain", "precision": "fp32", **changes})
+    return options(data, out, **{"arch": "tests.distributed.rank_processes:plain", "precision": "fp32", **changes})
 
 
 @pytest.mark.parametrize(
@@ -72,12 +72,13 @@ def scoring_engine(ranks):
 
 
 def decisions(ranks):
-    """The ids that this rank selects of its part of each batch, and the state of its gate after each."""
-    # Each rank would start from the scores of its own first batch: all take up where one stands that had the whole.
+    """The ids that this rank selects of its part of each batch, and the state of its selector after each."""
+    # Each rank would start from the scores of its own first batch: all start from one that had the whole.
     start, engine = scoring_engine(Ranks()), scoring_engine(ranks)
     images, labels, ids, valid = global_batch(0)
     start.score(Batch(images, labels, ids, valid, BATCH))
-    engine.score_step.decision.load_state_dict(start.score_step.decision.state_dict())
+    engine.selector.load_state_dict(start.selector.state_dict())
+    engine.score_step.totals.copy_(start.score_step.totals)
     size = BATCH // ranks.size
     found, mine = [], slice(ranks.rank * size, (ranks.rank + 1) * size)
     for step in range(1, NUM_STEPS + 1):
@@ -85,15 +86,15 @@ def decisions(ranks):
         before = int(engine.queue.pushed)
         engine.score(Batch(images, labels, ids, valid, int(valid.sum())))
         places = torch.arange(before, int(engine.queue.pushed)) % engine.queue.capacity
-        engine.status()
+        engine.gather_status()
         engine.queue.popped.copy_(engine.queue.pushed)  # nothing is trained here
-        controller = engine.gate.controller
+        controller = engine.selector.controller
         found.append(
             {
                 "ids": engine.queue.ids[places].tolist(),
                 "slip": float(controller.slip),
                 "log_threshold": float(controller.log_threshold),
-                "totals": engine.score_step.decision.totals.tolist(),
+                "totals": engine.score_step.totals.tolist(),
             }
         )
     return found
@@ -101,7 +102,7 @@ def decisions(ranks):
 
 def test_the_same_scores_give_the_same_mask(tmp_path):
     one = decisions(Ranks())
-    first, second = answers(tmp_path, 2, with_ranks, decisions)
+    first, second = results(tmp_path, 2, with_ranks, decisions)
     for step, (whole, left, right) in enumerate(zip(one, first, second, strict=True)):
         assert left["ids"] + right["ids"] == whole["ids"], step
         assert left["slip"] == right["slip"] == whole["slip"] == 0.0  # the limiter works on each rank's own rows
@@ -137,9 +138,9 @@ def record_steps(arguments):
     return steps
 
 
-def test_each_gradient_is_that_of_the_mean_loss_over_the_rows_of_all_ranks(pictures, tmp_path):
+def test_each_gradient_is_that_of_the_mean_loss_over_all_ranks(pictures, tmp_path):
     arguments = plain_options(pictures, tmp_path / "run", batch_size=8, label_smoothing=SMOOTHING, epochs=2)
-    ranks = answers(tmp_path, 2, record_steps, [*arguments, "--unbiased"])
+    ranks = results(tmp_path, 2, record_steps, [*arguments, "--unbiased"])
     assert len(ranks[0]) == len(ranks[1]) > 15
     network = plain(4)
     parameters = [p for p in network.parameters() if p.ndim > 1] + [p for p in network.parameters() if p.ndim <= 1]

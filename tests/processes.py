@@ -1,4 +1,4 @@
-"""Processes that die: forked from one that has imported torch already, so that each starts in milliseconds."""
+"""Processes that may die, forked from one that has imported torch, so that each starts in milliseconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastast.checkpoint.file_format import CheckpointWriter
+from fastast.checkpoint.writer import CheckpointWriter
 from fastast.cli import main
 from fastast.errors import InputError
 from fastast.run_folder import RunFolder
@@ -26,10 +26,7 @@ FORKS.set_forkserver_preload([__name__])
 
 @contextlib.contextmanager
 def running(target: Callable[..., None], *arguments: Any) -> Iterator[Any]:
-    """A process that runs `target`, once it has put something into the queue that it gets as its last argument.
-
-    It is killed at the end, if it has not ended.
-    """
+    """A process that runs `target`, killed at the end; entered once `target` puts something into its last argument."""
     queue = FORKS.SimpleQueue()
     process = FORKS.Process(target=target, args=(*arguments, queue))
     process.start()
@@ -64,7 +61,7 @@ def no_links(*_):
 
 
 def write_and_die(path, calls, links):
-    """Writes one checkpoint, and dies without a word before the given one of its calls that change files."""
+    """Writes one checkpoint, and exits without cleaning up before call number `calls` of those that change files."""
     left = calls
 
     def mortal(call):
@@ -86,7 +83,7 @@ def write_and_die(path, calls, links):
 
 
 def hold(path, text, started):
-    """Holds the lock until it is killed."""
+    """Holds the lock until it is killed, with another text in its file if one is passed."""
     with RunFolder(path).lock():
         if text is not None:
             (path / ".lock").write_text(text)
@@ -115,7 +112,7 @@ def read_the_next_picture(path):
 
 
 def hang(path, picture, stderr):
-    """A run whose thread reads a FIFO that nobody writes to, as one does whose network storage is gone."""
+    """A run with a thread that reads a FIFO without a writer, as if from dead network storage."""
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
     with Watchdog(1.0, lambda: end_stalled_run(RunFolder(path), 1.0)) as watchdog:
         for _ in range(3):
@@ -126,7 +123,7 @@ def hang(path, picture, stderr):
 
 
 def beat_for_a_second(started):
-    """Ends with 9 if the watchdog takes it for hung."""
+    """Exits with 9 if the watchdog finds it hung."""
     with Watchdog(1.5, lambda: os._exit(9)) as watchdog:
         started.put(True)
         for _ in range(10):
@@ -135,13 +132,7 @@ def beat_for_a_second(started):
 
 
 def command(arguments, log, prepare=None):
-    """The command line, less the report; what it says goes to a file.
-
-    Args:
-        arguments: as typed.
-        log: the file.
-        prepare: called first.
-    """
+    """The command line without the report, its output in the file `log`; `prepare` is called first."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -152,7 +143,7 @@ def command(arguments, log, prepare=None):
 
 
 def hang_reads_after(metrics, num_lines, hanging):
-    """From a line of `metrics.jsonl` on, no picture comes: reads wait as they do on network storage that is gone."""
+    """Makes every read of a picture wait, as on dead network storage, once `metrics` has so many lines."""
     read = os.readv
 
     def read_or_hang(descriptor, buffers):

@@ -1,4 +1,4 @@
-"""Several ranks of a run: processes forked from one that has imported torch already, on ports of this machine."""
+"""The ranks of a run as processes of this machine, forked from one that has imported torch."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ import torch._dynamo  # which the first optimizer step imports otherwise, in eve
 from torch import nn
 
 from fastast.cli import main
-from fastast.distributed.ranks import open_ranks
+from fastast.distributed.process_group import open_ranks
 from fastast.train import session
-from tests.train import processes
-from tests.train.processes import FORKS
+from tests import processes
+from tests.processes import FORKS
 
 FORKS.set_forkserver_preload([processes.__name__, __name__])
 
+# As torchrun sets them for ranks that it started again after a failure.
+RESTARTED = {"TORCHELASTIC_RUN_ID": "job", "TORCHELASTIC_RESTART_COUNT": 1, "TORCHELASTIC_MAX_RESTARTS": 2}
 # After which a rank shows its stacks and ends, whatever has become of the test.
 DEADLINE_S = 100
 _NUMBERS = itertools.count()
 
 
-class Gang:
+class RankProcesses:
     """Processes that were started as the ranks of one run.
 
     Args:
-        folder: takes what they say and return.
+        folder: takes what they print and return.
         size: ranks.
         target: called in each of them; of a module's top level.
         arguments: of the call.
@@ -54,14 +56,19 @@ class Gang:
         self.processes = []
         for rank in range(size):
             environment = {name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
-            log, answer = self._folder / f"log{rank}", self._folder / f"answer{rank}"
-            process = FORKS.Process(target=_be_rank, args=(environment, log, answer, target, arguments))
+            log, result = self._folder / f"log{rank}", self._folder / f"result{rank}"
+            process = FORKS.Process(target=_run_rank, args=(environment, log, result, target, arguments))
             process.start()
             self.processes.append(process)
 
     def said(self, rank: int) -> str:
         """What a rank printed."""
         return (self._folder / f"log{rank}").read_text()
+
+    def error_lines(self) -> list[str]:
+        """The lines of all ranks that tell an error."""
+        said = (self.said(rank) for rank in range(len(self.processes)))
+        return [line for text in said for line in text.splitlines() if "error" in line]
 
     def codes(self) -> list[int]:
         """Waits for all ranks; returns their exit codes.
@@ -75,40 +82,37 @@ class Gang:
         assert "Timeout (" not in logs, logs
         return [process.exitcode for process in self.processes]
 
-    def answers(self) -> list[Any]:
+    def results(self) -> list[Any]:
         """Waits for all ranks; returns what their calls returned."""
         codes = self.codes()
         assert codes == [0] * len(codes), "\n".join(self.said(rank) for rank in range(len(codes)))
-        files = (self._folder / f"answer{rank}" for rank in range(len(codes)))
-        return [pickle.loads(file.read_bytes()) for file in files]
+        return [pickle.loads((self._folder / f"result{rank}").read_bytes()) for rank in range(len(codes))]
 
-    def kill(self) -> None:
-        """Ends those that have not ended."""
-        for process in self.processes:
+
+@contextlib.contextmanager
+def started(
+    folder: Path, size: int, target: Callable[..., Any], *arguments: Any, **variables: object
+) -> Iterator[RankProcesses]:
+    """`RankProcesses` that are killed at the end."""
+    ranks = RankProcesses(folder, size, target, *arguments, **variables)
+    try:
+        yield ranks
+    finally:
+        for process in ranks.processes:
             process.kill()
             process.join()
 
 
-@contextlib.contextmanager
-def gang(folder: Path, size: int, target: Callable[..., Any], *arguments: Any, **variables: object) -> Iterator[Gang]:
-    """A `Gang` that is killed at the end."""
-    started = Gang(folder, size, target, *arguments, **variables)
-    try:
-        yield started
-    finally:
-        started.kill()
-
-
-def answers(folder: Path, size: int, target: Callable[..., Any], *arguments: Any, **variables: object) -> list[Any]:
-    """What a call returned on each of so many ranks, all of which must end well."""
-    with gang(folder, size, target, *arguments, **variables) as started:
-        return started.answers()
+def results(folder: Path, size: int, target: Callable[..., Any], *arguments: Any, **variables: object) -> list[Any]:
+    """What a call returned on each of so many ranks, all of which must exit with 0."""
+    with started(folder, size, target, *arguments, **variables) as ranks:
+        return ranks.results()
 
 
 def train(folder: Path, size: int, arguments: Sequence[str], **variables: object) -> list[int]:
     """Exit codes of `fastast train` on so many ranks."""
-    with gang(folder, size, command, list(arguments), **variables) as started:
-        return started.codes()
+    with started(folder, size, command, list(arguments), **variables) as ranks:
+        return ranks.codes()
 
 
 def command(arguments: Sequence[str], prepare: Callable[..., None] | None = None, *more: Any) -> None:
@@ -124,8 +128,8 @@ def with_ranks(target: Callable[..., Any], *arguments: Any, timeout_s: float = 3
         return target(ranks, *arguments)
 
 
-def _be_rank(
-    environment: dict[str, str], log: Path, answer: Path, target: Callable[..., Any], arguments: tuple[Any, ...]
+def _run_rank(
+    environment: dict[str, str], log: Path, result: Path, target: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)
@@ -135,12 +139,11 @@ def _be_rank(
     faulthandler.dump_traceback_later(DEADLINE_S, exit=True)
     torch.set_num_threads(1)
     session.write_report = lambda folder: None
-    returned = target(*arguments)
-    answer.write_bytes(pickle.dumps(returned))
+    result.write_bytes(pickle.dumps(target(*arguments)))
 
 
 def plain(num_classes: int) -> nn.Module:
-    """A network without batch normalisation, for `--arch tests.train.ranks:plain`."""
+    """A network without batch normalisation, for `--arch tests.distributed.rank_processes:plain`."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 5, stride=4, padding=2),
         nn.ReLU(),

@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: the run continues to the same bits, and the comparison that says so sees every difference."""
+"""SIGKILL at any time: the run resumes to the same bits, by a comparison that sees every difference."""
 
 import json
 import shutil
@@ -8,13 +8,13 @@ import pytest
 from benchmarks import crash_test
 from fastast.checkpoint.file_format import load_checkpoint, save_checkpoint
 from fastast.run_folder import RunFolder
-from tests.train.processes import FORKS
+from tests.processes import FORKS
 from tests.train.test_run import gated
 
 __all__ = ["FORKS", "gated"]  # whose server has imported what a run needs
 
 
-def killed(out, *arguments):
+def crash(out, *arguments):
     assert crash_test.main([*arguments, "--out", str(out)]) == 0
     result = json.loads(out.read_text())
     assert result["survived"] == result["kills"] == int(arguments[1])
@@ -23,15 +23,15 @@ def killed(out, *arguments):
     return result
 
 
-def test_a_run_that_is_killed_twice_ends_as_if_nothing_had_been(pictures, tmp_path, capsys):
-    result = killed(tmp_path / "result.json", "--kills", "2", "--gate", "forward", "--data", str(pictures))
+def test_a_run_killed_twice_equals_an_undisturbed_one(pictures, tmp_path, capsys):
+    result = crash(tmp_path / "result.json", "--kills", "2", "--gate", "forward", "--data", str(pictures))
     assert result["gates"]["forward"]["kills"] == 2
     assert "survived 2 of 2 kills; identical" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_runs_of_every_gate_end_as_if_nothing_had_been(tmp_path):
-    result = killed(tmp_path / "result.json", "--kills", "18", "--seed", "1")
+def test_killed_runs_of_every_gate_equal_undisturbed_ones(tmp_path):
+    result = crash(tmp_path / "result.json", "--kills", "18", "--seed", "1")
     assert result["half_written"] >= 4
     assert sum(tally["runs"] > 0 for tally in result["gates"].values()) >= 4  # a run may end before it is killed
 
@@ -49,7 +49,7 @@ def change_counts(folder):
 
 def change_state(folder):
     state = load_checkpoint(folder.last)
-    weight = next(iter(state["trainer"]["engine"]["model"].values()))
+    weight = next(iter(state["trainer"]["shared"]["engine"]["model"].values()))
     weight *= 1 + 2**-22
     save_checkpoint(folder.last, state)
 

@@ -1,4 +1,4 @@
-"""Numbers that do not divide, a rank that is slower than the others, pictures that one rank alone finds damaged."""
+"""Numbers that do not divide, a slow rank, pictures that one rank alone finds damaged."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from fastast.data.feed import Feed
 from fastast.train import session
 from fastast.train.trainer import Trainer
 from tests.conftest import damaged_png, write_pictures
-from tests.train.ranks import answers, command, gang, train
+from tests.distributed.rank_processes import command, results, started, train
 from tests.train.test_run import lines_of, losses, options
 
 
@@ -22,11 +22,10 @@ from tests.train.test_run import lines_of, losses, options
 def few(tmp_path_factory):
     """25 training pictures, one more than two batches of three ranks with 4 each, and 7 to validate with."""
     root = tmp_path_factory.mktemp("few")
-    for split, per_class, extra in (("train", 8, 1), ("val", 2, 1)):
+    for split, per_class in (("train", 8), ("val", 2)):
         write_pictures(root / split, num_classes=3, per_class=per_class, seed=per_class)
-        for number in range(extra):
-            source = root / split / "class_0" / f"{number:04d}.jpg"
-            shutil.copy(source, source.with_name(f"more{number}.jpg"))
+        source = root / split / "class_0" / "0000.jpg"
+        shutil.copy(source, source.with_name("more.jpg"))
     return root
 
 
@@ -48,7 +47,7 @@ def test_a_last_batch_of_one_sample_and_a_slow_rank(few, tmp_path, gate):
     runs, epochs = [tmp_path / "even", tmp_path / "slow"], 4
     changes = {"batch_size": 4, "epochs": epochs, "gate": gate, "target": 0.5}
     assert train(tmp_path, 3, options(few, runs[0], **changes)) == [0, 0, 0]
-    assert answers(tmp_path, 3, run_slowly, options(few, runs[1], **changes), 1) == [0, 0, 0]
+    assert results(tmp_path, 3, run_slowly, options(few, runs[1], **changes), 1) == [0, 0, 0]
     assert losses(runs[0]) == losses(runs[1])
     first, second = (json.loads((out / "summary.json").read_text()) for out in runs)
     samples = first["samples"]
@@ -65,8 +64,8 @@ def test_a_last_batch_of_one_sample_and_a_slow_rank(few, tmp_path, gate):
     assert hits == pytest.approx(np.round(hits))  # of 7 pictures, each counted once
 
 
-def test_what_ranks_measure_is_what_one_measures(few, tmp_path, capsys):
-    """The exported weights, and the mean of the ranks' batch statistics, evaluated by one process."""
+def test_ranks_and_one_process_evaluate_alike(few, tmp_path, capsys):
+    """The exported weights and the mean of the ranks' batch statistics, evaluated by one process."""
     out = tmp_path / "run"
     assert train(tmp_path, 3, options(few, out, batch_size=4, epochs=2, gate="dense")) == [0, 0, 0]
     best = json.loads((out / "summary.json").read_text())["accuracy"]
@@ -81,7 +80,7 @@ def run_and_list_bad(arguments):
     found, close = [], Trainer.close
 
     def spy(trainer):
-        found.extend(np.flatnonzero(feed.bad_ids).tolist() for feed in (trainer.feeds.train, trainer.feeds.val))
+        found.extend(np.flatnonzero(loader.bad_ids).tolist() for loader in (trainer.loaders.train, trainer.loaders.val))
         close(trainer)
 
     Trainer.close = spy
@@ -103,8 +102,10 @@ def damaged(pictures, tmp_path_factory):
     return root
 
 
-def check_quarantine(out, found, epochs):
-    """All ranks know the same pictures, and the run's files have each once."""
+@pytest.mark.parametrize("gate", ["forward", pytest.param("memory", marks=pytest.mark.slow)])
+def test_a_picture_that_one_rank_finds_damaged_is_known_to_all(damaged, tmp_path, gate):
+    out, epochs = tmp_path / "run", 2
+    found = results(tmp_path, 2, run_and_list_bad, options(damaged, out, batch_size=8, epochs=epochs, gate=gate))
     assert all(theirs == found[0] for theirs in found)
     bad, bad_val = found[0]
     assert (len(bad), len(bad_val)) == (6, 3)
@@ -121,15 +122,8 @@ def check_quarantine(out, found, epochs):
         assert figures["selected"].sum() == samples["backward"]
 
 
-@pytest.mark.parametrize("gate", ["forward", pytest.param("memory", marks=pytest.mark.slow)])
-def test_a_picture_that_one_rank_finds_damaged_is_known_to_all(damaged, tmp_path, gate):
-    out = tmp_path / "run"
-    found = answers(tmp_path, 2, run_and_list_bad, options(damaged, out, batch_size=8, epochs=2, gate=gate))
-    check_quarantine(out, found, epochs=2)
-
-
 def find_others(root):
-    """What lies under the data's path is something else on the second rank's runtime."""
+    """Gives the second rank, as on another machine, other pictures under the same path."""
     if os.environ["RANK"] == "1":
         open_data = session.open_data
         session.open_data = lambda config, *rest: open_data(dataclasses.replace(config, data=str(root)), *rest)
@@ -137,10 +131,9 @@ def find_others(root):
 
 def refused(folder, *call):
     """The one line in which two ranks together refuse a run."""
-    with gang(folder, 2, *call) as ranks:
+    with started(folder, 2, *call) as ranks:
         assert ranks.codes() == [2, 2]
-        lines = (ranks.said(0) + ranks.said(1)).splitlines()
-    (line,) = (line for line in lines if "error" in line)
+        (line,) = ranks.error_lines()
     return line
 
 
@@ -154,5 +147,5 @@ def test_machines_with_different_pictures_are_refused_in_one_line(pictures, dama
     ("changes", "message"),
     [({"batch_size": 200}, "--batch-size 200 x 2 processes: larger than"), ({"arch": "resnet999"}, "resnet999")],
 )
-def test_what_all_ranks_refuse_is_said_once(pictures, tmp_path, changes, message):
+def test_an_error_of_all_ranks_is_printed_once(pictures, tmp_path, changes, message):
     assert message in refused(tmp_path, command, options(pictures, tmp_path / "run", **changes))

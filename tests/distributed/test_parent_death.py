@@ -1,4 +1,4 @@
-"""A run does not outlive the process that started it."""
+"""A command that is asked to end when its parent dies."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from fastast import with_parent_death_signal as module
+from fastast.distributed import parent_death
 from fastast.distributed.parent_death import with_parent_death_signal
 
 CHILD = """
@@ -25,7 +25,7 @@ subprocess.Popen(with_parent_death_signal([sys.executable, *sys.argv[1:]]), star
 def is_alive(pid):
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"  # one that nobody waits for
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"  # a zombie
     except FileNotFoundError:
         return False
 
@@ -44,14 +44,14 @@ def test_a_child_is_asked_to_end_when_its_parent_is_killed(tmp_path):
     assert told.read_text() == "asked to end"
 
 
-def test_it_is_the_command_itself_with_its_exit_code():
+def test_the_process_becomes_the_command():
     words = [sys.executable, "-c", "import os, sys; print(os.getpid()); sys.exit(7)"]
     with subprocess.Popen(with_parent_death_signal(words), stdout=subprocess.PIPE, text=True) as process:
         assert int(process.stdout.read()) == process.pid
     assert process.returncode == 7
 
 
-def test_it_does_not_begin_once_its_parent_has_died():
-    words = [sys.executable, module.__file__, "1", sys.executable, "-c", "print('ran')"]
+def test_the_command_does_not_start_once_the_parent_has_died():
+    words = [sys.executable, parent_death.__file__, "1", sys.executable, "-c", "print('ran')"]
     late = subprocess.run(words, capture_output=True)
     assert (late.returncode, late.stdout) == (128 + signal.SIGTERM, b"")

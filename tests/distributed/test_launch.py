@@ -14,8 +14,8 @@ import pytest
 
 from fastast.distributed.launch import _without_nproc, count_processes
 from fastast.errors import InputError
-from fastast.run_folder import RunFolder
 from tests.conftest import ROOT
+from tests.train.test_faults import num_lines
 from tests.train.test_run import losses, options
 
 ALONE = [sys.executable, "-m", "fastast", "train", "--nproc", "2"]
@@ -25,7 +25,7 @@ TORCHRUN += ["--nproc-per-node", "2"]
 
 @contextlib.contextmanager
 def started(log, *command):
-    """A command with two ranks, and all that it starts killed at the end."""
+    """A command whose processes are all killed at the end."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with open(log, "wb") as file:
         words = [str(word) for word in command]
@@ -40,7 +40,7 @@ def started(log, *command):
 
 
 def descendants(pid):
-    """A process and all that it has started."""
+    """A process and all that descend from it."""
     found = [pid]
     for one in found:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -50,7 +50,7 @@ def descendants(pid):
 
 
 def workers(pid):
-    """The ranks, by their numbers."""
+    """Process numbers by rank."""
     found = {}
     for one in descendants(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -61,11 +61,14 @@ def workers(pid):
 
 def wait_for_lines(out, count, process):
     until = time.monotonic() + 120
-    metrics = RunFolder(out).metrics
-    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= count):
+    while num_lines(out) < count:
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def summary_of(out):
+    return json.loads((out / "summary.json").read_text())
 
 
 def arguments(data, out, **changes):
@@ -75,13 +78,13 @@ def arguments(data, out, **changes):
 @pytest.mark.parametrize(
     "name", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGINT", "SIGUSR1"))]
 )
-def test_a_signal_to_the_launcher_ends_all_ranks_with_a_checkpoint_and_its_code(pictures, tmp_path, name):
+def test_a_signal_to_the_launcher_ends_all_ranks_with_a_checkpoint(pictures, tmp_path, name):
     out, log = tmp_path / "run", tmp_path / "log"
     with started(log, *ALONE, *arguments(pictures, out)) as process:
         wait_for_lines(out, 5, process)
         process.send_signal(getattr(signal, name))
         assert process.wait(60) == 128 + getattr(signal, name), log.read_text()
-    summary = json.loads((out / "summary.json").read_text())
+    summary = summary_of(out)
     assert summary["stopped"] == "signal"
     assert summary["hardware"]["world_size"] == 2
     assert (out / "checkpoints" / "last.pt").exists()
@@ -90,7 +93,7 @@ def test_a_signal_to_the_launcher_ends_all_ranks_with_a_checkpoint_and_its_code(
 
 
 @pytest.mark.slow
-def test_ranks_do_not_outlive_a_launcher_that_was_killed(pictures, tmp_path):
+def test_ranks_end_when_their_launcher_is_killed(pictures, tmp_path):
     out, log = tmp_path / "run", tmp_path / "log"
     with started(log, *ALONE, *arguments(pictures, out)) as process:
         wait_for_lines(out, 5, process)
@@ -100,7 +103,7 @@ def test_ranks_do_not_outlive_a_launcher_that_was_killed(pictures, tmp_path):
         while any(Path(f"/proc/{pid}").exists() for pid in ranks.values()):
             assert time.monotonic() < until
             time.sleep(0.1)
-    assert json.loads((out / "summary.json").read_text())["stopped"] == "signal"
+    assert summary_of(out)["stopped"] == "signal"
     assert (out / "checkpoints" / "last.pt").exists()
 
 
@@ -117,23 +120,20 @@ def test_the_exit_code_is_that_of_one_process(pictures, tmp_path, more, code):
     assert "Traceback" not in log.read_text()
 
 
-def test_the_number_of_processes():
+def test_nproc_counts_processes_and_does_not_reach_the_ranks():
     assert count_processes(None, "auto") == 1
     assert count_processes("3", "cpu") == 3
     assert count_processes("auto", "cpu") == 1
     for wrong in ("0", "-1", "two", "1.5"):
         with pytest.raises(InputError, match="--nproc"):
             count_processes(wrong, "cpu")
-
-
-def test_the_option_does_not_reach_the_ranks():
     assert _without_nproc(["train", "--nproc", "2", "--out", "x"]) == ["train", "--out", "x"]
     assert _without_nproc(["train", "--out", "x", "--nproc=auto"]) == ["train", "--out", "x"]
     assert _without_nproc(["train"]) == ["train"]
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_a_job_of_which_a_rank_was_killed_and_nothing_counts_twice(pictures, tmp_path):
+def test_torchrun_restarts_a_job_after_a_killed_rank(pictures, tmp_path):
     whole, out, log = tmp_path / "whole", tmp_path / "run", tmp_path / "log"
     chosen = {"epochs": 40, "checkpoint_every": 0.005, "stall_timeout": 30}
     with started(log, *ALONE, *arguments(pictures, whole, **chosen)) as process:
@@ -144,18 +144,9 @@ def test_torchrun_restarts_a_job_of_which_a_rank_was_killed_and_nothing_counts_t
         os.kill(workers(process.pid)[1], signal.SIGKILL)
         assert process.wait(200) == 0, log.read_text()
     assert losses(out) == losses(whole)
-    summary = json.loads((out / "summary.json").read_text())
+    summary = summary_of(out)
     assert len(summary["resumes"]) == 1
-    assert summary["samples"] == json.loads((whole / "summary.json").read_text())["samples"]
+    assert summary["samples"] == summary_of(whole)["samples"]
     with np.load(out / "samples.npz") as figures:
         assert (figures["offered"] == 40).all()
         assert figures["selected"].sum() == summary["samples"]["backward"]
-
-
-@pytest.mark.slow
-def test_a_planned_stop_is_no_failure_to_torchrun(pictures, tmp_path):
-    out, log = tmp_path / "run", tmp_path / "log"
-    command = [*TORCHRUN, "--max-restarts", "2", "-m", "fastast", "train", *arguments(pictures, out)]
-    with started(log, *command, "--max-time", "1s") as process:
-        assert process.wait(120) == 0, log.read_text()
-    assert json.loads((out / "summary.json").read_text())["stopped"] == "max_time"

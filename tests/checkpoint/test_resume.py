@@ -1,4 +1,4 @@
-"""Stopping and continuing: the same losses, the same run, and no wrong turn."""
+"""Stopped runs resume to the same bits, and nothing else is taken for such a run."""
 
 import json
 import shutil
@@ -6,15 +6,15 @@ import signal
 
 import numpy as np
 import pytest
-import torch
 
+from benchmarks.crash_test import engines, same
 from fastast.cli import main
+from fastast.config import GATES
 from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
 from fastast.train.checkpointer import Checkpointer
-from fastast.train.start import PICTURES_CHANGED
 from tests.conftest import damaged_png
-from tests.train.test_engine import assert_same
+from tests.train.test_disk import assert_resumes
 from tests.train.test_run import gated, lines_of, losses, options
 
 __all__ = ["gated"]
@@ -33,9 +33,13 @@ def stopped_run(monkeypatch, data, out, **changes):
         assert main(["train", *options(data, out, **changes)]) == 130
 
 
-def test_a_run_stopped_by_a_signal_resumes_to_the_same_losses(gated, pictures, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "run"
-    append, sent = RunFolder.append_metrics, []
+def assert_consistent(summary):
+    samples = summary["samples"]
+    assert samples["backward"] + samples["leftover"] == samples["selected"]
+
+
+def test_a_signal_stops_at_the_batch_and_leaves_a_summary(gated, pictures, tmp_path, monkeypatch, capsys):
+    out, append, sent = tmp_path / "run", RunFolder.append_metrics, []
 
     def append_and_signal(self, line):
         append(self, line)
@@ -50,25 +54,20 @@ def test_a_run_stopped_by_a_signal_resumes_to_the_same_losses(gated, pictures, t
     summary = json.loads((out / "summary.json").read_text())
     assert summary["stopped"] == "signal"
     assert 240 < summary["samples"]["offered"] < 480
-    assert summary["samples"]["backward"] + summary["samples"]["leftover"] == summary["samples"]["selected"]
+    assert_consistent(summary)
     assert not [line for line in lines_of(out) if line["epoch"] > 2]
-    (out / "interrupted.json").write_text(json.dumps(summary["samples"]["offered"]))
-
-    assert main(["train", "--out", str(out), "--resume"]) == 0
-    assert losses(out) == losses(gated)
-    assert (out / "model.safetensors").read_bytes() == (gated / "model.safetensors").read_bytes()
-    summary, undisturbed = (json.loads((path / "summary.json").read_text()) for path in (out, gated))
-    assert summary["samples"] == undisturbed["samples"]
-    assert summary["resumes"] == [{"epoch": 2, "offered": json.loads((out / "interrupted.json").read_text())}]
+    assert_resumes(out, gated)
+    resumes = json.loads((out / "summary.json").read_text())["resumes"]
+    assert resumes == [{"epoch": 2, "offered": summary["samples"]["offered"]}]
 
 
-@pytest.mark.parametrize("gate", ["dense", "random", "forward", "proxy", "memory", "infobatch"])
-def test_a_run_stopped_between_any_two_batches_continues_to_the_same_bits(pictures, tmp_path, monkeypatch, gate):
+@pytest.mark.parametrize("gate", GATES)
+def test_resumed_run_equals_undisturbed_run(pictures, tmp_path, monkeypatch, gate):
     """Three stops, in warm-up, gated part and evaluation, wherever the count of batches happens to fall."""
     changes = {"gate": gate, "warmup_epochs": 0.7, "epochs": 2.6, "anneal": 0.3, "prune": 0.6, "log_every": 2}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(["train", *options(pictures, whole, **changes), "--unbiased"]) == 0
-    check, stops = StopRequest.check, []
+    check, stops = StopRequest.check, [6, 9, 5]
 
     def check_and_stop(self):
         check(self)
@@ -80,24 +79,21 @@ def test_a_run_stopped_between_any_two_batches_continues_to_the_same_bits(pictur
 
     with monkeypatch.context() as patch:
         patch.setattr(StopRequest, "check", check_and_stop)
-        stops[:] = [6, 9, 5]
         arguments = [*options(pictures, parts, **changes), "--unbiased", "--resume"]
         codes = [main(["train", *arguments]) for _ in range(4)]
     assert codes == [128 + signal.SIGUSR1] * 3 + [0]
     assert losses(parts) == losses(whole)
     assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    last, other = (torch.load(run / "checkpoints" / "last.pt")["trainer"] for run in (parts, whole))
-    assert_same(last["engine"], other["engine"])
+    assert same(engines(RunFolder(parts).last), engines(RunFolder(whole).last))
     summary, undisturbed = (json.loads((run / "summary.json").read_text()) for run in (parts, whole))
     assert summary["samples"] == undisturbed["samples"]
     assert summary["compute"] == undisturbed["compute"]
     assert len(summary["resumes"]) == 3
     with np.load(parts / "samples.npz") as ours, np.load(whole / "samples.npz") as theirs:
-        for name in ours.files:
-            np.testing.assert_array_equal(ours[name], theirs[name])
+        assert same(dict(ours), dict(theirs))
 
 
-def test_max_time_stops_with_a_checkpoint_and_its_own_exit_code(gated, pictures, tmp_path, capsys):
+def test_max_time_stops_with_a_checkpoint_and_its_exit_code(gated, pictures, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", *options(pictures, out), "--max-time", "0.001s"]) == 3
     assert "--max-time is up" in capsys.readouterr().out
@@ -111,67 +107,63 @@ def test_checkpoints_within_an_epoch_change_nothing(gated, pictures, tmp_path):
     out = tmp_path / "run"
     assert main(["train", *options(pictures, out), "--checkpoint-every", "1e-9"]) == 0
     assert losses(out) == losses(gated)
-    kept = {path.name for path in (out / "checkpoints").iterdir()}
-    assert kept == {"last.pt", "previous.pt", "best.pt"}
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"last.pt", "previous.pt", "best.pt"}
 
 
-def test_force_continues_with_other_options_and_pictures_and_says_so(pictures, tmp_path, monkeypatch, capsys):
-    data, out = tmp_path / "data", tmp_path / "run"
-    shutil.copytree(pictures, data)
-    assert main(["train", *options(data, out), "--force"]) == 2
+def test_force_resumes_with_other_options(pictures, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    assert main(["train", *options(pictures, out), "--force"]) == 2
     assert "--resume" in capsys.readouterr().err
-    stopped_run(monkeypatch, data, out)
-    (data / "train" / "class_0" / "0000.jpg").unlink()
-    assert main(["train", *options(data, out, gate="memory"), "--resume", "--force"]) == 2
+    stopped_run(monkeypatch, pictures, out)
+    assert main(["train", *options(pictures, out, target=0.5), "--resume"]) == 2
+    assert "started with 0.3" in capsys.readouterr().err
+    assert main(["train", *options(pictures, out, gate="memory"), "--resume", "--force"]) == 2
     assert "started with forward" in capsys.readouterr().err
-    assert main(["train", *options(data, out, target=0.5, epochs=4), "--resume", "--force"]) == 0
+    assert main(["train", *options(pictures, out, target=0.5, epochs=4), "--resume", "--force"]) == 0
     summary = json.loads((out / "summary.json").read_text())
     (resumed,) = summary["resumes"]
-    assert resumed["changed"] == ["--epochs 3.0 -> 4.0", "--target 0.3 -> 0.5", PICTURES_CHANGED]
+    assert resumed["changed"] == ["--epochs 3.0 -> 4.0", "--target 0.3 -> 0.5"]
     assert json.loads((out / "config.json").read_text())["target"] == 0.5
-    samples = summary["samples"]
-    assert samples["offered"] == 240 + 3 * 239
-    assert samples["backward"] + samples["leftover"] == samples["selected"]
+    assert summary["samples"]["offered"] == 4 * 240
+    assert_consistent(summary)
     assert summary["gate"]["activation_rate"] == pytest.approx(0.5, rel=0.1)
     # A finished run goes on if there is more to do.
-    assert main(["train", *options(data, out, target=0.5, epochs=5), "--resume", "--force"]) == 0
+    assert main(["train", *options(pictures, out, target=0.5, epochs=5), "--resume", "--force"]) == 0
     assert [line["epoch"] for line in lines_of(out) if line["kind"] == "epoch"] == [1, 2, 3, 4, 5]
 
 
-def test_a_resumed_run_must_be_the_same_run(pictures, tmp_path, monkeypatch, capsys):
+def test_other_pictures_are_refused_even_with_force(pictures, tmp_path, monkeypatch, capsys):
     data, out = tmp_path / "data", tmp_path / "run"
     shutil.copytree(pictures, data)
     stopped_run(monkeypatch, data, out)
-    assert main(["train", *options(data, out, target=0.5), "--resume"]) == 2
-    assert "started with 0.3" in capsys.readouterr().err
-    shutil.copy(data / "train" / "class_0" / "0000.jpg", data / "train" / "class_0" / "more.jpg")
-    assert main(["train", *options(data, out), "--resume"]) == 2
-    assert "the data has changed" in capsys.readouterr().err
-    (data / "train" / "class_0" / "more.jpg").unlink()
-    whole = (out / "checkpoints" / "last.pt").read_bytes()
-    for name in ("last.pt", "previous.pt"):
-        (out / "checkpoints" / name).write_bytes(whole[: len(whole) // 2])
-    assert main(["train", *options(data, out), "--resume"]) == 2
-    assert "last.pt: damaged" in capsys.readouterr().err
-    (out / "checkpoints" / "last.pt").write_bytes(whole)
+    picture = data / "train" / "class_0" / "0000.jpg"
+    more = shutil.copy(picture, picture.with_name("more.jpg"))
+    for force in ([], ["--force"]):
+        assert main(["train", *options(data, out), "--resume", *force]) == 2
+        assert "the data has changed" in capsys.readouterr().err
+    more.unlink()
     assert main(["train", "--resume", str(out / "checkpoints" / "last.pt")]) == 0
 
 
-def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_and_says_so(gated, pictures, tmp_path, capsys):
+def test_a_damaged_checkpoint_falls_back_to_the_previous(gated, pictures, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", *options(pictures, out), "--checkpoint-every", "0", "--max-time", "0.001s"]) == 3
     assert main(["train", "--out", str(out), "--resume", "--max-time", "0.001s"]) == 3
-    last = out / "checkpoints" / "last.pt"
-    damaged = bytearray(last.read_bytes())
+    last, previous = RunFolder(out).last, RunFolder(out).previous
+    damaged, whole = bytearray(last.read_bytes()), previous.read_bytes()
     damaged[len(damaged) // 2] ^= 1
     last.write_bytes(damaged)
-    capsys.readouterr()
-    assert main(["train", "--out", str(out), "--resume", "--max-time", "1h"]) == 0
+    previous.write_bytes(whole[: len(whole) // 2])
+    arguments = ["train", "--out", str(out), "--resume", "--max-time", "1h"]
+    assert main(arguments) == 2
+    assert "last.pt: damaged" in capsys.readouterr().err
+    previous.write_bytes(whole)
+    assert main(arguments) == 0
     assert "continuing from the one before" in capsys.readouterr().out
     assert losses(out) == losses(gated)
 
 
-def test_an_out_that_holds_a_run_needs_a_decision(gated, pictures, capsys):
+def test_a_folder_with_a_run_needs_resume(gated, pictures, capsys):
     arguments = options(pictures, gated)
     assert main(["train", *arguments]) == 2
     error = capsys.readouterr().err
@@ -184,7 +176,7 @@ def test_an_out_that_holds_a_run_needs_a_decision(gated, pictures, capsys):
     assert main(["train", *options(pictures, gated, target=0.5), "--resume"]) == 0  # finished: only shown
 
 
-def test_a_run_continues_from_another_directory_and_in_another_folder(gated, pictures, tmp_path, monkeypatch):
+def test_a_run_resumes_from_another_directory_and_in_another_folder(gated, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(pictures.parent)
     stopped_run(monkeypatch, pictures.name, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
@@ -200,7 +192,7 @@ def test_a_run_continues_from_another_directory_and_in_another_folder(gated, pic
     ("checkpoint", "message"),
     [("nosuch.pt", "no such checkpoint"), ("best.pt", "holds weights only"), ("text.pt", "damaged")],
 )
-def test_what_is_no_checkpoint_of_a_run_is_refused(gated, tmp_path, monkeypatch, capsys, checkpoint, message):
+def test_other_files_are_refused_in_one_line(gated, tmp_path, monkeypatch, capsys, checkpoint, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.pt").write_text("text")
     shutil.copy(gated / "checkpoints" / "best.pt", tmp_path / "best.pt")
@@ -211,7 +203,7 @@ def test_what_is_no_checkpoint_of_a_run_is_refused(gated, tmp_path, monkeypatch,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "text.pt"]
 
 
-def test_step_lines_and_quarantine_stand_as_in_an_undisturbed_run(pictures, tmp_path, monkeypatch):
+def test_step_lines_and_quarantine_survive_a_resume(pictures, tmp_path, monkeypatch):
     data = tmp_path / "data"
     shutil.copytree(pictures, data)
     for split in ("train", "val"):  # damage that the header scan cannot see
@@ -220,21 +212,20 @@ def test_step_lines_and_quarantine_stand_as_in_an_undisturbed_run(pictures, tmp_
         picture.unlink()
     assert main(["train", *options(data, tmp_path / "whole", log_every=4)]) == 0
     stopped_run(monkeypatch, data, tmp_path / "parts", log_every=4)
-    assert main(["train", "--out", str(tmp_path / "parts"), "--resume"]) == 0
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert_resumes(tmp_path / "parts", tmp_path / "whole")
     listed = [(tmp_path / run / "quarantine.jsonl").read_text() for run in ("whole", "parts")]
     assert listed[0] == listed[1]
     assert json.loads((tmp_path / "parts" / "summary.json").read_text())["data"]["quarantined"] == 2
 
 
-def test_logs_that_were_lost_are_not_filled_with_nothing(gated, pictures, tmp_path, monkeypatch):
+def test_lost_logs_are_not_padded(gated, pictures, tmp_path, monkeypatch):
     stopped_run(monkeypatch, pictures, tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").write_text("")
     assert main(["train", "--out", str(tmp_path / "run"), "--resume"]) == 0
     assert [line["epoch"] for line in lines_of(tmp_path / "run") if line["kind"] == "epoch"] == [2, 3]
 
 
-def test_a_summary_of_another_version_is_one_clear_line(gated, tmp_path, capsys):
+def test_a_summary_of_another_version_is_refused(gated, tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(gated, out)
     (out / "summary.json").write_text('{"stopped": null}')
@@ -242,6 +233,6 @@ def test_a_summary_of_another_version_is_one_clear_line(gated, tmp_path, capsys)
     assert "another version" in capsys.readouterr().err
 
 
-def test_the_data_folder_is_no_run_folder(pictures, capsys):
+def test_the_data_folder_is_refused_as_a_run_folder(pictures, capsys):
     assert main(["train", *options(pictures, pictures)]) == 2
     assert "is the data folder" in capsys.readouterr().err
