@@ -1,4 +1,4 @@
-"""Turns a finished `fastast bench` into a committed result: its rows, verdict and goals as JSON and Markdown.
+"""Turns a finished `fastast bench` into a committed result: its rows and verdict as JSON and Markdown.
 
     python -m benchmarks.bench_results R --name imagenette_scratch --title "Imagenette from scratch" [--out DIR]
 
@@ -19,9 +19,9 @@ import torch
 
 from benchmarks.common import provenance, publish, stamp
 from fastast.atomic_files import write_whole
-from fastast.bench.verdict import TIERS, top1
+from fastast.bench.verdict import top1
 from fastast.errors import InputError
-from fastast.report.roles import title
+from fastast.report.bench_tables import place_name
 from fastast.run_folder import read_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -82,7 +82,7 @@ def condense(bench: dict[str, Any], heading: str, measured_at: str) -> dict[str,
         "seeds": bench["seeds"],
         "runs": runs,
         "failures": [{key: fail[key] for key in ("role", "for", "seed", "gate")} for fail in bench["failures"]],
-        **{key: bench[key] for key in ("parts", "rows", "verdict", "goals", "notes")},
+        **{key: bench[key] for key in ("parts", "rows", "verdict", "notes")},
     }
 
 
@@ -110,14 +110,12 @@ def table(result: dict[str, Any]) -> str:
         "",
         "Of the gated part, in brackets of the whole run: speed-up over dense of the same seed; savings, estimated as "
         "AST counts them, and arithmetic. Ceilings: of the cost model, and what the parts of training, timed on this "
-        "machine, leave room for; a speed-up above them is the clock's noise. Goals go by the mean alone."
+        "machine, leave room for; a speed-up above them is the clock's noise."
         + ("" if measured else " Joules were not measured."),
         "",
         *(f"- {line}" for line in result["verdict"]["text"].splitlines()),
         *(f"- {note}" for note in result["notes"]),
-        *(f"- failed: {title(f['role'], f['for'], f['gate'])}, seed {f['seed']}" for f in result["failures"]),
-        "",
-        *_goals(result["goals"]),
+        *(f"- failed: {place_name(f['role'], f['for'], f['gate'])}, seed {f['seed']}" for f in result["failures"]),
         "",
         f"{result['hardware']['name']}, seeds {seeds}; {stamp(result)}. `{result['command']}`",
         "",
@@ -132,7 +130,7 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     for row in rows:
         cells = [
-            title(row["role"], row["for"], row["gate"]),
+            place_name(row["role"], row["for"], row["gate"]),
             str(row["n"]),
             top1(row),
             _figure(row["activation"], ".1%"),
@@ -167,29 +165,6 @@ def _speed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
-
-
-def _goals(goals: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A column for each gate; in a cell the figure and the tiers that it meets."""
-    gates = list(dict.fromkeys(line["gate"] for line in goals))
-    if not gates:
-        return []
-    places = {(line["goal"], line["scope"], line["gate"]): line for line in goals}
-    lines = ["| goal | " + " | ".join(gates) + " |", "|---|" + "---|" * len(gates)]
-    for goal, scope in dict.fromkeys((line["goal"], line["scope"]) for line in goals):
-        cells = [_goal(places[goal, scope, gate]) for gate in gates]
-        lines.append(f"| {goal}, {scope} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def _goal(line: Mapping[str, Any]) -> str:
-    figure = line["figure"]
-    if figure is None:
-        return "not measured"
-    shown = f"{figure:.2f}x" if line["goal"] == "speed-up" else f"{figure:.1%}"
-    shown = f"{figure:g}" if line["goal"] == "failures" else shown
-    met = [tier for tier in TIERS if line["tiers"].get(tier) == "met"]
-    return f"{shown}: {'met: ' + ', '.join(met) if met else 'missed'}"
 
 
 def _figure(value: Mapping[str, float | None], form: str) -> str:

@@ -48,19 +48,19 @@ os.environ["FAKE_NVML_T0"] = str(zero_s)
 with EnergyMeter(cpu=False) as meter:
     time.sleep(0.2)
     begin_s = time.monotonic() - zero_s
-    with meter.window("all") as window:
+    with meter.measure("all") as measured:
         time.sleep(float(sys.argv[1]))
     end_s = time.monotonic() - zero_s
-device = window.devices[0] if window.devices else None
+device = measured.devices[0] if measured.devices else None
 print(json.dumps({
     "bounds_s": [begin_s, end_s],
-    "joules": window.joules,
-    "source": window.source,
+    "joules": measured.joules,
+    "source": measured.source,
     "counter_j": device and not device.failure and device.counter_moves and device.counter_j or None,
     "integral_j": device and not device.failure and device.num_samples and device.integral_j or None,
     "power_kind": device and device.power_kind,
-    "num_samples": window.num_samples,
-    "notes": [note for note in window.notes if not note.startswith("CPU not read")],
+    "num_samples": measured.num_samples,
+    "notes": [note for note in measured.notes if not note.startswith("CPU not read")],
 }))
 """
 
@@ -103,7 +103,7 @@ def table(result: dict[str, Any]) -> str:
         "# Energy meter against replayed device models",
         "",
         "Device models replayed by a stand-in for NVIDIA's library, read by the real `pynvml`: **not hardware**.",
-        f"One window of {result['seconds']:g} s over a stepped power curve, 20 samples a second. Errors are against",
+        f"One interval of {result['seconds']:g} s over a stepped power curve, 20 samples a second. Errors are against",
         "the integral of the known curve. A dash means that there was nothing to read; it is never counted as 0 J.",
         "",
         "| model | what it offers | counter | integral | quoted | error | note or reason |",
@@ -127,7 +127,7 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=12.0, help="length of the metered window")
+    parser.add_argument("--seconds", type=float, default=12.0, help="length of the metered interval")
     parser.add_argument("--out", help="JSON file to write, with a .md file beside it")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

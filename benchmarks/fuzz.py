@@ -2,8 +2,8 @@
 
     python -m benchmarks.fuzz [--seconds 600] [--seed 0] [--out benchmarks/results/fuzz.json]
 
-Runs `tests.data.fuzz` in a process of its own, whose end is what it looks for: an input that ends or hangs it is
-printed, and the exit code is 1. With `--out`, a table is written beside the JSON file.
+Runs `tests.feed.fuzz_decoders` in a process of its own, whose end is what it looks for: an input that ends or hangs it
+is printed, and the exit code is 1. With `--out`, a table is written beside the JSON file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def run(seconds: float, seed: int) -> dict[str, dict[str, int]]:
     """Outcomes by kind of input; ends this process with the input in hand where the child does not come through."""
     with tempfile.TemporaryDirectory() as scratch:
         current = Path(scratch) / "current.bin"
-        command = [sys.executable, "-W", "ignore", "-m", "tests.data.fuzz", str(seconds), str(current), str(seed)]
+        command = [sys.executable, "-W", "ignore", "-m", "tests.feed.fuzz_decoders"]
+        command += [str(seconds), str(current), str(seed)]
         try:
             child = subprocess.run(
                 command, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=seconds + HANG_S

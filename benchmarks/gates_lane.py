@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastast.data import Batch
 from fastast.energy.reading import Reading
+from fastast.feed import Batch
 from fastast.loggers.counters import PhaseCounts
 from fastast.train.run_energy import DENSE_PART, GATED_PART
 from fastast.train.summary import part_counts
@@ -127,7 +127,7 @@ def check_counts(lane: Lane, counts: PhaseCounts) -> dict[str, int]:
     if engine.select_step is not None:  # a check of the thumbnails' ranking decodes its whole batch
         decoded = counts.selected + lane.rows["checked"]
     offered, trained = counts.offered, counts.backward
-    units = part_counts(counts, policy).forward_units
+    units = part_counts(counts, policy).forward_units + counts.extra_units
     beyond = counts.extra_units - policy.upkeep_units * offered  # refreshes and checks of the ranking
     hooked = {
         "forward": (lane.rows["forward"], trained),

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastast.data import Batch, ThumbnailLoader
+from fastast.data import ThumbnailLoader
 from fastast.device import compile_step
+from fastast.feed import Batch
 from fastast.models.build import scoring_twin
 from fastast.train.steps import logits_of
 from fastast.train.trainer import Trainer

@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from benchmarks.common import stamp
-from fastast.energy.reading import MIN_WINDOW_S, Reading
+from fastast.energy.reading import MIN_INTERVAL_S, Reading
 
 SHARE_GOAL = 0.85  # of the machine's ceiling
 COLUMNS = (
@@ -65,7 +65,7 @@ def energy_figures(
         arithmetic: the cost model's ceiling, 3 / forward units a sample.
         dense_j: joules of an offered sample in dense training, or None.
     """
-    short = used.seconds < MIN_WINDOW_S * num_rounds
+    short = used.seconds < MIN_INTERVAL_S * num_rounds
     joules = None if short or used.joules is None else used.joules / offered
     measured = None if joules is None or dense_j is None else 1 - joules / dense_j
     reason = "epochs under 2 s" if short else None if joules is not None else used.gpu_reason or "; ".join(used.notes)

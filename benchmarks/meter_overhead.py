@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.common import provenance, publish
 from fastast.energy.meter import EnergyMeter
-from fastast.energy.nvml import Device, DeviceState, Machine, open_machine
+from fastast.energy.nvml import Device, DeviceState, NvmlSystem, open_nvml
 
 
 class StandIn(Device):
@@ -50,14 +50,14 @@ def main() -> None:
     parser.add_argument("--hz", type=float, default=20.0, help="samples per second")
     parser.add_argument("--out", help="JSON file to write")
     options = parser.parse_args()
-    machine = open_machine()
-    real = any(device.refusal is None for device in machine.devices)
+    nvml = open_nvml()
+    real = any(device.refusal is None for device in nvml.devices)
     if not real:
         stand_in = StandIn(0, "GPU-00000000", "stand-in", has_counter=True, power_kind="instant")
-        machine = Machine(devices=(stand_in,))
+        nvml = NvmlSystem(devices=(stand_in,))
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     others = set(thread_cpu_s())
-    with EnergyMeter(hz=options.hz, machine=machine) as meter:
+    with EnergyMeter(hz=options.hz, nvml=nvml) as meter:
         before = thread_cpu_s()
         began_s = time.monotonic()
         time.sleep(options.seconds)
@@ -78,8 +78,8 @@ def main() -> None:
             "hz_wanted": options.hz,
             "hz_real": reading.num_samples / reading.seconds,
             "window_boundary_us": window_us,
-            "gpus": [device.name for device in machine.devices],
-            "driver": machine.driver,
+            "gpus": [device.name for device in nvml.devices],
+            "driver": nvml.driver,
             "includes_driver_calls": real,
             "cores": os.cpu_count(),
         },

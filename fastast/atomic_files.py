@@ -64,9 +64,12 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def cache_root() -> Path:
-    """Folder for what can be made again: scans and drawn pictures (`$XDG_CACHE_HOME/fastast`)."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fastast"
+    """Folder for what can be made again: scans and drawn pictures (`$XDG_CACHE_HOME/fastast`).
+
+    A relative path is ignored, as the XDG Base Directory Specification says.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache"), "fastast")
 
 
 def _beside(path: Path) -> Path:

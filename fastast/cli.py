@@ -8,10 +8,9 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from fastast._version import __version__
-from fastast.commands import bench, evaluate, pack, report, train
+from fastast.commands import bench, doctor, evaluate, meter, pack, report, train
 from fastast.commands.parser import Parser
 from fastast.errors import InputError, ReportedByOtherRank
 
@@ -29,73 +28,11 @@ def build_parser() -> Parser:
     parser = Parser(prog="fastast", description="Fast, honest sparse training of image classifiers.")
     parser.add_argument("--version", action="version", version=f"fastast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (train, bench, evaluate, report, pack):
+    for command in (train, bench, evaluate, report, pack, doctor, meter):
         command.add_parser(commands)
-    _add_doctor(commands)
-    _add_meter(commands)
     for own in commands.choices.values():
         own.set_defaults(parser=own)
     return parser
-
-
-def _add_meter(commands: Any) -> None:
-    parser = commands.add_parser(
-        "meter",
-        help="joules, watts and seconds of any command",
-        description="Runs a command and reports the energy it took, as `perf stat` reports time.",
-        epilog="example:\n  fastast meter --plot power.png -- python train.py",
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the figures")
-    parser.add_argument("--plot", metavar="FILE", help="draw power over time (.png or .svg)")
-    parser.add_argument(
-        "--interval", type=float, default=0.05, metavar="S", help="seconds between samples (default 0.05)"
-    )
-    parser.add_argument("--price-per-kwh", type=float, metavar="P", help="add the cost, in the currency of P")
-    parser.add_argument("--gco2-per-kwh", type=float, metavar="G", help="add grams of CO2, at G grams per kWh")
-    parser.add_argument(
-        "measured", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command and its arguments"
-    )
-    parser.set_defaults(run=_meter)
-
-
-def _meter(args: argparse.Namespace, argv: list[str]) -> int:
-    from fastast.energy.command import run_meter
-
-    command = args.measured[1:] if args.measured[:1] == ["--"] else args.measured
-    return run_meter(
-        command,
-        args.json,
-        args.plot,
-        interval_s=args.interval,
-        price_per_kwh=args.price_per_kwh,
-        gco2_per_kwh=args.gco2_per_kwh,
-    )
-
-
-def _add_doctor(commands: Any) -> None:
-    parser = commands.add_parser(
-        "doctor",
-        help="what this machine can do, and what to fix",
-        description="Checks GPU, driver, NVML, DALI, compiler and precision, and names the remedy for what is missing.",
-    )
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--json", action="store_true", help="print the checks as JSON")
-    how.add_argument(
-        "--quick",
-        action="store_true",
-        help="a health check: packages, the driver's libraries, the current folder; disturbs no measurement",
-    )
-    parser.set_defaults(run=_doctor)
-
-
-def _doctor(args: argparse.Namespace, argv: list[str]) -> int:
-    if args.quick:
-        from fastast.doctor_quick import run_quick_doctor
-
-        return run_quick_doctor()
-    from fastast.doctor import run_doctor
-
-    return run_doctor(as_json=args.json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

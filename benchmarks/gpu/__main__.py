@@ -107,9 +107,9 @@ def visible_gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
-    from fastast.energy.nvml import open_machine
+    from fastast.energy.nvml import open_nvml
 
-    return [str(index) for index in range(len(open_machine().devices))]
+    return [str(index) for index in range(len(open_nvml().devices))]
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def machine(settings: Settings, report: Report) -> None:
     """Hardware, driver and versions; and what `fastast doctor` finds."""
     from benchmarks.common import provenance
     from fastast.device import open_machine
-    from fastast.energy.nvml import open_machine as open_nvml
+    from fastast.energy.nvml import open_nvml
 
     device = open_machine(settings.device).device
     found = open_nvml()
@@ -45,7 +45,7 @@ def machine(settings: Settings, report: Report) -> None:
         )
         origin["versions"].update(cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
     report.add(**origin)
-    from fastast.doctor import diagnose, exit_code
+    from fastast.commands.doctor import diagnose, exit_code
 
     checks = diagnose()
     report.add(can_train=exit_code(checks) == 0, checks=[asdict(check) for check in checks])

@@ -12,8 +12,8 @@ import torch
 from benchmarks.gpu.pictures import drawn_pictures
 from benchmarks.gpu.settings import Report, Settings
 from fastast.data import epoch_ids, open_folder
-from fastast.data.augment import crop_windows
-from fastast.data.graph import decoder_options
+from fastast.feed.pipeline import decoder_options
+from fastast.feed.transforms import crop_windows
 
 LOADS = (0.0, 0.65, 1.0)  # shares of a batch for the JPEG engine: none, DALI's default, all
 PREFETCH = 2

@@ -18,8 +18,9 @@ from benchmarks.gpu.loops import MIN_AREA, Ours, Pictures, Plain, fed, nvidia_ba
 from benchmarks.gpu.pictures import given_pictures, sizes
 from benchmarks.gpu.settings import Report, Settings
 from benchmarks.gpu.timing import race
-from fastast.data import TrainLoader, epoch_ids, open_folder
+from fastast.data import epoch_ids, open_folder
 from fastast.device import open_machine
+from fastast.feed import TrainLoader
 
 SYNTHETIC, FED = "synthetic", "from JPEGs"
 NVIDIA, TORCHVISION = "NVIDIA-style DALI loop", "torchvision loop"

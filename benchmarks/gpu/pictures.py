@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.gpu.settings import Settings
-from fastast.data.drawn import draw_dataset
+from fastast.data.demo import draw_dataset
 
 ENLARGE = 4  # 72 to 135 pixels a side become 288 to 540; ImageNet's mean is 469 x 387
 GRAIN = 22  # levels: with it a picture has about 110 kB, as ImageNet's have

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fastast.energy.meter import EnergyMeter
-from fastast.energy.reading import MIN_WINDOW_S
+from fastast.energy.reading import MIN_INTERVAL_S
 
 AHEAD = 2  # steps that the host may be ahead of a GPU
 
@@ -65,7 +65,7 @@ def race(
                     step()
                 wait_for(device)
                 count = num_steps = 0
-                with meter.window(name) as window:
+                with meter.measure(name) as measured:
                     began = time.perf_counter()
                     given: collections.deque[torch.cuda.Event] = collections.deque()
                     while time.perf_counter() - began < block_s:
@@ -79,7 +79,7 @@ def race(
                     wait_for(device)
                     seconds = time.perf_counter() - began
                 blocks[name].append((count / seconds, seconds / num_steps))
-                joules[name].append(window.joules if seconds >= MIN_WINDOW_S else None)
+                joules[name].append(measured.joules if seconds >= MIN_INTERVAL_S else None)
                 images[name] += count
     return {
         name: {

@@ -15,7 +15,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 
-from fastast.data.graph import MEAN, STD
+from fastast.feed.pipeline import MEAN, STD
 from fastast.models.build import build_model
 from fastast.train.optimizer import lr_at
 

@@ -1,1 +1,1 @@
-"""The bench: gates beside the baselines that keep them honest, run by run, and what they add up to."""
+"""`fastast bench`: gates and their matched baselines, seed by seed."""

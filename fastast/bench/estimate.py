@@ -1,4 +1,4 @@
-"""How long a matrix takes: by arithmetic from the pace of a dense run, and by what is finished already."""
+"""How long a matrix takes: by the pace of a dense run, the cost model of the gates, and the runs that are finished."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastast.bench.plan import DENSE_UNITS, GATE, Entry, Job, Work, walk
+from fastast.bench.matrix import GATE, Entry, Job, Work, walk
 from fastast.config import TrainConfig
+from fastast.cost_model import DENSE_COST
 from fastast.errors import InputError
 from fastast.gates.registry import make_gate
 
-# A gate takes longer than its counted work: pictures are still decoded, steps are smaller. A guess, and it also keeps
-# an estimate from sharing a run between equal work and equal time.
+# A gate takes longer than its counted work: pictures are still decoded, steps are smaller. This is a guess; it also
+# keeps an estimate from sharing one run between equal work and equal time.
 GATE_OVERHEAD = 1.1
-# With fewer epochs after warm-up and before anneal there is no gate to judge.
+# Fewer gated epochs say nothing about a gate.
 MIN_GATED_EPOCHS = 1.0
-# Seconds that a process takes to start and to end, where it was not seen.
+# Seconds that a process takes to start and to end, where this was not measured.
 START_S = 10.0
 
 
@@ -49,7 +50,7 @@ class Outcome:
         summary: its `summary.json`, or None for a run that failed.
         reason: why it failed.
         seconds: how long its process took.
-        before: it was finished before this bench was started; `seconds` is then in part a guess.
+        before: it was finished before this bench was started; `seconds` is then partly a guess.
     """
 
     summary: dict[str, Any] | None
@@ -59,12 +60,12 @@ class Outcome:
 
     @property
     def work(self) -> Work | None:
-        """What the run took."""
+        """Cost of the run."""
         return None if self.summary is None else work_of(self.summary)
 
 
 def work_of(summary: Mapping[str, Any]) -> Work:
-    """What a run took, by its summary."""
+    """Cost of a run, by its summary."""
     samples = summary["samples"]
     return Work(
         offered=samples["offered"],
@@ -78,7 +79,7 @@ def work_of(summary: Mapping[str, Any]) -> Work:
 
 
 def pace_of(outcome: Outcome, epochs: float) -> Pace | None:
-    """The pace that a dense run of `epochs` showed; None if it trained nothing."""
+    """The pace of a dense run of `epochs`; None if it trained nothing."""
     summary, work = outcome.summary, outcome.work
     if summary is None or work is None or not (work.steps and work.train_s):
         return None
@@ -96,15 +97,15 @@ def pace_of(outcome: Outcome, epochs: float) -> Pace | None:
 
 
 def predict(config: TrainConfig, pace: Pace, job: Job) -> tuple[Work, float]:
-    """What a run would take, and the seconds of its process, by the cost model of its gate."""
+    """Expected cost of a run, and seconds of its process, by the cost model of its gate."""
     offered = job.epochs * pace.num_train
-    gated, share, cost = 0.0, 1.0, DENSE_UNITS
+    gated, share, cost = 0.0, 1.0, DENSE_COST
     if job.gate != "dense":
         gated = max(0.0, job.epochs - config.warmup_epochs - config.anneal) * pace.num_train
         policy = make_gate(job.gate, dataclasses.asdict(config))
         share = policy.planned_share(job.changes.get("target", config.target))
         cost = policy.cost(share)
-    units = DENSE_UNITS * (offered - gated) + cost * gated
+    units = DENSE_COST * (offered - gated) + cost * gated
     backward = offered - gated + share * gated
     train_s = units * pace.s_per_unit * (GATE_OVERHEAD if job.role == GATE else 1.0)
     work = Work(
@@ -120,7 +121,7 @@ def predict(config: TrainConfig, pace: Pace, job: Job) -> tuple[Work, float]:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a matrix is expected to be.
+    """Expected runs and times of a matrix.
 
     Attributes:
         entries: its places.
@@ -146,14 +147,14 @@ def estimate(
     pace: Pace,
     known: Mapping[str, Outcome] | None = None,
 ) -> Estimate:
-    """Walks the matrix with what is known, and with a prediction for the rest.
+    """Walks the matrix with the known outcomes, and predicts the rest.
 
     Args:
         config: options of the runs.
         gates, seeds, epochs: as of `walk`.
         pace: of dense training.
-        known: outcomes of the runs that are finished, by name. A run that another seed has had is expected to take
-            what it took there.
+        known: outcomes of the runs that are finished, by name. A run is expected to take as long as with another seed,
+            where one is finished.
     """
     known = known or {}
     places: dict[str, Outcome] = {}

@@ -1,18 +1,17 @@
-"""Times the parts of training on this machine, for the speed-up that it leaves room for.
+"""Times the parts of training on this runtime, for the largest speed-up that it allows.
 
     python -m fastast.bench.probe OPTIONS.json RESULT.json
 
-The bench runs this as a process before its first run. For dense, and for each gate that scores, a trainer is made as a
-run makes it, and its parts are timed alone, in turns, in seconds a sample:
+The bench runs this as a process before its first run. For dense, and for each gate that scores, it builds a trainer as
+a run does, and times its parts alone, in turns, in seconds a sample:
 
     train_s             forward, backward and step on a trained sample, t
-    decode_s            full decode, d
-    score_s             scoring as the gate does it, with selection and a proxy network's own training, f_score
-    decode_all_s        decode paid for every offered sample, d_all: full or of a thumbnail; 0 for gates that plan
-    decode_selected_s   further decode of a selected one, d_sel
+    decode_s            decode, d
+    score_s             scoring and selection by the gate, f_score
+    decode_all_s        decode of every offered sample, d_all; 0 for gates that choose before decode
+    decode_selected_s   decode of a selected sample only, d_sel
 
-`fastast.bench.rows.machine_ceiling` adds them up; where decoding overlaps training, a run may pass that ceiling. A
-proxy's refreshes and checks, one batch in `--proxy-bn-every`, are left out.
+`fastast.bench.statistics.machine_ceiling` adds them up; where decoding overlaps training, a run may pass that ceiling.
 """
 
 from __future__ import annotations
@@ -33,12 +32,13 @@ import torch
 from rich.console import Console
 
 from fastast.atomic_files import write_whole
-from fastast.bench.plan import DENSE
+from fastast.bench.matrix import DENSE
 from fastast.config_file import resolve
-from fastast.data import Batch, Dataset
+from fastast.data import Dataset
 from fastast.device import open_runtime
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
+from fastast.feed import Batch
 from fastast.gates.registry import make_gate
 from fastast.loggers.console import Reporter
 from fastast.run_folder import RunFolder
@@ -47,17 +47,17 @@ from fastast.train.run_energy import RunEnergy
 from fastast.train.session import open_data
 from fastast.train.trainer import Trainer
 
-# Timed in each round. What comes before settles caches, a proxy's batch statistics and the gate's threshold.
+# Timed in each round. The first rounds warm up caches and the gate's threshold, and are not counted.
 TRAIN_BATCHES, SCORE_BATCHES, DECODE_BATCHES = 2, 4, 8
-SETTLING_ROUNDS, ROUNDS = 2, 5
-# Seconds for each trainer, after which no further round begins.
+WARMUP_ROUNDS, ROUNDS = 2, 5
+# Seconds for each trainer, after which no further round starts.
 LIMIT_S = 60.0
 
 Parts = dict[str, float]
 
 
 def scoring_gates(gates: Sequence[str]) -> list[str]:
-    """Those that score every offered sample; all others share the parts of dense."""
+    """Gates that score every offered sample; all others share the parts of dense."""
     return [gate for gate in gates if make_gate(gate).scores]
 
 
@@ -76,9 +76,9 @@ def measure_parts(options: Mapping[str, Any], gates: Sequence[str]) -> dict[str,
     found = {gate: _measure({**options, "gate": gate}, dataset, reporter) for gate in (DENSE, *scoring_gates(gates))}
     for gate in gates:
         if gate not in found:
-            waste_s = 0.0 if make_gate(gate).plans else found[DENSE]["decode_s"]
-            rest_s = found[DENSE]["decode_s"] - waste_s
-            found[gate] = {**found[DENSE], "decode_all_s": waste_s, "decode_selected_s": rest_s}
+            all_s = 0.0 if make_gate(gate).plans else found[DENSE]["decode_s"]
+            selected_s = found[DENSE]["decode_s"] - all_s
+            found[gate] = {**found[DENSE], "decode_all_s": all_s, "decode_selected_s": selected_s}
     return found
 
 
@@ -91,12 +91,12 @@ def _measure(options: dict[str, Any], dataset: Dataset, reporter: Reporter) -> P
         folder.create()
         with closing(Trainer(config, runtime, dataset, folder, RunEnergy(meter), reporter)) as trainer:
             rounds: list[Parts] = []
-            began = time.monotonic()
-            for number in range(SETTLING_ROUNDS + ROUNDS):
-                if len(rounds) > SETTLING_ROUNDS and time.monotonic() - began > LIMIT_S:
+            start_s = time.monotonic()
+            for number in range(WARMUP_ROUNDS + ROUNDS):
+                if len(rounds) > WARMUP_ROUNDS and time.monotonic() - start_s > LIMIT_S:
                     break
                 rounds.append(_round(trainer, number))
-    return {name: statistics.median(one[name] for one in rounds[SETTLING_ROUNDS:]) for name in rounds[0]}
+    return {name: statistics.median(one[name] for one in rounds[WARMUP_ROUNDS:]) for name in rounds[0]}
 
 
 def _round(trainer: Trainer, epoch: int) -> Parts:
@@ -106,27 +106,27 @@ def _round(trainer: Trainer, epoch: int) -> Parts:
     train_s = 0.0
     for _ in range(TRAIN_BATCHES):
         engine.enqueue(batch)
-        began = _now(trainer)
+        start_s = _now(trainer)
         engine.train()
-        train_s += _now(trainer) - began
+        train_s += _now(trainer) - start_s
     rows = len(batch.valid)
     parts = {"train_s": train_s / TRAIN_BATCHES / rows, "decode_s": decode_s}
     if not trainer.gate.scores:
         return parts | {"score_s": 0.0, "decode_all_s": decode_s, "decode_selected_s": 0.0}
     waiting = engine.queue.get_extra_state()
-    began = _now(trainer)
+    start_s = _now(trainer)
     for _ in range(SCORE_BATCHES):
         engine.score(batch)
-    score_s = (_now(trainer) - began) / SCORE_BATCHES / rows
-    engine.queue.set_extra_state(waiting)  # what was selected is not trained
+    score_s = (_now(trainer) - start_s) / SCORE_BATCHES / rows
+    engine.queue.set_extra_state(waiting)  # the selected samples are not trained
     return parts | {"score_s": score_s, "decode_all_s": decode_s, "decode_selected_s": 0.0}
 
 
 def _decode(trainer: Trainer, batches: Iterator[Batch], num_samples: int) -> tuple[float, Batch]:
     """Seconds a sample, and the first batch."""
-    began = _now(trainer)
+    start_s = _now(trainer)
     first, *_ = batches
-    return (_now(trainer) - began) / num_samples, first
+    return (_now(trainer) - start_s) / num_samples, first
 
 
 def _now(trainer: Trainer) -> float:
@@ -136,7 +136,7 @@ def _now(trainer: Trainer) -> float:
 
 
 def main(source: str, result: str) -> int:
-    """Measures what the file of options asks for."""
+    """Reads the options from a file, writes the parts to another; returns the exit code."""
     asked = json.loads(Path(source).read_text(encoding="utf-8"))
     try:
         parts = measure_parts(asked["options"], asked["gates"])

@@ -1,19 +1,18 @@
-"""What the rows of a bench say, by fixed rules: which gate earns its cost, and how far it is from the goals.
+"""The verdict of a bench by fixed rules: which gate beats its baselines.
 
 A gate is better than a baseline if its mean final top-1 is higher by more than 2 standard errors of the difference
-(the root of the two squared standard errors added up), worse if it is lower by as much; anything less shows nothing.
-It wins if it is better than `random` at its share and than every dense run that was given its budget: the same forward
-units, the same time, and the same joules where joules were measured.
+(the root of the sum of the two squared standard errors), worse if it is lower by as much; anything less shows nothing.
+It wins if it is better than `random` at its share and than every dense run of its budget: the same forward units, the
+same time, and the same joules where joules were measured.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from fastast.bench.plan import EQUAL_BUDGET, GATE, JOULES, SHARE, TIME, TOLERANCE, UNITS
+from fastast.bench.matrix import EQUAL_BUDGET, GATE, JOULES, SHARE, TIME, TOLERANCE, UNITS
 
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference shown", "not compared"
 ERRORS = 2.0
@@ -23,43 +22,7 @@ MEANING = {
     TIME: "dense at equal time",
     JOULES: "dense at equal joules",
 }
-MET, MISSED, NOT_MEASURED = "met", "missed", "not measured"
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """One of the goals.
-
-    Attributes:
-        name: what it is about.
-        figures: the figure of a row, by scope: "gated part", "whole run".
-        bounds: least and largest value, by tier.
-    """
-
-    name: str
-    figures: dict[str, str]
-    bounds: dict[str, tuple[float, float]]
-
-
-def _both(name: str) -> dict[str, str]:
-    return {"gated part": name, "whole run": f"run_{name}"}
-
-
-TIERS = ("minimum", "target", "excellent")
-SAVINGS = {"minimum": (0.85, math.inf), "target": (0.88, math.inf), "excellent": (0.90, math.inf)}
-GOALS = (
-    Goal(
-        "top-1",
-        {"whole run": "val_top1"},
-        {"minimum": (0.70, math.inf), "target": (0.75, math.inf), "excellent": (0.78, math.inf)},
-    ),
-    Goal("savings, measured", _both("savings_measured"), SAVINGS),
-    Goal("savings, arithmetic", _both("savings_arithmetic"), SAVINGS),
-    Goal("savings, estimated", _both("savings_estimated"), SAVINGS),
-    Goal("activation", _both("activation"), {"target": (0.09, 0.12), "excellent": (0.095, 0.105)}),
-    Goal("speed-up", _both("speedup"), {"target": (8.0, math.inf), "excellent": (10.0, math.inf)}),
-    Goal("failures", {"whole run": "failures"}, {"minimum": (0.0, 0.0)}),
-)
+NOT_MEASURED = "not measured"
 
 
 def compare(mine: Mapping[str, Any], other: Mapping[str, Any] | None) -> str:
@@ -101,8 +64,8 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "gpu_j": row["gpu_j"],
             }
         )
-        told = [f"{MEANING[role]} ({_shown(others[role])}): {outcome}" for role, outcome in against.items()]
-        lines.append(f"{gate}: top-1 {top1(row)}, {joules(row)}. Against " + "; ".join(told or ["nothing"]) + ".")
+        outcomes = [f"{MEANING[role]} ({_shown(others[role])}): {outcome}" for role, outcome in against.items()]
+        lines.append(f"{gate}: top-1 {top1(row)}, {joules(row)}. Against " + "; ".join(outcomes or ["nothing"]) + ".")
     winners = [gate["gate"] for gate in gates if gate["beats_dense"] and gate["beats_random"]]
     return {"text": "\n".join([*_conclusions(gates, winners, found), *lines]), "winners": winners, "gates": gates}
 
@@ -114,11 +77,11 @@ def _all_better(outcomes: Sequence[str]) -> bool | None:
 
 
 def _shown(row: Mapping[str, Any] | None) -> str:
-    """A baseline's top-1, and how well it is matched where it is not."""
+    """A baseline's top-1, with the ratio to its gate's cost where the two do not match."""
     match = None if row is None else row["match"]["mean"]
     if match is None or abs(match - 1) <= TOLERANCE:
         return top1(row)
-    return f"{top1(row)} with {match:.2f} of what the gate took"
+    return f"{top1(row)}, matched at {match:.2f}"
 
 
 def _conclusions(
@@ -128,7 +91,7 @@ def _conclusions(
     known = [gate for gate in gates if gate["beats_dense"] is not None or gate["beats_random"] is not None]
     if not known:
         return ["No verdict: a comparison needs two seeds at least on both sides."]
-    told = [
+    lines = [
         f"{gate} beats dense at equal budget and random at equal share ({joules(found[GATE, gate])})."
         for gate in winners
     ]
@@ -137,52 +100,14 @@ def _conclusions(
         if name in winners:
             continue
         if gate["beats_dense"]:
-            told.append(f"{name} beats dense at equal budget ({joules(found[GATE, name])}).")
+            lines.append(f"{name} beats dense at equal budget ({joules(found[GATE, name])}).")
         if gate["beats_random"]:
-            told.append(f"{name} beats random at equal share ({joules(found[GATE, name])}).")
+            lines.append(f"{name} beats random at equal share ({joules(found[GATE, name])}).")
     if not any(gate["beats_dense"] for gate in known):
-        told.append("No gate beats dense at equal budget here.")
+        lines.append("No gate beats dense at equal budget here.")
     if any(gate["beats_random"] is not None for gate in known) and not any(gate["beats_random"] for gate in known):
-        told.append("No gate beats random here.")
-    return told
-
-
-def check_goals(rows: Sequence[Mapping[str, Any]], num_failed: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The goals for every gate.
-
-    Args:
-        rows: of the bench.
-        num_failed: runs that failed, by gate.
-
-    Returns:
-        For each gate, goal and scope: gate, goal, scope, figure (the mean, or null) and `tiers`: met, missed or not
-        measured, for each tier that sets this goal, and their `bounds`, least and largest value. Steps that were
-        skipped as non-finite are failures, too.
-    """
-    checked = []
-    for row in rows:
-        if row["role"] != GATE:
-            continue
-        gate = row["gate"]
-        steps = row["nonfinite_steps"]["mean"]
-        failures = None if steps is None else steps * row["n"] + num_failed.get(gate, 0)
-        for goal in GOALS:
-            for scope, name in goal.figures.items():
-                figure = failures if name == "failures" else row[name]["mean"]
-                tiers = {tier: _status(figure, *goal.bounds[tier]) for tier in TIERS if tier in goal.bounds}
-                checked.append(
-                    {
-                        **{"gate": gate, "goal": goal.name, "scope": scope, "figure": figure, "tiers": tiers},
-                        "bounds": {tier: list(goal.bounds[tier]) for tier in tiers},
-                    }
-                )
-    return checked
-
-
-def _status(figure: float | None, least: float, most: float) -> str:
-    if figure is None:
-        return NOT_MEASURED
-    return MET if least <= figure <= most else MISSED
+        lines.append("No gate beats random here.")
+    return lines
 
 
 def top1(row: Mapping[str, Any] | None) -> str:

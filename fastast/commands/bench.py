@@ -52,12 +52,11 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     for gate in filter(None, map(str.strip, args.gates.split(","))):
         check_choice("--gates", "gate", gate, GATES)
         resolve({**options, "gate": gate})
-    from fastast.bench.command import run_bench
+    from fastast.bench.experiment import run_bench
     from fastast.loggers.console import Reporter
 
     return run_bench(
         options,
-        toml_path=None,
         gates=args.gates,
         num_seeds=args.seeds,
         out=args.out,

@@ -18,7 +18,8 @@ from fastast.run_folder import RunFolder, read_json
 if TYPE_CHECKING:
     import torch
 
-    from fastast.data import Batch, Catalog
+    from fastast.data import Catalog
+    from fastast.feed import Batch
     from fastast.loggers.console import Reporter
 
 
@@ -107,8 +108,9 @@ def evaluate_model(
         raise InputError(f"{path}: no run folder around it says which network it is; name it with --arch")
     size = image_size or config.get("image_size") or 224
 
-    from fastast.data import EvalLoader, open_folder
+    from fastast.data import open_folder
     from fastast.device import open_runtime
+    from fastast.feed import EvalLoader, LoaderOptions
     from fastast.models.build import build_model, check_fits, scoring_twin
     from fastast.train.evaluation import evaluate
     from fastast.train.steps import EvalStep
@@ -123,8 +125,7 @@ def evaluate_model(
     twin = scoring_twin(model.to(runtime.device))
     check_fits(twin, arch, size, len(classes))
     step = EvalStep(twin, dtype=runtime.dtype)
-    loader = EvalLoader(
-        catalog,
+    options = LoaderOptions(
         batch_size=batch_size,
         image_size=size,
         device=runtime.device,
@@ -132,6 +133,7 @@ def evaluate_model(
         on_quarantine=lambda _, picture, reason: reporter.note(f"left out {picture}: {reason}"),
         on_note=reporter.note,
     )
+    loader = EvalLoader(catalog, options)
     rows = Predictions(catalog.num_samples)
     reporter.begin("evaluating", catalog.num_samples)
     try:

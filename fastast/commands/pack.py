@@ -28,8 +28,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Packs, or checks a pack."""
-    from fastast.data.pack import run_pack
     from fastast.loggers.console import Reporter
+    from fastast.packing.packer import run_pack
 
     reporter = Reporter()
     return run_pack(

@@ -1,9 +1,13 @@
-"""`fastast report`."""
+"""`fastast report RUN [RUN ...]`: one self-contained HTML page from one run folder, from several, or from a bench."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from fastast.errors import InputError
 
 
 def add_parser(commands: Any) -> None:
@@ -20,6 +24,34 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Writes the page."""
-    from fastast.report.page import run_report
-
     return run_report(args.runs, args.out)
+
+
+def run_report(paths: Sequence[str], out: str | None = None) -> int:
+    """Writes a page and prints its path.
+
+    Args:
+        paths: run folders; several are put side by side, with a section each. A bench's folder comes alone.
+        out: the file; by default `report.html` in the run folder, `bench.html` in a bench's, `comparison.html` here
+            for several.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: a folder holds no run, one of its files is damaged, or the page cannot be written.
+    """
+    from fastast.report.bench_page import BENCH_FILE, write_bench_report
+    from fastast.report.run_page import write_comparison, write_report
+
+    benches = [path for path in paths if Path(path, BENCH_FILE).exists()]
+    if benches and len(paths) > 1:
+        raise InputError(f"{benches[0]}: is a bench, which has a page of its own; name it alone, or single runs")
+    if benches:
+        page = write_bench_report(benches[0], out)
+    elif len(paths) == 1:
+        page = write_report(paths[0], out)
+    else:
+        page = write_comparison(paths, out or "comparison.html")
+    print(page)
+    return 0

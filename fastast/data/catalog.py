@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastast.data.folder import Folder
-from fastast.data.index import FileIndex, take
-from fastast.data.scan import describe_error, refuse_kind, scan_bytes
-from fastast.errors import InputError
+from fastast.data.availability import DataRoot
+from fastast.data.file_index import FileIndex, take
+from fastast.data.image_scan import describe_error, refuse_kind, scan_bytes
 
-_NUM_WITNESSES = 8  # pictures that show whether a folder is there; the first that can be read settles it
+_NUM_PROBES = 8  # pictures that show whether a folder is available; one that can be read is enough
 
 
 class Quarantined(NamedTuple):
@@ -31,7 +30,7 @@ class UnreadableError(Exception):
 
 
 class UnreachableError(UnreadableError):
-    """The system gave no bytes at all: the fault may be the picture's, or its folder's."""
+    """The system returned no bytes: either the picture or its whole folder is the cause."""
 
 
 class Catalog:
@@ -52,17 +51,17 @@ class Catalog:
         self.labels = index.labels
         self.sizes = index.sizes
         self.num_samples = len(index)
-        self._folders = [Folder(root, self._witnesses(number)) for number, root in enumerate(index.roots)]
+        self._roots = [DataRoot(root, self._probes(number)) for number, root in enumerate(index.roots)]
 
-    def _witnesses(self, root: int) -> list[tuple[bytes, int]]:
+    def _probes(self, root: int) -> list[tuple[bytes, int]]:
         """Path and length of some pictures of a root, from all over its classes."""
         rows = np.flatnonzero(self._index.root_of == root)
-        picked = rows[:: len(rows) // _NUM_WITNESSES + 1].tolist()
+        picked = rows[:: len(rows) // _NUM_PROBES + 1].tolist()
         return [(self._index.path(row), int(self._index.stamps[row, 0])) for row in picked]
 
-    def folder(self, sample: int) -> Folder:
-        """The folder below which a picture lies."""
-        return self._folders[self._index.root_of[sample]]
+    def root(self, sample: int) -> DataRoot:
+        """The folder of class folders below which a picture lies."""
+        return self._roots[self._index.root_of[sample]]
 
     def path(self, sample: int) -> str:
         """Path of one picture. Bytes that are not UTF-8 become surrogates, as everywhere in Python."""
@@ -72,7 +71,7 @@ class Catalog:
         """Whole encoded files, each uint8[bytes].
 
         Raises:
-            UnreadableError: one of them is gone or no longer a picture that may be decoded.
+            UnreadableError: one of them is gone or is not a valid picture any more.
         """
         return [self.read_one(int(sample)) for sample in ids]
 
@@ -82,7 +81,7 @@ class Catalog:
         A file that changed since the scan is scanned again, and its new size in pixels is kept.
 
         Raises:
-            UnreachableError: the system refused to give it.
+            UnreachableError: the system cannot read it.
             UnreadableError: as `read`.
         """
         num_bytes, mtime_ns = self._index.stamps[sample].tolist()
@@ -111,21 +110,8 @@ class Catalog:
         self._index.stamps[sample] = status.st_size, status.st_mtime_ns
         return data
 
-    @property
-    def thumbnail_side(self) -> int | None:
-        """Short side of the largest stored thumbnail, pixels; None unless every picture has one (packs only)."""
-        return None
-
-    def thumbnails(self) -> Catalog:
-        """The same samples with their stored thumbnails in the place of the pictures.
-
-        Raises:
-            InputError: `thumbnail_side` is None.
-        """
-        raise InputError("scoring from thumbnails needs a thumbnail of every picture; pack with --thumbnails 64")
-
     def take(self, ids: np.ndarray) -> Catalog:
-        """A catalog of some of these pictures (int64[M]), renumbered in the order given."""
+        """A catalog of some of these pictures (int64[M]), renumbered in the order of `ids`."""
         return Catalog(take(self._index, ids), self.classes, self.quarantined)
 
     def relabel(self, labels: np.ndarray, classes: tuple[str, ...]) -> Catalog:
@@ -153,10 +139,10 @@ class Catalog:
 
 
 def read_whole(path: str | bytes) -> np.ndarray:
-    """Any regular file of sane length, uint8[bytes]. Blocks on no pipe, opens no device.
+    """A whole regular file of sane length, uint8[bytes]. Never blocks on a pipe or opens a device.
 
     Raises:
-        UnreadableError: there is none.
+        UnreadableError: it is not one, or cannot be read.
     """
     try:
         reason = refuse_kind(os.stat(path))  # before it is opened: opening a device can have effects

@@ -1,12 +1,13 @@
-"""The index of a pack: where every picture lies in the shards, checked as input that nobody vouches for.
+"""The index of a pack: where every picture lies in the shards, checked as untrusted input.
 
 A pack is a folder of uncompressed tar shards that `tar` and `webdataset` open (`train-00000.tar`, ...; members
-KEY.jpg, KEY.cls with the label as text and, if asked for, KEY.thumb.jpg), and of what makes them random access:
+KEY.jpg and KEY.cls, the label as text), and of the files that allow random access:
 
     pack.json     classes, options, provenance, and for each split its counts, shards and checksums
     train.index   one `RECORD` for each picture in id order, then all relative paths end to end; `val.index` likewise
 
-Nothing is pickled. Sizes are compared with the files before anything is read, so that no count costs memory.
+Packs of earlier versions may also hold thumbnails (KEY.thumb.jpg), which are ignored. Nothing is
+pickled. Sizes are compared with the files before anything is read, so that a false count costs no memory.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastast.data.index import show_path
-from fastast.data.scan import MAX_BYTES, MAX_PIXELS
+from fastast.data.file_index import show_path
+from fastast.data.image_scan import MAX_BYTES, MAX_PIXELS
 from fastast.errors import InputError
 
 FORMAT, VERSION = "fastast-pack", 1
@@ -32,7 +33,7 @@ BLOCK = 512  # of a tar file, bytes: a member is one header block and its body, 
 RECORD = np.dtype(
     [
         ("offset", "<i8"),  # of the picture's first byte in its shard
-        ("thumb_offset", "<i8"),  # 0 without thumbnails
+        ("thumb_offset", "<i8"),  # of its thumbnail; all thumb_ fields are 0 where there is none
         ("length", "<i4"),  # bytes
         ("thumb_length", "<i4"),
         ("shard", "<i4"),
@@ -73,7 +74,7 @@ class Split:
 
 @dataclass
 class PackIndex:
-    """All that a pack says of itself."""
+    """All metadata of a pack."""
 
     root: Path
     classes: tuple[str, ...]
@@ -123,7 +124,7 @@ def read_index(path: str | os.PathLike[str]) -> PackIndex:
     """Reads and checks the index of a pack. Opens no shard, but compares each one's length.
 
     Raises:
-        InputError: it is not a pack, or anything in it does not add up; the message names the file and the fault.
+        InputError: it is not a pack, or something in it is inconsistent; the message names the file and the fault.
     """
     root = Path(path)
     where = root / "pack.json"
@@ -193,7 +194,7 @@ def _read_shards(root: Path, split: str, entries: Any) -> list[Shard]:
 
 
 def _check_records(file: Path, records: np.ndarray, shards: list[Shard], num_classes: int) -> None:
-    """Every picture lies inside its shard, apart from all others, with a label and a size that make sense."""
+    """Checks that pictures lie inside their shards without overlap, with valid labels and sizes."""
     label, shard = records["label"], records["shard"]
     _check(((label >= 0) & (label < num_classes)).all(), file, "a label out of range")
     _check(((shard >= 0) & (shard < len(shards))).all(), file, "a shard out of range")
@@ -202,25 +203,19 @@ def _check_records(file: Path, records: np.ndarray, shards: list[Shard], num_cla
     height, width = records["height"].astype(np.int64), records["width"].astype(np.int64)
     # Each side is below 2^31, so the product fits int64.
     _check(((height > 0) & (width > 0) & (height * width <= MAX_PIXELS)).all(), file, "a picture's size")
-    has_thumb = records["thumb_length"] != 0
-    thumb_height, thumb_width = records["thumb_height"], records["thumb_width"]
-    fits = (thumb_height > 0) & (thumb_height <= height) & (thumb_width > 0) & (thumb_width <= width)
-    _check(fits[has_thumb].all(), file, "a thumbnail's size")
-    begin = np.concatenate([records["offset"], records["thumb_offset"][has_thumb]])
-    length = np.concatenate([records["length"], records["thumb_length"][has_thumb]]).astype(np.int64)
-    of = np.concatenate([shard, shard[has_thumb]])
+    begin, length = records["offset"], records["length"].astype(np.int64)
     # A body follows its header block, and two blocks of zeros follow the last body.
-    limit = np.array([s.num_bytes for s in shards])[of] - 2 * BLOCK
+    limit = np.array([s.num_bytes for s in shards])[shard] - 2 * BLOCK
     inside = (begin >= BLOCK) & (begin % BLOCK == 0) & (length > 0) & (length <= MAX_BYTES) & (begin <= limit - length)
     _check(inside.all(), file, "a picture outside its shard")
-    order = np.lexsort((begin, of))
-    begin, end, of = begin[order], (begin + length)[order], of[order]
-    apart = (of[1:] != of[:-1]) | (begin[1:] - BLOCK >= end[:-1])
+    order = np.lexsort((begin, shard))
+    begin, end, shard = begin[order], (begin + length)[order], shard[order]
+    apart = (shard[1:] != shard[:-1]) | (begin[1:] - BLOCK >= end[:-1])
     _check(apart.all(), file, "two pictures overlap")
 
 
 def _check_names(file: Path, lengths: np.ndarray, names: bytes) -> None:
-    """Relative paths that stay below the folder they start from."""
+    """Checks that paths are relative and stay below their folder."""
     _check((lengths > 0).all() and int(lengths.sum(dtype=np.int64)) == len(names), file, "lengths of the paths")
     starts = np.cumsum(lengths, dtype=np.int64) - lengths
     _check((np.frombuffer(names, np.uint8)[starts] != ord("/")).all() and b"\0" not in names, file, "a path")

@@ -1,1 +1,1 @@
-"""Joules that can be defended: NVML and RAPL meters, and the ledger of what a gate saved."""
+"""NVML and RAPL meters, and the savings of a gate by three definitions."""

@@ -1,6 +1,6 @@
-"""Energy of a stretch of code: a thread samples the GPUs, windows read the running totals.
+"""Energy of a block of code: a thread samples the GPUs, and measurements read the running totals.
 
-RunStart or closing a window makes no NVML call and no CUDA synchronisation, so it may stand in a training loop.
+Starting or ending a measurement makes no NVML call and no CUDA synchronisation, so a training loop may hold one.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastast.energy.nvml import Device, Machine, ReadError, open_machine, select_devices
+from fastast.energy.gpu_totals import GpuTotals
+from fastast.energy.nvml import Device, NvmlSystem, ReadError, open_nvml, select_devices
+from fastast.energy.power_log import PowerLog, PowerRow
 from fastast.energy.rapl import POWERCAP_ROOT, Rapl
-from fastast.energy.reading import Reading
-from fastast.energy.trace import PowerTrace, TraceRow, write_rows
-from fastast.energy.track import Track
+from fastast.energy.reading import Reading, sum_known
 
-# Temperature, clocks and RAPL change slowly, and RAPL must be seen more often than it wraps around.
+# Temperature and clocks change slowly; RAPL must be read more often than it wraps around.
 SLOW_INTERVAL_S = 1.0
 
 
 @dataclass(slots=True)
-class Window(Reading):
-    """A named stretch of code; its figures stand when the `with` block has ended."""
+class Measurement(Reading):
+    """A measured block of code; its figures are final when the `with` block has ended."""
 
     name: str = ""
 
@@ -47,9 +47,8 @@ class IdlePower:
 
 def merge_idle(ranks: Sequence[IdlePower]) -> IdlePower:
     """The idle power of the GPUs of all ranks of a distributed run."""
-    known = [rank.watts for rank in ranks if rank.watts is not None]
     notes = "; ".join(dict.fromkeys(rank.note for rank in ranks))
-    return IdlePower(sum(known) if len(known) == len(ranks) else None, notes)
+    return IdlePower(sum_known(rank.watts for rank in ranks), notes)
 
 
 class EnergyMeter:
@@ -61,13 +60,13 @@ class EnergyMeter:
         hz: samples per second.
         cpu: read CPU packages and DRAM too.
         powercap: the folder of the RAPL counters.
-        machine: what NVML found, if it was opened before.
+        nvml: what `open_nvml` returned; opened here by default.
 
     Example:
         with EnergyMeter() as meter:
-            with meter.window("epoch") as window:
+            with meter.measure("epoch") as epoch:
                 train()
-            print(window.joules, window.watts, window.source, window.notes)
+            print(epoch.joules, epoch.watts, epoch.source, epoch.notes)
     """
 
     def __init__(
@@ -77,17 +76,17 @@ class EnergyMeter:
         *,
         cpu: bool = True,
         powercap: str | os.PathLike[str] = POWERCAP_ROOT,
-        machine: Machine | None = None,
+        nvml: NvmlSystem | None = None,
     ) -> None:
         if not hz > 0:
             raise ValueError(f"hz={hz}: must be above 0, for example 20")
-        self._trace = PowerTrace()
+        self._power_log = PowerLog()
         self._period_s = 1.0 / hz
-        self._machine = open_machine() if machine is None else machine
-        self._devices, self._gpu_reason = select_devices(self._machine, devices)
+        nvml = open_nvml() if nvml is None else nvml
+        self._devices, self._gpu_reason = select_devices(nvml, devices)
         self._rapl = Rapl(powercap) if cpu else None
         self._host = _host_name()
-        self._tracks: list[Track] = []
+        self._gpus: list[GpuTotals] = []
         self._phase = ""
         self._origin_s = 0.0  # of `power.csv`: later than 0 in a resumed run
         self._lock = threading.Lock()
@@ -105,16 +104,16 @@ class EnergyMeter:
         if self._start_s is not None:
             raise RuntimeError("this EnergyMeter was started before; make a new one")
         self._start_s = time.monotonic()
-        self._tracks = [Track(device, self._start_s) for device in self._devices]
+        self._gpus = [GpuTotals(device, self._start_s) for device in self._devices]
         self._sample()
         self._observe()
-        if any(track.readable for track in self._tracks) or (self._rapl and self._rapl.reason is None):
+        if any(gpu.readable for gpu in self._gpus) or (self._rapl and self._rapl.reason is None):
             self._thread = threading.Thread(target=self._run, name="energy-meter", daemon=True)
             self._thread.start()
         return self
 
     def stop(self) -> None:
-        """Ends metering; `reading` keeps the totals of this moment."""
+        """Ends metering; `reading` then returns the final totals."""
         if self._final is None:
             self._final = self.reading()
             self._stopping = True
@@ -135,12 +134,12 @@ class EnergyMeter:
     @property
     def watts(self) -> float | None:
         """Power of all GPUs at the last sample, or None; makes no NVML call."""
-        return _sum([track.watts for track in self._tracks])
+        return sum_known(gpu.watts for gpu in self._gpus)
 
     @property
     def max_watts(self) -> dict[str, float | None]:
         """Highest sampled power of each GPU since the start, by UUID."""
-        return {track.device.uuid: track.max_w for track in self._tracks}
+        return {gpu.device.uuid: gpu.max_w for gpu in self._gpus}
 
     def reading(self) -> Reading:
         """Totals since the start.
@@ -149,7 +148,7 @@ class EnergyMeter:
             RuntimeError: not started.
         """
         if self._start_s is None:
-            raise RuntimeError("EnergyMeter.start() comes first")
+            raise RuntimeError("call EnergyMeter.start() first")
         if self._final is not None:
             return self._final
         with self._lock:
@@ -157,7 +156,7 @@ class EnergyMeter:
             now_s = time.monotonic()
             return Reading(
                 seconds=now_s - self._start_s,
-                devices=[track.at(now_s) for track in self._tracks],
+                devices=[gpu.at(now_s) for gpu in self._gpus],
                 gpu_reason=self._gpu_reason,
                 cpu_j=cpu_j,
                 cpu_reason="not asked for" if self._rapl is None else self._rapl.reason,
@@ -165,27 +164,27 @@ class EnergyMeter:
             )
 
     @contextlib.contextmanager
-    def window(self, name: str) -> Iterator[Window]:
-        """Meters the `with` block. Windows may nest and overlap.
+    def measure(self, name: str) -> Iterator[Measurement]:
+        """Meters the `with` block. Measurements may nest and overlap.
 
-        The caller makes sure that the GPU has done the work it was given, as for any clock.
+        The caller makes sure that the GPU has finished its work, as with any clock.
         """
-        window = Window(0.0, name=name)
+        measurement = Measurement(0.0, name=name)
         start = self.reading()
         try:
-            yield window
+            yield measurement
         finally:
             reading = self.reading().since(start)
             for field in dataclasses.fields(Reading):
-                setattr(window, field.name, getattr(reading, field.name))
+                setattr(measurement, field.name, getattr(reading, field.name))
 
     def measure_idle(self, seconds: float = 5.0) -> IdlePower:
-        """Waits `seconds` and takes the power of GPUs that run nothing; returns at once where none can be read."""
-        if not self._tracks or not all(track.readable for track in self._tracks):
+        """Mean power over `seconds` in which nothing runs; returns at once where a GPU cannot be read."""
+        if not self._gpus or not all(gpu.readable for gpu in self._gpus):
             return IdlePower(None, "idle power was not measured: no figure for the GPUs")
-        with self.window("idle") as window:
+        with self.measure("idle") as idle:
             time.sleep(seconds)
-        if window.watts is None:
+        if idle.watts is None:
             return IdlePower(None, "idle power was not measured: a GPU could not be read")
         states = [device.state() for device in self._devices]
         clocks = " ".join(
@@ -193,34 +192,26 @@ class EnergyMeter:
             + ("" if state.performance_state is None else f" (P{state.performance_state})")
             for state in states
         )
-        return IdlePower(window.watts, f"idle {window.watts:.1f} W over {seconds:g} s at SM clock {clocks}")
+        return IdlePower(idle.watts, f"idle {idle.watts:.1f} W over {seconds:g} s at SM clock {clocks}")
 
     def set_phase(self, phase: str) -> None:
-        """Names what the run does from now on, for `power.csv`."""
+        """Sets the phase of the run that later rows of `power.csv` name."""
         self._phase = phase
 
-    def write_csv(self, path: str | os.PathLike[str]) -> None:
-        """Writes `power.csv`: power over time, averaged over longer stretches in a long run.
-
-        Raises:
-            OSError: the disk is full or the folder not writable.
-        """
-        write_rows(path, self.trace_rows())
-
-    def trace_rows(self) -> list[TraceRow]:
-        """Power over time so far, as `write_csv` writes it."""
+    def power_rows(self) -> list[PowerRow]:
+        """Rows of `power.csv` so far; averaged over longer intervals in a long run."""
         with self._lock:
-            return self._trace.rows()
+            return self._power_log.rows()
 
     def continue_csv(self, path: str | os.PathLike[str]) -> None:
-        """Takes over the `power.csv` of the part of the run before a resume; call it before `start`."""
+        """Loads the `power.csv` of the run before a resume; call it before `start`."""
         if Path(path).exists():
-            self._origin_s = self._trace.read_csv(path)
+            self._origin_s = self._power_log.read_csv(path)
 
     def _run(self) -> None:
         next_s = next_slow_s = time.monotonic()
         while True:
-            # A late sample is not made up for: the clock is read with each.
+            # A late sample is not repeated: each comes with the time at which it was taken.
             next_s = max(next_s + self._period_s, time.monotonic())
             # Half the cost of Event.wait; a stop is seen one period late, and the thread is a daemon.
             time.sleep(max(0.0, next_s - time.monotonic()))
@@ -232,38 +223,33 @@ class EnergyMeter:
                 self._observe()
 
     def _sample(self) -> None:
-        for track in self._tracks:
-            if not track.readable:
+        for gpu in self._gpus:
+            if not gpu.readable:
                 continue
             try:
-                counter_j, watts = track.device.read()
+                counter_j, watts = gpu.device.read()
             except ReadError as error:
                 with self._lock:
-                    track.fail(time.monotonic(), error)
+                    gpu.fail(time.monotonic(), error)
                 continue
             now_s = time.monotonic()
             with self._lock:
-                track.update(now_s, counter_j, watts)
-                t_s = self._origin_s + now_s - track.start_s
+                gpu.update(now_s, counter_j, watts)
+                t_s = self._origin_s + now_s - gpu.start_s
                 energy_mj = None if counter_j is None else counter_j * 1e3
-                self._trace.add(TraceRow(t_s, track.device.uuid, watts, energy_mj, self._phase))
+                self._power_log.add(PowerRow(t_s, gpu.device.uuid, watts, energy_mj, self._phase))
 
     def _observe(self) -> None:
-        for track in self._tracks:
-            if track.readable:
-                track.observe()
+        for gpu in self._gpus:
+            if gpu.readable:
+                gpu.observe()
         if self._rapl is not None:
             with self._lock:
                 self._rapl.joules()
 
 
-def _sum(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known and len(known) == len(values) else None
-
-
 def _host_name() -> str:
-    """The same for all containers of one machine, other on every machine."""
+    """The same for all containers of one machine, another on every other machine."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

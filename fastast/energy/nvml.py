@@ -1,6 +1,6 @@
-"""NVIDIA GPUs through NVML: which of them this process uses, what each can tell, and why it cannot.
+"""NVIDIA GPUs through NVML: which of them this process uses, what each can measure, and why not.
 
-Nothing here returns zero for "unknown": a figure that cannot be read is None and comes with the reason in words.
+Nothing here returns zero for "unknown": a figure that cannot be read is None, with the reason in words.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pynvml
 
 _GPU_NOT_FOUND = 28  # pynvml names it from version 12.550 on
 NO_DRIVER = "no NVIDIA driver here (libnvidia-ml.so.1 not found)"
-# What each NVML error means to the person who has to act on it.
+# NVML errors in words that say what to do.
 REASONS = {
     pynvml.NVML_ERROR_UNINITIALIZED: "NVML was shut down",
     pynvml.NVML_ERROR_INVALID_ARGUMENT: "NVML does not know this device any more",
@@ -35,17 +35,11 @@ REASONS = {
     ),
     _GPU_NOT_FOUND: "the driver finds no GPU",
 }
-# Errors after which the device stays unreadable; any other may pass.
+# Errors after which the device stays unreadable; others may be temporary.
 PERMANENT = {
-    pynvml.NVML_ERROR_UNINITIALIZED,
-    pynvml.NVML_ERROR_INVALID_ARGUMENT,
-    pynvml.NVML_ERROR_NO_PERMISSION,
-    pynvml.NVML_ERROR_NOT_FOUND,
-    pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
-    pynvml.NVML_ERROR_GPU_IS_LOST,
-    pynvml.NVML_ERROR_RESET_REQUIRED,
-    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
-    _GPU_NOT_FOUND,
+    *(pynvml.NVML_ERROR_UNINITIALIZED, pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NO_PERMISSION),
+    *(pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED, pynvml.NVML_ERROR_GPU_IS_LOST),
+    *(pynvml.NVML_ERROR_RESET_REQUIRED, pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, _GPU_NOT_FOUND),
 }
 INSTANT, AVERAGE = "instant", "1 s average"
 
@@ -56,7 +50,7 @@ ORDER_REASON = (
     "set CUDA_DEVICE_ORDER=PCI_BUS_ID"
 )
 
-# ctypes makes the type of pynvml's one-value array anew at each call unless somebody holds it: most of a call's cost.
+# Keeps pynvml's array type alive: ctypes would create it again in each call, which is most of the call's cost.
 _ONE_VALUE = pynvml.c_nvmlFieldValue_t * 1
 
 # Clock limits that mean the GPU could not run as it should; a software power cap is normal in training.
@@ -64,22 +58,16 @@ _SLOWDOWN_BITS = 0x08 | 0x20 | 0x40 | 0x80  # HW slowdown, SW and HW thermal, HW
 
 
 class ReadError(Exception):
-    """An NVML call failed.
-
-    Attributes:
-        reason: why, in words.
-        permanent: whether reading this device again is pointless.
-    """
+    """An NVML call failed: `reason` says why, `permanent` whether reading this device again is pointless."""
 
     def __init__(self, reason: str, permanent: bool) -> None:
         super().__init__(reason)
-        self.reason = reason
-        self.permanent = permanent
+        self.reason, self.permanent = reason, permanent
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceState:
-    """Conditions that a power figure depends on; None where the GPU does not tell.
+    """Conditions that a power figure depends on; None where the GPU does not report them.
 
     Attributes:
         temperature_c: of the GPU die, degrees Celsius.
@@ -124,7 +112,7 @@ class Device:
         """Reads the energy counter (J since the driver was loaded) and power (W).
 
         Returns:
-            Both; None for what the GPU lacks or, with the other one read, did not give this time.
+            Both; None for what the GPU lacks, or could not give this time although the other one was read.
 
         Raises:
             ReadError: NVML gave neither, or the GPU is gone for good.
@@ -157,7 +145,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class NvmlSystem:
     """What NVML knows of this machine.
 
     Attributes:
@@ -178,18 +166,18 @@ def explain(error: pynvml.NVMLError) -> str:
     return REASONS.get(error.value, f"NVML error {error.value}")
 
 
-def open_machine() -> Machine:
+def open_nvml() -> NvmlSystem:
     """Starts NVML and probes every GPU.
 
-    NVML stays started: other code in the process may use it, and handles die with it.
+    NVML stays initialized: other code in the process may use it, and the handles depend on it.
     """
     try:
         pynvml.nvmlInit()
         count = pynvml.nvmlDeviceGetCount()
     except pynvml.NVMLError as error:
-        return Machine(reason=explain(error))
+        return NvmlSystem(reason=explain(error))
     version = _try(pynvml.nvmlSystemGetCudaDriverVersion_v2)
-    return Machine(
+    return NvmlSystem(
         devices=tuple(_probe(index) for index in range(count)),
         reason=None if count else REASONS[_GPU_NOT_FOUND],
         driver=_try(pynvml.nvmlSystemGetDriverVersion),
@@ -239,7 +227,7 @@ def _mig_uuids(handle: Any) -> tuple[str, ...]:
 
 
 def _instant_power_w(handle: Any) -> float:
-    # With a scope (0: the whole GPU), as pynvml tries that first and a bare field costs it an exception.
+    # With a scope (0: the whole GPU): pynvml tries that first, and a bare field costs it an exception.
     value = pynvml.nvmlDeviceGetFieldValues(handle, [(pynvml.NVML_FI_DEV_POWER_INSTANT, 0)])[0]
     if value.nvmlReturn != pynvml.NVML_SUCCESS:
         raise pynvml.NVMLError(value.nvmlReturn)
@@ -267,14 +255,14 @@ def visible_devices(
     """The GPUs that CUDA shows to a process, in the order of its indices.
 
     Follows CUDA's reading of CUDA_VISIBLE_DEVICES: indices, UUIDs or unique prefixes of them, MIG names; the list
-    ends at the first entry that names nothing, and an entry given twice hides everything.
+    ends at the first entry that names nothing, and a repeated entry hides everything.
 
     Args:
         devices: every GPU, in PCI bus order.
         environ: the process's environment.
 
     Returns:
-        The devices (a MIG instance stands as its GPU), and why an index names no certain GPU, or None.
+        The devices (a MIG instance counts as its GPU), and why an index names no certain GPU, or None.
     """
     mixed = len({device.name for device in devices}) > 1
     unsure = ORDER_REASON if mixed and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID" else None
@@ -310,39 +298,35 @@ def _named(entry: str, devices: Sequence[Device]) -> Device | None:
 
 
 def select_devices(
-    machine: Machine, wanted: Sequence[int | str] | None, environ: Mapping[str, str] = os.environ
+    nvml: NvmlSystem, wanted: Sequence[int | str] | None, environ: Mapping[str, str] = os.environ
 ) -> tuple[list[Device], str | None]:
     """The GPUs to meter, each once.
 
     Args:
-        machine: from `open_machine`.
+        nvml: result of `open_nvml`.
         wanted: CUDA indices as this process sees them, or UUIDs; None for every GPU visible to the process.
         environ: the process's environment.
 
     Returns:
         The devices, or an empty list and the reason.
     """
-    if machine.reason is not None:
-        return [], machine.reason
-    visible, unsure = visible_devices(machine.devices, environ)
+    if nvml.reason is not None:
+        return [], nvml.reason
+    visible, unsure = visible_devices(nvml.devices, environ)
     if wanted is None:
-        # All of them are the same set in any order.
-        whole = unsure is None or "CUDA_VISIBLE_DEVICES" not in environ
-        chosen: list[Device | None] = [*visible] if whole else []
-        if not chosen:
-            return [], unsure if not whole else "CUDA_VISIBLE_DEVICES leaves no GPU visible"
-    elif not wanted:
-        return [], "this process uses no GPU"
-    else:
-        chosen = []
-        for item in wanted:
-            if isinstance(item, str):
-                chosen.append(_named(item, machine.devices))
-            elif unsure is not None:
-                return [], unsure
-            else:
-                chosen.append(visible[item] if 0 <= item < len(visible) else None)
-            if chosen[-1] is None:
-                return [], f"no GPU {item} is visible to this process"
-    unique = {device.uuid: device for device in chosen if device is not None}
-    return list(unique.values()), None
+        if unsure is not None and "CUDA_VISIBLE_DEVICES" in environ:  # without it, the order does not matter
+            return [], unsure
+        chosen = {device.uuid: device for device in visible}
+        return list(chosen.values()), None if chosen else "CUDA_VISIBLE_DEVICES leaves no GPU visible"
+    chosen = {}
+    for item in wanted:
+        if isinstance(item, str):
+            device = _named(item, nvml.devices)
+        elif unsure is not None:
+            return [], unsure
+        else:
+            device = visible[item] if 0 <= item < len(visible) else None
+        if device is None:
+            return [], f"no GPU {item} is visible to this process"
+        chosen[device.uuid] = device
+    return list(chosen.values()), None if chosen else "this process uses no GPU"

@@ -1,4 +1,4 @@
-"""Energy of one part of a run, dense or gated: what the measured savings are made from."""
+"""Energy of one part of a run, dense or gated; the measured savings compare the two."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class PartEnergy:
 
     Attributes:
         whole: every training interval of the part.
-        steady: those after the first steps of the part.
+        steady: without the first steps of the part.
         num_samples: samples offered in `steady`.
-        windows: (joules, samples offered) of successive windows of `steady`, for the standard error.
+        blocks: (joules, samples offered) of successive blocks of `steady`, for the standard error.
     """
 
     whole: Reading
     steady: Reading
     num_samples: int = 0
-    windows: list[tuple[float, int]] = field(default_factory=list)
+    blocks: list[tuple[float, int]] = field(default_factory=list)
 
     @property
     def j_per_sample(self) -> float | None:
@@ -36,22 +36,22 @@ class PartEnergy:
 
     @property
     def j_per_sample_error(self) -> float | None:
-        """Standard error of `j_per_sample` (ratio estimator over windows), or None with fewer than two windows."""
-        n = len(self.windows)
-        num_samples = sum(samples for _, samples in self.windows)
+        """Standard error of `j_per_sample` (ratio estimator over blocks), or None with fewer than two blocks."""
+        n = len(self.blocks)
+        num_samples = sum(samples for _, samples in self.blocks)
         if n < 2 or num_samples == 0:
             return None
-        rate = sum(joules for joules, _ in self.windows) / num_samples
-        squares = sum((joules - rate * samples) ** 2 for joules, samples in self.windows)
+        rate = sum(joules for joules, _ in self.blocks) / num_samples
+        squares = sum((joules - rate * samples) ** 2 for joules, samples in self.blocks)
         return (squares * n / (n - 1)) ** 0.5 / num_samples
 
     def __add__(self, later: PartEnergy) -> PartEnergy:
-        """Two stretches of one part, one after the other (a resumed run, or warm-up and anneal)."""
+        """Two intervals of one part, one after the other (a resumed run, or warm-up and anneal)."""
         return PartEnergy(
             self.whole + later.whole,
             self.steady + later.steady,
             self.num_samples + later.num_samples,
-            self.windows + later.windows,
+            self.blocks + later.blocks,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -60,12 +60,12 @@ class PartEnergy:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> PartEnergy:
-        """The part that `state_dict` described."""
+        """Restores what `state_dict` returned."""
         return cls(
             Reading.from_state(state["whole"]),
             Reading.from_state(state["steady"]),
             state["num_samples"],
-            [(joules, samples) for joules, samples in state["windows"]],
+            [(joules, samples) for joules, samples in state["blocks"]],
         )
 
 
@@ -78,30 +78,30 @@ def merge_part_ranks(parts: Iterable[PartEnergy]) -> PartEnergy:
         merge_ranks(part.whole for part in parts),
         merge_ranks(part.steady for part in parts),
         sum(part.num_samples for part in parts),
-        [] if shared else [window for part in parts for window in part.windows],
+        [] if shared else [block for part in parts for block in part.blocks],
     )
 
 
 class PartMeter:
-    """Adds up one part of a run over its training intervals, and cuts it into windows for the standard error.
+    """Adds up one part of a run over its training intervals, and cuts it into blocks for the standard error.
 
     Args:
         meter: a started meter.
         skip_steps: steps at the start of the part that count in `whole` only.
-        window_s: length of a window, seconds.
+        block_s: length of a block, seconds.
 
     Call `start` where training begins, `step` after each offered batch, and `stop` before evaluation, checkpoints
     and the end; start and stop may alternate as often as needed.
     """
 
-    def __init__(self, meter: EnergyMeter, *, skip_steps: int = 50, window_s: float = 10.0) -> None:
+    def __init__(self, meter: EnergyMeter, *, skip_steps: int = 50, block_s: float = 10.0) -> None:
         self._meter = meter
         self._skip_left = skip_steps
-        self._window_s = window_s
+        self._block_s = block_s
         self._interval_start: Reading | None = None
-        self._window_start: Reading | None = None
-        self._window_samples = 0
-        self._window_end_s = 0.0
+        self._block_start: Reading | None = None
+        self._block_samples = 0
+        self._block_end_s = 0.0
         self._energy: PartEnergy | None = None
 
     def start(self) -> None:
@@ -113,20 +113,20 @@ class PartMeter:
         if self._energy is None:
             self._energy = PartEnergy(now.since(now), now.since(now))
         if self._skip_left == 0:
-            self._open(now)
+            self._start_block(now)
 
     def step(self, num_samples: int) -> None:
         """Counts one offered batch."""
         if self._skip_left > 0:
             self._skip_left -= 1
             if self._skip_left == 0:
-                self._open(self._meter.reading())
+                self._start_block(self._meter.reading())
             return
-        self._window_samples += num_samples
-        if monotonic() >= self._window_end_s:
+        self._block_samples += num_samples
+        if monotonic() >= self._block_end_s:
             now = self._meter.reading()
-            self._close(now)
-            self._open(now)
+            self._end_block(now)
+            self._start_block(now)
 
     def stop(self) -> None:
         """Ends a training interval."""
@@ -135,23 +135,23 @@ class PartMeter:
         now = self._meter.reading()
         self._energy.whole += now.since(self._interval_start)
         self._interval_start = None
-        if self._window_start is not None:
-            self._close(now)
+        if self._block_start is not None:
+            self._end_block(now)
 
     def energy(self) -> PartEnergy | None:
         """The sums up to the last `stop`; None if the part never started."""
         return self._energy
 
-    def _open(self, now: Reading) -> None:
-        self._window_start, self._window_samples = now, 0
-        self._window_end_s = monotonic() + self._window_s
+    def _start_block(self, now: Reading) -> None:
+        self._block_start, self._block_samples = now, 0
+        self._block_end_s = monotonic() + self._block_s
 
-    def _close(self, now: Reading) -> None:
-        assert self._window_start is not None
+    def _end_block(self, now: Reading) -> None:
+        assert self._block_start is not None
         assert self._energy is not None
-        window = now.since(self._window_start)
-        self._energy.steady += window
-        self._energy.num_samples += self._window_samples
-        if window.joules is not None:
-            self._energy.windows.append((window.joules, self._window_samples))
-        self._window_start = None
+        block = now.since(self._block_start)
+        self._energy.steady += block
+        self._energy.num_samples += self._block_samples
+        if block.joules is not None:
+            self._energy.blocks.append((block.joules, self._block_samples))
+        self._block_start = None

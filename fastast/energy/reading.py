@@ -12,26 +12,26 @@ from fastast.energy.nvml import AVERAGE
 
 COUNTER, INTEGRAL = "nvml counter", "nvml power integral"
 
-# The counter moves about every 100 ms, so a shorter window is mostly rounding.
-MIN_WINDOW_S = 2.0
-# Share of a window that may lack power samples before its integral is refused.
+# The counter moves about every 100 ms, so over a shorter interval its steps are a large error.
+MIN_INTERVAL_S = 2.0
+# Largest share of an interval without power samples at which the integral is still used.
 MAX_GAP_SHARE = 0.1
-# Difference of counter and integral that is worth a note.
+# Relative difference of counter and integral from which a note reports it.
 NOTED_DISAGREEMENT = 0.1
 
 
 @dataclass(slots=True)
 class DeviceReading:
-    """What one GPU used over some stretch of time.
+    """Energy of one GPU over an interval.
 
     Attributes:
         uuid, name: of the GPU.
-        seconds: length of the stretch.
+        seconds: length of the interval.
         counter_j: by the energy counter, joules; None without one.
         counter_moves: how often the counter was seen to change.
         integral_j: by the integral of sampled power, joules; None without power readings.
         power_kind: "instant" or "1 s average".
-        num_samples: power samples in the stretch.
+        num_samples: power samples in the interval.
         gap_s: seconds without samples (gaps of over a second).
         num_states: readings of temperature and clock.
         temperature_sum_c, clock_sum_mhz: their sums over the readings.
@@ -111,16 +111,16 @@ _SUMS = [f.name for f in dataclasses.fields(DeviceReading) if f.name not in ("uu
 
 @dataclass(slots=True)
 class Reading:
-    """What GPUs and CPU used over some stretch of time, or over several added up.
+    """Energy of GPUs and CPU over an interval, or over several added up.
 
     Attributes:
-        seconds: length of the stretch.
+        seconds: length of the interval.
         devices: one entry per GPU.
         gpu_reason: why there are no GPUs in it, or None.
         cpu_j: joules of CPU packages and DRAM; None when not read.
         cpu_reason: why `cpu_j` is None.
         host: name of the machine, to tell ranks of one machine from those of another.
-        num_windows: stretches added up.
+        num_intervals: how many were added up.
     """
 
     seconds: float
@@ -129,14 +129,12 @@ class Reading:
     cpu_j: float | None = None
     cpu_reason: str | None = None
     host: str = ""
-    num_windows: int = 1
+    num_intervals: int = 1
 
     @property
     def joules(self) -> float | None:
         """Joules of all GPUs; None when one of them was not read."""
-        values = [device.joules for device in self.devices]
-        known = [value for value in values if value is not None]
-        return sum(known) if known and len(known) == len(values) else None
+        return sum_known(device.joules for device in self.devices)
 
     @property
     def watts(self) -> float | None:
@@ -184,20 +182,22 @@ class Reading:
             notes += device.notes
         if self.cpu_reason is not None:
             notes.append(f"CPU not read: {self.cpu_reason}")
-        if self.joules is not None and self.seconds < MIN_WINDOW_S * self.num_windows:
-            mean_s = self.seconds / self.num_windows
-            notes.append(f"window of {mean_s:.2f} s: under {MIN_WINDOW_S:.0f} s the counter's steps make it unreliable")
+        if self.joules is not None and self.seconds < MIN_INTERVAL_S * self.num_intervals:
+            mean_s = self.seconds / self.num_intervals
+            notes.append(
+                f"interval of {mean_s:.2f} s: under {MIN_INTERVAL_S:.0f} s the counter's steps make it unreliable"
+            )
         return notes
 
     def since(self, start: Reading) -> Reading:
-        """The stretch between two running totals of one meter."""
+        """The interval between two running totals of one meter."""
         result = self._combined(start, -1)
         result.devices = [now._combined(then, -1) for now, then in zip(self.devices, start.devices, strict=True)]
-        result.num_windows = 1
+        result.num_intervals = 1
         return result
 
     def __add__(self, later: Reading) -> Reading:
-        """Two stretches one after the other; a figure that one of them lacks is lacking in the sum."""
+        """Two intervals, one after the other; a figure that one of them lacks is None in the sum."""
         result = self._combined(later, 1)
         result.gpu_reason = self.gpu_reason or later.gpu_reason
         theirs = {device.uuid: device for device in later.devices}
@@ -208,7 +208,7 @@ class Reading:
             for index, device in enumerate(result.devices):
                 reason = f"not read in a part of the run ({result.gpu_reason})"
                 result.devices[index] = dataclasses.replace(device, failure=device.failure or reason)
-        result.num_windows = self.num_windows + later.num_windows
+        result.num_intervals = self.num_intervals + later.num_intervals
         return result
 
     def _combined(self, other: Reading, sign: int) -> Reading:
@@ -231,8 +231,15 @@ class Reading:
         return cls(**{**state, "devices": [DeviceReading(**device) for device in state["devices"]]})
 
 
+def sum_known(values: Iterable[float | None]) -> float | None:
+    """The sum; None without values, or where one of them is None."""
+    values = list(values)
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
+
+
 def merge_ranks(readings: Iterable[Reading]) -> Reading:
-    """Adds up what the ranks of a distributed run read over the same stretch of time.
+    """Adds up what the ranks of a distributed run read over the same interval.
 
     A GPU counts once by its UUID, and the CPUs of a machine count once, however many ranks metered them.
     """
@@ -255,5 +262,5 @@ def merge_ranks(readings: Iterable[Reading]) -> Reading:
         cpu_j=None if None in cpu_values else sum(value or 0.0 for value in cpu_values),
         cpu_reason=next((r.cpu_reason for r in cpus.values() if r.cpu_j is None), None),
         host=readings[0].host,
-        num_windows=max(reading.num_windows for reading in readings),
+        num_intervals=max(reading.num_intervals for reading in readings),
     )

@@ -1,4 +1,4 @@
-"""The figures of a bench's page: what accuracy cost each gate and each baseline, and how the runs went."""
+"""The figures of a bench's page: accuracy against cost of each gate and baseline, and curves over the runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from fastast.report.plots import GATED, Figure, first_to_last, line_samples, promise_window, trailing_mean
-from fastast.report.record import RunRecord
-from fastast.report.roles import title
+from fastast.report.bench_tables import place_name
+from fastast.report.run_plots import GATED, Figure, averaging_samples, first_to_last, line_samples, trailing_mean
+from fastast.report.run_record import RunRecord
 from fastast.report.svg import (
     MUTED,
     SERIES,
     WIDE_PX,
     WIDTH_PX,
+    cost_axes,
     draw,
     few_ticks,
     from_zero,
@@ -62,8 +63,8 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The place in words."""
-        return title(self.role, self.of, self.gate)
+        """Name of the place."""
+        return place_name(self.role, self.of, self.gate)
 
     @property
     def top1(self) -> dict[int, float | None]:
@@ -104,18 +105,14 @@ def accuracy_for(places: Sequence[Place], cost: str) -> Figure | str:
         curve = sorted((x, y) for place, x, y in points if place.gate == DENSE)
         if len(curve) > 1:
             axes.plot(*zip(*curve, strict=True), color=MUTED, linewidth=1.2, zorder=1)
-        bars = [bar for place, x, y in points for bar in _mark(axes, place, x, y, name, entry)]
+        bars = [bar for place, x, y in points for bar in _draw_place(axes, place, x, y, name, entry)]
         axes.set_xlim(0, 1.08 * max(bar[2] for bar in bars))
         axes.margins(y=0.12)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.xaxis.set_major_formatter(FuncFormatter(short))
-        axes.set_xlabel(unit)
-        few_ticks(axes)
-        percent_axis(axes)
+        cost_axes(axes, unit, 6)
         label_points(axes, [(x, y, _label(place, points), place.colour) for place, x, y in points], bars)
 
-    told = "; ".join(f"{place.name} {y:.2%} at {short(x)}" for place, x, y in points)
-    label = f"{heading}: {told}."
+    described = "; ".join(f"{place.name} {y:.2%} at {short(x)}" for place, x, y in points)
+    label = f"{heading}: {described}."
 
     def at(width: float, height: float) -> Markup:
         return draw(paint, label, width=width, height=height)
@@ -126,7 +123,7 @@ def accuracy_for(places: Sequence[Place], cost: str) -> Figure | str:
 
 
 def _points(places: Sequence[Place], name: str) -> list[tuple[Place, float, float]]:
-    """Places with their means; of those that share all their runs the first."""
+    """Places with their means; only the first of places that share all their runs."""
     found: dict[tuple[tuple[int, str], ...], tuple[Place, float, float]] = {}
     for place in places:
         x, y = place.row[name]["mean"], place.row["val_top1"]["mean"]
@@ -135,10 +132,10 @@ def _points(places: Sequence[Place], name: str) -> list[tuple[Place, float, floa
     return list(found.values())
 
 
-def _mark(
+def _draw_place(
     axes: Axes, place: Place, x: float, y: float, name: str, entry: tuple[str, str]
 ) -> list[tuple[float, float, float, float]]:
-    """Draws a place and its seeds; returns the bounds of its bars."""
+    """Draws a place and its seeds; returns the bounds of its error bars."""
     group, key = entry
     for summary in place.summaries.values():
         cost, accuracy = summary[group][key], summary["accuracy"]["val_top1"]
@@ -152,7 +149,7 @@ def _mark(
 
 
 def _label(place: Place, points: Sequence[tuple[Place, float, float]]) -> str:
-    """Gates by name; of the baselines only those that stand alone."""
+    """Names of gates; a baseline only has one if it is random training."""
     if place.of is None:
         return place.gate
     if place.role == "random_equal_share":
@@ -178,7 +175,7 @@ def accuracy_by_epoch(curves: Curves) -> Figure | str:
         for place, seeds in lines:
             for x, y in seeds:
                 line(axes, x, y, place.colour, alpha=FAINT, linewidth=0.9, marker="")
-            x, y = _mean(seeds)
+            x, y = _mean_line(seeds)
             line(axes, x, y, place.colour)
             ends.append((x, y, place.gate, place.colour))
         axes.margins(y=0.12)
@@ -188,8 +185,10 @@ def accuracy_by_epoch(curves: Curves) -> Figure | str:
         percent_axis(axes)
         label_ends(axes, ends)
 
-    told = "; ".join(f"{place.gate} {first_to_last(_mean(seeds)[1], '{:.1%}'.format)}" for place, seeds in lines)
-    svg = draw(paint, f"{heading} by epoch: {told}.", names=[place.gate for place, _ in lines])
+    described = "; ".join(
+        f"{place.gate} {first_to_last(_mean_line(seeds)[1], '{:.1%}'.format)}" for place, seeds in lines
+    )
+    svg = draw(paint, f"{heading} by epoch: {described}.", names=[place.gate for place, _ in lines])
     return Figure(heading, svg, caption="Bold: mean of the seeds. Faint: each seed.")
 
 
@@ -201,11 +200,11 @@ def activations(curves: Curves) -> Figure | str:
         steps, gated = record.steps, record.steps.phase == GATED
         x, y, weight = steps["offered"][gated], steps["activation"][gated], line_samples(record)[gated]
         target = record.config.get("target")
-        return x, trailing_mean(x, y, weight, promise_window(record, target if isinstance(target, float) else None))
+        return x, trailing_mean(x, y, weight, averaging_samples(record, target if isinstance(target, float) else None))
 
     lines = [entry for entry in _lines(curves, smooth) if entry[0].gate != DENSE]
     caption = "Mean of the last 200 batches at least, gated part. Bold: the first seed. Faint: the others."
-    return _over_offered(heading, lines, lambda value: f"{value:.1%}", caption, percent=True)
+    return _lines_over_offered(heading, lines, lambda value: f"{value:.1%}", caption, percent=True)
 
 
 def thresholds(curves: Curves) -> Figure | str:
@@ -215,22 +214,22 @@ def thresholds(curves: Curves) -> Figure | str:
         mine = np.isfinite(record.steps["threshold"])
         return record.steps["offered"][mine], record.steps["threshold"][mine]
 
-    caption = "Of the gates that score as they go. Bold: the first seed. Faint: the others."
-    return _over_offered("Threshold", _lines(curves, known), lambda value: f"{value:.3g}", caption)
+    caption = "Of gates that score while training. Bold: the first seed. Faint: the others."
+    return _lines_over_offered("Threshold", _lines(curves, known), lambda value: f"{value:.3g}", caption)
 
 
 Line = tuple[Place, list[tuple[np.ndarray, np.ndarray]]]
 
 
 def _lines(curves: Curves, take: Callable[[RunRecord], tuple[np.ndarray, np.ndarray]]) -> list[Line]:
-    """What `take` gives of each run, without places of which it gives nothing."""
+    """`take` of each run, without places for which it has no values."""
     found = [(place, [take(record) for _, record in records]) for place, records in curves]
     known = [(place, [(x, y) for x, y in seeds if np.isfinite(y).any()]) for place, seeds in found]
     return [(place, seeds) for place, seeds in known if seeds]
 
 
-def _over_offered(
-    heading: str, lines: Sequence[Line], tell: Callable[[float], str], caption: str, *, percent: bool = False
+def _lines_over_offered(
+    heading: str, lines: Sequence[Line], form: Callable[[float], str], caption: str, *, percent: bool = False
 ) -> Figure | str:
     if not lines:
         return f"{heading}: no run recorded one."
@@ -247,8 +246,8 @@ def _over_offered(
         offered_axis(axes)
         label_ends(axes, [(*seeds[0], place.gate, place.colour) for place, seeds in lines])
 
-    told = "; ".join(f"{place.gate} {first_to_last(seeds[0][1], tell)}" for place, seeds in lines)
-    svg = draw(paint, f"{heading} over offered samples: {told}.", names=[place.gate for place, _ in lines])
+    described = "; ".join(f"{place.gate} {first_to_last(seeds[0][1], form)}" for place, seeds in lines)
+    svg = draw(paint, f"{heading} over offered samples: {described}.", names=[place.gate for place, _ in lines])
     return Figure(heading, svg, caption=caption)
 
 
@@ -257,7 +256,7 @@ def _columns(record: RunRecord, one: str, two: str) -> tuple[np.ndarray, np.ndar
     return x, y
 
 
-def _mean(seeds: Sequence[Sequence[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of several lines over the first points, which all of them have."""
+def _mean_line(seeds: Sequence[Sequence[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of several lines over the points that all of them have."""
     length = min(len(x) for x, _ in seeds)
     return seeds[0][0][:length], np.mean([y[:length] for _, y in seeds], axis=0)

@@ -1,40 +1,47 @@
-"""The tables of a bench's page: rows, head-to-head, goals, parts."""
+"""The tables of a bench's page: rows, outcomes against the baselines, parts of a step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fastast.report.content import NOT_MEASURED
-from fastast.report.roles import ROLE_NAMES, title
+from fastast.report.run_tables import NOT_MEASURED
 
 Cell = dict[str, Any]
 Row = Mapping[str, Any]
-WORDS = {"better": "good", "worse": "bad", "met": "good", "missed": "bad", NOT_MEASURED: "none"}
+OUTCOME_CLASSES = {"better": "good", "worse": "bad"}  # CSS classes
+
+ROLE_NAMES = {
+    "random_equal_share": "random, equal share",
+    "dense_equal_units": "dense, equal units",
+    "dense_equal_time": "dense, equal time",
+    "dense_equal_joules": "dense, equal joules",
+}
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
+def place_name(role: str, of: str | None, gate: str) -> str:
+    """A place in the comparison, in words."""
+    return gate if of is None else f"{of}: {ROLE_NAMES[role]}"
 
 
-def _cell(row: Row, name: str, tell: Callable[[float], str], unit: str) -> Cell:
+def _cell(row: Row, name: str, form: Callable[[float], str], unit: str) -> Cell:
     """Mean and standard error of a figure of a row."""
     figure = row.get(name) or {"mean": None, "se": None}
     mean, error = figure["mean"], figure["se"]
     if mean is None:
         return {"text": NOT_MEASURED, "none": True}
-    return {"text": tell(mean) + ("" if error is None else f" ± {tell(error)}") + unit, "none": False}
+    return {"text": form(mean) + ("" if error is None else f" ± {form(error)}") + unit, "none": False}
 
 
-def _share(name: str) -> Callable[[Row], Cell]:
-    return lambda row: _cell(row, name, _percent, " %")
+def _share_column(name: str) -> Callable[[Row], Cell]:
+    return lambda row: _cell(row, name, lambda value: f"{100 * value:.2f}", " %")
 
 
-def _times(name: str) -> Callable[[Row], Cell]:
+def _times_column(name: str) -> Callable[[Row], Cell]:
     return lambda row: _cell(row, name, lambda value: f"{value:.2f}", "x")
 
 
-def _count(name: str, unit: str = "") -> Callable[[Row], Cell]:
+def _count_column(name: str, unit: str = "") -> Callable[[Row], Cell]:
     def make(row: Row) -> Cell:
         mean = (row.get(name) or {}).get("mean") or 0.0
         digits = 0 if mean >= 100 else 1 if mean >= 10 else 2  # the error has as many
@@ -50,28 +57,28 @@ TABLES: tuple[tuple[str, str, tuple[tuple[str, Callable[[Row], Cell]], ...]], ..
         "part offered. Forward units: counted work, forward 1, backward 2.",
         (
             ("n", lambda row: {"text": str(row["n"]), "none": False}),
-            ("top-1", _share("val_top1")),
-            ("top-5", _share("val_top5")),
-            ("trained", _share("activation")),
-            ("forward units", _count("forward_units")),
-            ("training time", _count("train_s", " s")),
-            ("GPU energy", _count("gpu_j", " J")),
-            ("data wait", _share("data_wait")),
+            ("top-1", _share_column("val_top1")),
+            ("top-5", _share_column("val_top5")),
+            ("trained", _share_column("activation")),
+            ("forward units", _count_column("forward_units")),
+            ("training time", _count_column("train_s", " s")),
+            ("GPU energy", _count_column("gpu_j", " J")),
+            ("data wait", _share_column("data_wait")),
         ),
     ),
     (
         "Speed",
         "Against dense training with the same seed, by the clock. Ceiling: by arithmetic in forward units. Machine's "
-        "ceiling: what decode, scoring and training take here when timed alone and added up leave room for. A speed-up "
-        "above a ceiling is noise of the clock. All but “whole run” are of the gated part.",
+        "ceiling: by the times of decode, scoring and training here, each timed alone. A speed-up above a ceiling is "
+        "timing noise. All but “whole run” are of the gated part.",
         (
-            ("offered per second", _count("offered_per_s")),
-            ("speed-up", _times("speedup")),
-            ("speed-up, whole run", _times("run_speedup")),
-            ("ceiling", _times("speedup_ceiling")),
-            ("share of it", _share("share_of_ceiling")),
-            ("machine's ceiling", _times("machine_ceiling")),
-            ("share of that", _share("share_of_machine_ceiling")),
+            ("offered per second", _count_column("offered_per_s")),
+            ("speed-up", _times_column("speedup")),
+            ("speed-up, whole run", _times_column("run_speedup")),
+            ("ceiling", _times_column("speedup_ceiling")),
+            ("share of it", _share_column("share_of_ceiling")),
+            ("machine's ceiling", _times_column("machine_ceiling")),
+            ("share of that", _share_column("share_of_machine_ceiling")),
         ),
     ),
     (
@@ -79,7 +86,7 @@ TABLES: tuple[tuple[str, str, tuple[tuple[str, Callable[[Row], Cell]], ...]], ..
         "Estimated: as AST counts, an active sample costs 1 and a skipped one 0.01. Arithmetic: counted forward units. "
         "Measured: GPU joules per offered sample. The three are never mixed; the whole run counts warm-up and anneal.",
         tuple(
-            (f"{kind}, {scope}", _share(f"{prefix}savings_{kind}"))
+            (f"{kind}, {scope}", _share_column(f"{prefix}savings_{kind}"))
             for kind in ("estimated", "arithmetic", "measured")
             for scope, prefix in (("gated part", ""), ("whole run", "run_"))
         ),
@@ -88,13 +95,13 @@ TABLES: tuple[tuple[str, str, tuple[tuple[str, Callable[[Row], Cell]], ...]], ..
 
 
 def tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows in three tables; gates and dense first, the baselines matched to them apart."""
+    """The rows in three tables; gates and dense first, their matched baselines separately."""
     shown = []
     for name, note, columns in TABLES:
         groups: dict[bool, list[tuple[str, list[Cell]]]] = {False: [], True: []}
         for row in rows:
             groups[row["for"] is not None].append(
-                (title(row["role"], row["for"], row["gate"]), [make(row) for _, make in columns])
+                (place_name(row["role"], row["for"], row["gate"]), [make(row) for _, make in columns])
             )
         columns_shown = [column for column, _ in columns]
         shown.append(
@@ -104,65 +111,26 @@ def tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def against(rows: Sequence[Row], gates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Every gate beside its baselines: the outcome by the fixed rule, and the baseline's top-1."""
+    """Outcome of every gate against each of its baselines, and the baseline's top-1."""
     found = {(row["role"], row["for"]): row for row in rows}
     mine = {row["gate"]: row for row in rows if row["role"] == "gate"}
     roles = [role for role in ROLE_NAMES if any(role in gate["against"] for gate in gates)]
     lines = []
     for gate in gates:
         name = gate["gate"]
-        cells = [{"word": _share("val_top1")(mine[name])["text"], "kind": "", "beside": ""}]
+        cells = [{"word": _share_column("val_top1")(mine[name])["text"], "kind": "", "beside": ""}]
         for role in roles:
             outcome = gate["against"].get(role)
             if outcome is None:
                 cells.append({"word": "-", "kind": "", "beside": ""})
                 continue
-            beside = _share("val_top1")(found[role, name])["text"]
+            beside = _share_column("val_top1")(found[role, name])["text"]
             match = (found[role, name].get("match") or {}).get("mean")
             if match is not None and abs(match - 1) > 0.02:
-                beside += f", with {match:.2f} of what the gate took"
-            cells.append({"word": outcome, "kind": WORDS.get(outcome, ""), "beside": beside})
+                beside += f", matched at {match:.2f}"
+            cells.append({"word": outcome, "kind": OUTCOME_CLASSES.get(outcome, ""), "beside": beside})
         lines.append((name, cells))
     return {"columns": ["top-1", *(ROLE_NAMES[role] for role in roles)], "rows": lines}
-
-
-def goals(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The goals of each gate: figure, and met, missed or not measured in each tier."""
-    tiers = [tier for tier in ("minimum", "target", "excellent") if any(tier in line["tiers"] for line in lines)]
-    gates: dict[str, list[dict[str, Any]]] = {}
-    for line in lines:
-        marks = []
-        for tier in tiers:
-            status = line["tiers"].get(tier)
-            bound = _bound(line["goal"], (line.get("bounds") or {}).get(tier))
-            marks.append({"word": status or "", "kind": WORDS.get(status or "", ""), "beside": bound if status else ""})
-        gates.setdefault(line["gate"], []).append(
-            {"goal": line["goal"], "scope": line["scope"], "figure": _goal_figure(line), "marks": marks}
-        )
-    return [{"gate": gate, "tiers": tiers, "rows": rows} for gate, rows in gates.items()]
-
-
-def _goal_figure(line: Mapping[str, Any]) -> str:
-    return NOT_MEASURED if line["figure"] is None else _in_units(line["goal"], line["figure"], 2)
-
-
-def _in_units(goal: str, value: float, digits: int) -> str:
-    if goal == "failures":
-        return f"{value:g}"
-    return f"{value:.{digits}f}x" if goal == "speed-up" else f"{100 * value:.{digits}f} %"
-
-
-def _bound(goal: str, bounds: Sequence[float | None] | None) -> str:
-    """What a tier asks for, in words."""
-    if not bounds:
-        return ""
-    least, most = bounds
-    digits = 1 if goal == "activation" else 0
-    if most is None:
-        return f"≥ {_in_units(goal, least or 0.0, digits)}"
-    if least == most:
-        return _in_units(goal, most, digits)
-    return f"{_in_units(goal, least or 0.0, digits).removesuffix(' %')} - {_in_units(goal, most, digits)}"
 
 
 PARTS = (
@@ -185,8 +153,8 @@ def parts_table(parts: Mapping[str, Mapping[str, float]] | None) -> dict[str, An
     return {"columns": [name for _, name in PARTS], "rows": rows}
 
 
-def caption(parts: Any, note: str | None) -> str:
-    """What the times behind the machine's ceiling are, or why there are none."""
+def parts_note(parts: Any, note: str | None) -> str:
+    """How the times behind the machine's ceiling were measured, or why there are none."""
     if parts:
         return "Each part alone, timed in turns before the first run; medians."
     return f"The machine's ceiling is not measured: {note or 'its parts were not timed'}."

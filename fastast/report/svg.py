@@ -1,4 +1,4 @@
-"""Small calm figures as inline SVG: colours are the page's CSS variables, text is text, labels stand at the lines."""
+"""Small figures as inline SVG: colours are the page's CSS variables, text stays text, lines are labelled directly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-# Each stands for a CSS variable of the page; no drawing uses these values by chance.
+# Placeholders of the page's CSS variables; no drawing uses these values otherwise.
 COLOURS = {f"#fa57{index:02x}": f"var(--{name})" for index, name in enumerate(("ink", "muted", "rule", "shade"))}
 INK, MUTED, RULE, SHADE = COLOURS
 SERIES = tuple(f"#fa58{index:02x}" for index in range(1, 7))
@@ -33,33 +33,13 @@ PX_PER_LETTER = 0.6 * FONT_PX
 
 _numbers = itertools.count()
 _RC: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": FONT_PX,
-    "text.color": INK,
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": MUTED,
-    "axes.linewidth": 1,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.spines.left": False,
-    "xtick.color": RULE,
-    "ytick.color": RULE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "ytick.major.size": 0,
-    "xtick.major.size": 3,
-    "xtick.labelsize": FONT_PX,
-    "ytick.labelsize": FONT_PX,
-    "axes.labelsize": FONT_PX,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "grid.linewidth": 0.7,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-    "lines.solid_joinstyle": "round",
+    **dict.fromkeys(("font.size", "xtick.labelsize", "ytick.labelsize", "axes.labelsize"), FONT_PX),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), RULE),
+    **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
+    **dict.fromkeys(("axes.spines.right", "axes.spines.top", "axes.spines.left", "text.parse_math"), False),
+    **{"svg.fonttype": "none", "text.color": INK, "axes.linewidth": 1, "axes.axisbelow": True},
+    **{"ytick.major.size": 0, "xtick.major.size": 3, "axes.grid": True, "axes.grid.axis": "y", "grid.linewidth": 0.7},
+    **{"lines.linewidth": 1.8, "lines.solid_capstyle": "round", "lines.solid_joinstyle": "round"},
 }
 
 
@@ -76,10 +56,10 @@ def draw(
 
     Args:
         paint: draws in the colours of this module.
-        label: what a reader who cannot see the figure is told.
+        label: the text for readers who cannot see the figure.
         width, height: natural size, CSS pixels; the page scales it down.
         top: room above the axes, CSS pixels.
-        names: what will stand at the ends of lines, to the right of the axes.
+        names: labels at the ends of lines, to the right of the axes.
     """
     right = 12 + max((len(name) for name in names), default=0) * PX_PER_LETTER
     with matplotlib.rc_context(_RC), warnings.catch_warnings():
@@ -158,11 +138,9 @@ def label_ends(axes: Axes, ends: Sequence[tuple[np.ndarray, np.ndarray, str, str
 
 
 def label_points(
-    axes: Axes,
-    points: Sequence[tuple[float, float, str, str]],
-    bars: Sequence[tuple[float, float, float, float]] = (),
+    axes: Axes, points: Sequence[tuple[float, float, str, str]], bars: Sequence[tuple[float, float, float, float]] = ()
 ) -> None:
-    """Names points beside them, clear of one another's names and marks; call it when the limits are final.
+    """Names points beside them, without covering names or points; call it when the limits are final.
 
     Args:
         axes: where the points are.
@@ -226,13 +204,22 @@ def offered_axis(axes: Axes) -> None:
     axes.set_xlabel("offered samples")
 
 
+def cost_axes(axes: Axes, unit: str, num_ticks: int) -> None:
+    """Costs on the horizontal axis, accuracy on the vertical one."""
+    axes.xaxis.set_major_locator(MaxNLocator(num_ticks))
+    axes.xaxis.set_major_formatter(FuncFormatter(short))
+    axes.set_xlabel(unit)
+    few_ticks(axes)
+    percent_axis(axes)
+
+
 def few_ticks(axes: Axes) -> None:
     """At most five grid lines."""
     axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
 def thin(x: np.ndarray, y: np.ndarray, *, max_points: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """Means over equal stretches of x, so that a long run draws as fast as a short one; NaN where nothing is known."""
+    """Means over equal bins of x, so that a long run draws as fast as a short one; NaN where no value is known."""
     if len(x) <= max_points:
         return x, y
     span = np.ptp(x)

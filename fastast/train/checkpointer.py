@@ -9,7 +9,7 @@ from typing import Any
 
 from fastast.checkpoint.file_format import snapshot
 from fastast.checkpoint.writer import CheckpointWriter
-from fastast.energy.trace import TraceRow, write_rows
+from fastast.energy.power_log import PowerRow, write_power_csv
 from fastast.loggers.console import Reporter
 from fastast.run_folder import RunFolder
 from fastast.train.summary import write_best
@@ -60,7 +60,7 @@ class Checkpointer:
 
         def write_first() -> None:
             self._folder.sync_logs()
-            write_power(self._trainer.energy.meter.trace_rows(), self._folder)
+            write_power(self._trainer.energy.meter.power_rows(), self._folder)
             if best is not None:
                 write_best(self._folder, *best)
                 if self._best is best:  # not of a later epoch
@@ -81,7 +81,7 @@ class Checkpointer:
         return self._writer.wait()
 
 
-def write_power(rows: Sequence[TraceRow], folder: RunFolder) -> None:
+def write_power(rows: Sequence[PowerRow], folder: RunFolder) -> None:
     """Writes `power.csv`, if any power was read."""
     if rows:
-        write_rows(folder.power, rows)
+        write_power_csv(folder.power, rows)

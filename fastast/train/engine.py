@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fastast.checkpoint.reshard import reshard_module
 from fastast.config import TrainConfig
-from fastast.data import Batch
 from fastast.device import Runtime, compile_step, is_out_of_memory
 from fastast.distributed.gradient_averaging import averaged
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
+from fastast.feed import Batch
 from fastast.gates.queue import Rows, SampleQueue
 from fastast.gates.registry import make_gate
 from fastast.gates.score_memory import ScoreMemory

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from fastast.data import Batch
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
+from fastast.feed import Batch
 from fastast.train.steps import EvalStep
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from fastast.config import TrainConfig
-from fastast.data import Dataset, EvalLoader, TrainLoader
-from fastast.data.feed import OnQuarantine
+from fastast.data import Dataset
 from fastast.device import Runtime
+from fastast.feed import EvalLoader, LoaderOptions, TrainLoader
+from fastast.feed.loader_options import OnQuarantine
 
 
 class Loaders:
@@ -20,7 +21,7 @@ class Loaders:
         config: completed options.
         runtime: device and number format of the pictures.
         dataset: catalogs of both splits.
-        on_quarantine, on_wait, on_note: as `TrainLoader` takes them.
+        on_quarantine, on_wait, on_note: as in `LoaderOptions`.
 
     Attributes:
         train, val: the loaders.
@@ -36,20 +37,21 @@ class Loaders:
         on_wait: Callable[[], None],
         on_note: Callable[[str], None],
     ) -> None:
-        common: dict[str, Any] = {
-            "batch_size": config.batch_size,
-            "image_size": config.image_size,
-            "device": runtime.device,
-            "dtype": runtime.image_dtype,
-            "num_threads": config.threads,
-            "decode": config.decode,
-            "deterministic": config.deterministic,
-            "on_quarantine": on_quarantine,
-            "on_wait": on_wait,
-            "on_note": on_note,
-        }
-        self.train = TrainLoader(dataset.train, seed=config.seed, min_area=config.min_crop, **common)
-        self.val = EvalLoader(dataset.val, **common)
+        assert config.batch_size is not None, "complete_config was not called"
+        options = LoaderOptions(
+            batch_size=config.batch_size,
+            image_size=config.image_size,
+            device=runtime.device,
+            dtype=runtime.image_dtype,
+            num_threads=config.threads,
+            decode=config.decode,
+            deterministic=config.deterministic,
+            on_quarantine=on_quarantine,
+            on_wait=on_wait,
+            on_note=on_note,
+        )
+        self.train = TrainLoader(dataset.train, options, seed=config.seed, min_area=config.min_crop)
+        self.val = EvalLoader(dataset.val, options)
 
     @property
     def wait_s(self) -> float:

@@ -23,14 +23,14 @@ from fastast.distributed.launch import count_processes, launch
 from fastast.distributed.process_group import RankLost, open_ranks
 from fastast.distributed.ranks import Ranks
 from fastast.energy.meter import EnergyMeter, merge_idle
-from fastast.energy.nvml import open_machine as open_nvml
+from fastast.energy.nvml import open_nvml
 from fastast.errors import InputError, ReportedByOtherRank
 from fastast.gates.registry import unused_options
 from fastast.loggers.console import Reporter, verdict
 from fastast.loggers.tensorboard import events_written, require_tensorboard
 from fastast.models.build import check_names
 from fastast.options import flag_of, parse_duration
-from fastast.report.page import write_report
+from fastast.report.run_page import write_report
 from fastast.run_folder import OtherRanksFolder, RunFolder
 from fastast.signals import Stopped, StopRequest
 from fastast.train.checkpointer import Checkpointer, write_power
@@ -188,7 +188,7 @@ def _fit(
     config, folder, state = start.config, start.folder, start.state
     with contextlib.ExitStack() as stack:
         nvml = open_nvml()
-        meter = EnergyMeter(metered_devices(runtime.device), machine=nvml)
+        meter = EnergyMeter(metered_devices(runtime.device), nvml=nvml)
         if state is not None and start.checkpoint is not None:
             meter.continue_csv(start.checkpoint.resolve().parent.parent / folder.power.name)
         energy = RunEnergy(stack.enter_context(meter))
@@ -240,7 +240,7 @@ def _fit(
             summary = build_summary(trainer, nvml.driver, argv, stopped=stopped.reason if stopped else None)
             trainer.log.merge_offered()
             # A set, since what stood in the file before a resume comes from every rank.
-            rows = sorted({row for theirs in ranks.gather_object(meter.trace_rows()) for row in theirs})
+            rows = sorted({row for theirs in ranks.gather_object(meter.power_rows()) for row in theirs})
             if ranks.is_first:
                 write_power(rows, folder)
                 write_samples(folder, trainer)

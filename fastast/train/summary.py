@@ -13,7 +13,7 @@ import torch
 from fastast.atomic_files import write_whole
 from fastast.checkpoint.file_format import export_weights, save_checkpoint
 from fastast.device import device_name
-from fastast.energy.ledger import PartCounts, compute_summary, cost, emissions_g, energy_summary
+from fastast.energy.savings import PartCounts, compute_summary, cost, emissions_g, energy_summary
 from fastast.gates.base import Gate
 from fastast.loggers.counters import PhaseCounts
 from fastast.run_folder import RunFolder, code_version
@@ -161,7 +161,7 @@ def price_notes(gpu_j: float | None, price_per_kwh: float | None, gco2_per_kwh: 
 
 
 def part_counts(counts: PhaseCounts, gate: Gate) -> PartCounts:
-    """The ledger's view of a phase under a gate."""
+    """Work of a phase under a gate."""
     return PartCounts(
         offered=counts.offered,
         selected=counts.selected,

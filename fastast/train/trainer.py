@@ -15,12 +15,13 @@ import numpy as np
 
 from fastast.checkpoint.file_format import snapshot
 from fastast.config import TrainConfig
-from fastast.data import Batch, Dataset, rank_slices
+from fastast.data import Dataset, rank_slices
 from fastast.device import Runtime
 from fastast.distributed.gradient_averaging import average_statistics
 from fastast.distributed.queue_balance import QueueBalancer
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
+from fastast.feed import Batch
 from fastast.loggers.console import Reporter
 from fastast.loggers.counters import BatchRecord, PhaseCounts
 from fastast.loggers.device_status import StatusReader
@@ -236,7 +237,7 @@ class Trainer:
         else:
             self.engine.enqueue(batch, progress.plan.weights)
         first, last, ids = progress.advance()
-        ids = ids[~self.loaders.train.bad_ids[ids]]
+        ids = ids[~np.isin(ids, batch.lost_ids)]
         counts.offered = len(ids)
         return BatchRecord(first, last, counts, ids)
 

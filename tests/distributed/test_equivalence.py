@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from fastast.cli import main
 from fastast.config import TrainConfig
-from fastast.data import Batch
 from fastast.device import open_runtime
 from fastast.distributed.ranks import Ranks
+from fastast.feed import Batch
 from fastast.gates.queue import SampleQueue
 from fastast.train.engine import Engine
 from fastast.train.optimizer import GuardedStep

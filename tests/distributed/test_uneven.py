@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastast.cli import main
-from fastast.data.feed import Feed
+from fastast.feed.prefetch import PrefetchLoader
 from fastast.train import session
 from fastast.train.trainer import Trainer
 from tests.conftest import damaged_png, write_pictures
@@ -31,14 +31,14 @@ def few(tmp_path_factory):
 
 def run_slowly(arguments, slow_rank):
     """Trains; one rank waits at every batch."""
-    finish = Feed._finish
+    finish = PrefetchLoader._finish
 
     def finish_late(self, pixels, ids):
         if os.environ["RANK"] == str(slow_rank):
             time.sleep(0.01)
         return finish(self, pixels, ids)
 
-    Feed._finish = finish_late
+    PrefetchLoader._finish = finish_late
     return main(["train", *arguments])
 
 

@@ -1,10 +1,10 @@
-"""Which GPUs a process uses, and what NVML's errors come to."""
+"""Which GPUs a process uses, and the texts of NVML's errors."""
 
 from __future__ import annotations
 
 import pytest
 
-from fastast.energy.nvml import Device, Machine, select_devices, visible_devices
+from fastast.energy.nvml import Device, NvmlSystem, select_devices, visible_devices
 from tests.energy.fake_driver import FakeDriver
 
 UUIDS = ("GPU-aaaa1111-0000", "GPU-aaaa2222-0000", "GPU-bbbb3333-0000")
@@ -63,11 +63,9 @@ def test_visible_devices_follow_cuda(listed: str | None, expected: list[int]) ->
         ({}, ["GPU-dddd"], "no GPU GPU-dddd"),
     ],
 )
-def test_mixed_models_are_named_or_refused(
-    environ: dict[str, str], wanted: list[int | str] | None, expected: list[int] | str
-) -> None:
-    machine = Machine(devices=tuple(gpus("T4", "A100", "T4")))
-    chosen, reason = select_devices(machine, wanted, environ)
+def test_mixed_gpu_models(environ: dict[str, str], wanted: list[int | str] | None, expected: list[int] | str) -> None:
+    nvml = NvmlSystem(devices=tuple(gpus("T4", "A100", "T4")))
+    chosen, reason = select_devices(nvml, wanted, environ)
     if isinstance(expected, str):
         assert chosen == []
         assert reason is not None
@@ -79,12 +77,12 @@ def test_mixed_models_are_named_or_refused(
 
 PROBE = """
 import json, os
-from fastast.energy.nvml import open_machine
-print(json.dumps([[d.name, d.has_counter, d.power_kind, d.refusal, d.mig_uuids] for d in open_machine().devices]))
+from fastast.energy.nvml import open_nvml
+print(json.dumps([[d.name, d.has_counter, d.power_kind, d.refusal, d.mig_uuids] for d in open_nvml().devices]))
 """
 
 
-def test_models_are_probed_for_what_they_can_tell(driver: FakeDriver) -> None:
+def test_capabilities_are_probed(driver: FakeDriver) -> None:
     models = ["t4", "p100", "a100", "h200", "h200-old-driver", "l4-no-counter", "counter-only", "mig", "vgpu", "blind"]
     probed = driver.start(PROBE, driver.environment(*models))()
     found = {model: device[1:4] for model, device in zip(models, probed, strict=True)}
@@ -107,14 +105,14 @@ from fastast.energy.meter import EnergyMeter
 notes = {}
 for code in (4, 9, 12, 15, 18, 999):
     os.environ["FAKE_NVML_INIT"] = str(code)
-    with EnergyMeter(cpu=False) as meter, meter.window("w") as window:
+    with EnergyMeter(cpu=False) as meter, meter.measure("w") as block:
         sum(range(1000))
-    notes[code] = [window.joules, window.source, meter.watts, window.notes[0]]
+    notes[code] = [block.joules, block.source, meter.watts, block.notes[0]]
 print(json.dumps(notes))
 """
 
 
-def test_every_failure_to_start_is_a_reason_and_never_zero(driver: FakeDriver) -> None:
+def test_nvml_failures_give_a_reason(driver: FakeDriver) -> None:
     found = driver.start(INIT, driver.environment("t4"))()
     expected = {
         "4": "no permission",

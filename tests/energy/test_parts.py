@@ -1,4 +1,4 @@
-"""Parts of a run: which intervals count, and the standard error over windows."""
+"""Parts of a run: which intervals count, and the standard error over blocks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 
 import fastast.energy.parts
 from fastast.energy.meter import EnergyMeter
-from fastast.energy.nvml import Device, DeviceState, Machine
+from fastast.energy.nvml import Device, DeviceState, NvmlSystem
 from fastast.energy.parts import PartEnergy, PartMeter, merge_part_ranks
+from fastast.energy.power_log import write_power_csv
 from fastast.energy.reading import DeviceReading, Reading
 
 
@@ -33,9 +34,9 @@ class Scripted:
         return Reading(seconds=self.now_s, devices=[device], host="h")
 
 
-def test_only_training_after_the_first_steps_is_steady(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steady_part_skips_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     meter = Scripted(monkeypatch)
-    part = PartMeter(meter, skip_steps=3, window_s=10.0)  # type: ignore[arg-type]
+    part = PartMeter(meter, skip_steps=3, block_s=10.0)  # type: ignore[arg-type]
     assert part.energy() is None
     part.start()
     for _ in range(3):
@@ -58,24 +59,24 @@ def test_only_training_after_the_first_steps_is_steady(monkeypatch: pytest.Monke
     assert energy.steady.joules == pytest.approx(40 * 100)
     assert energy.steady.seconds == pytest.approx(40)
     assert energy.num_samples == 40 * 64
-    assert [round(joules) for joules, _ in energy.windows] == [1000, 1000, 500, 1000, 500]
+    assert [round(joules) for joules, _ in energy.blocks] == [1000, 1000, 500, 1000, 500]
     assert energy.j_per_sample == pytest.approx(100 / 64)
     assert energy.j_per_sample_error == pytest.approx(0.0, abs=1e-9)
     part.stop()  # twice is harmless
     assert energy.whole.joules == pytest.approx(3 * 500 + 40 * 100)
 
 
-def test_standard_error_is_that_of_repeated_runs() -> None:
+def test_standard_error_matches_repeated_runs() -> None:
     """The estimator against the spread of many simulated runs."""
     generator = random.Random(0)
     rates, errors = [], []
     for _ in range(400):
-        windows = []
+        blocks = []
         for _ in range(20):
             samples = generator.randint(500, 1500)
-            windows.append((samples * generator.gauss(2.0, 0.2), samples))
-        total = Reading(20.0, [DeviceReading("a", "T4", 20.0, sum(j for j, _ in windows), 9)])
-        part = PartEnergy(total, total, sum(n for _, n in windows), windows)
+            blocks.append((samples * generator.gauss(2.0, 0.2), samples))
+        total = Reading(20.0, [DeviceReading("a", "T4", 20.0, sum(j for j, _ in blocks), 9)])
+        part = PartEnergy(total, total, sum(n for _, n in blocks), blocks)
         assert part.j_per_sample is not None
         assert part.j_per_sample_error is not None
         rates.append(part.j_per_sample)
@@ -85,10 +86,10 @@ def test_standard_error_is_that_of_repeated_runs() -> None:
     assert sum(errors) / len(errors) == pytest.approx(spread, rel=0.15)
 
 
-def test_parts_add_over_resumes_and_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_add_up_over_resumes_and_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(uuid: str, watts: float) -> PartEnergy:
         meter = Scripted(monkeypatch, uuid)
-        part = PartMeter(meter, skip_steps=0, window_s=5.0)  # type: ignore[arg-type]
+        part = PartMeter(meter, skip_steps=0, block_s=5.0)  # type: ignore[arg-type]
         part.start()
         for _ in range(20):
             meter.advance(1.0, watts)
@@ -107,7 +108,7 @@ def test_parts_add_over_resumes_and_ranks(monkeypatch: pytest.MonkeyPatch) -> No
     assert ranks.steady.joules == pytest.approx(20 * 300)
     assert ranks.steady.seconds == pytest.approx(20)
     assert ranks.j_per_sample == pytest.approx(15.0)
-    assert len(ranks.windows) == len(first.windows) + len(second.windows)
+    assert len(ranks.blocks) == len(first.blocks) + len(second.blocks)
     shared = merge_part_ranks([first, first])
     assert shared.steady.joules == pytest.approx(20 * 100)
     assert shared.j_per_sample_error is None
@@ -123,12 +124,12 @@ class Steady(Device):
         return DeviceState(40, 300, 8, False)
 
 
-def test_the_real_meter_serves_parts_idle_and_phases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_real_meter_with_parts_idle_and_phases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    machine = Machine(devices=(Steady(0, "GPU-a", "T4", has_counter=True, power_kind="instant"),))
+    nvml = NvmlSystem(devices=(Steady(0, "GPU-a", "T4", has_counter=True, power_kind="instant"),))
     path = tmp_path / "power.csv"
     path.write_text("t_s,uuid,w,energy_mj,phase\n5.000,GPU-a,33.00,1,warmup\n")
-    meter = EnergyMeter(hz=50, cpu=False, machine=machine)
+    meter = EnergyMeter(hz=50, cpu=False, nvml=nvml)
     with pytest.raises(RuntimeError, match="start"):
         meter.reading()
     meter.continue_csv(path)
@@ -138,7 +139,7 @@ def test_the_real_meter_serves_parts_idle_and_phases(monkeypatch: pytest.MonkeyP
         assert idle.watts == pytest.approx(80.0, rel=0.1)
         assert idle.note.endswith("at SM clock 300 MHz (P8)")
         meter.set_phase("gated")
-        part = PartMeter(meter, skip_steps=1, window_s=0.05)
+        part = PartMeter(meter, skip_steps=1, block_s=0.05)
         part.start()
         for _ in range(6):
             time.sleep(0.05)
@@ -152,7 +153,7 @@ def test_the_real_meter_serves_parts_idle_and_phases(monkeypatch: pytest.MonkeyP
     assert energy.num_samples == 40
     assert energy.steady.joules == pytest.approx(80.0 * energy.steady.seconds, rel=0.1)
     assert energy.whole.seconds > energy.steady.seconds
-    meter.write_csv(path)
+    write_power_csv(path, meter.power_rows())
     rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
     assert rows[0] == ["5.000", "GPU-a", "33.00", "1", "warmup"]
     assert [row[4] for row in rows] == sorted((row[4] for row in rows), key=["warmup", "", "gated"].index)
@@ -162,8 +163,8 @@ def test_the_real_meter_serves_parts_idle_and_phases(monkeypatch: pytest.MonkeyP
         meter.start()
 
 
-def test_idle_power_of_no_gpu_takes_no_time() -> None:
-    with EnergyMeter(cpu=False, machine=Machine(reason="no driver")) as meter:
+def test_idle_power_without_gpu_returns_at_once() -> None:
+    with EnergyMeter(cpu=False, nvml=NvmlSystem(reason="no driver")) as meter:
         begin_s = time.monotonic()
         assert meter.measure_idle(30.0).watts is None
         assert time.monotonic() - begin_s < 5

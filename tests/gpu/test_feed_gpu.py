@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastast.data import EvalLoader, TrainLoader, epoch_ids, open_folder
+from fastast.data import epoch_ids, open_folder
+from fastast.feed import EvalLoader, LoaderOptions, TrainLoader
 from fastast.train.optimizer import GuardedStep, build_optimizer
 from fastast.train.steps import logits_of
 from tests.conftest import damaged_png, write_pictures
@@ -48,8 +49,8 @@ def delivered(loader: TrainLoader | EvalLoader, ids: np.ndarray | None = None) -
 
 def train_loader(folder: Path, device: torch.device, **options: Any) -> TrainLoader:
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    catalog = open_folder(folder)
-    return TrainLoader(catalog, batch_size=B, image_size=SIDE, device=device, dtype=dtype, seed=0, **options)
+    shaped = LoaderOptions(batch_size=B, image_size=SIDE, device=device, dtype=dtype, **options)
+    return TrainLoader(open_folder(folder), shaped, seed=0)
 
 
 def mean_levels(found: dict[int, torch.Tensor], reference: dict[int, torch.Tensor]) -> float:
@@ -70,7 +71,7 @@ def test_training_pictures_are_those_of_the_cpu(folder: Path, decode: str, limit
 
 def test_evaluation_pictures_are_those_of_the_cpu(folder: Path) -> None:
     loaders = [
-        EvalLoader(open_folder(folder), batch_size=B, image_size=SIDE, device=device, dtype=dtype)
+        EvalLoader(open_folder(folder), LoaderOptions(batch_size=B, image_size=SIDE, device=device, dtype=dtype))
         for device, dtype in ((CPU, torch.float32), (CUDA, torch.float16))
     ]
     reference, found = (delivered(loader) for loader in loaders)

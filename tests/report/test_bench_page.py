@@ -10,12 +10,12 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 
+from fastast.commands.report import run_report
 from fastast.errors import InputError
-from fastast.report.bench import write_bench_report
-from fastast.report.page import run_report
-from tests.report.benches import GATES, write_bench
+from fastast.report.bench_page import write_bench_report
 from tests.report.browser import Browser
-from tests.report.test_page import BEYOND, FIGURES, quiet
+from tests.report.fake_bench import GATES, write_bench
+from tests.report.test_run_page import BEYOND, FIGURES, quiet
 
 TITLES = ["Top-1 against forward units", "Top-1 against seconds of training"]
 CURVES = ["Validation top-1", "Activation, share of offered", "Threshold"]
@@ -32,7 +32,7 @@ def content(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "bench.json").read_text())
 
 
-def test_every_figure_is_seen_in_both_themes_and_on_a_phone(browser: Browser, bench: Path) -> None:
+def test_every_figure_is_visible(browser: Browser, bench: Path) -> None:
     for dark, width in ((False, 1200), (True, 1200), (False, 320), (True, 320)):
         browser.open(bench / "bench.html", width=width, dark=dark)
         figures: list[dict[str, Any]] = browser.run(FIGURES)
@@ -55,7 +55,7 @@ def test_every_figure_is_seen_in_both_themes_and_on_a_phone(browser: Browser, be
         quiet(browser, bench / "bench.html")
 
 
-def test_theme_is_kept_and_paper_is_light_and_whole(browser: Browser, bench: Path) -> None:
+def test_theme_and_print(browser: Browser, bench: Path) -> None:
     paper = "getComputedStyle(document.body).backgroundColor"
     browser.open(bench / "bench.html", dark=False)
     light = browser.run(paper)
@@ -80,7 +80,7 @@ def test_theme_is_kept_and_paper_is_light_and_whole(browser: Browser, bench: Pat
     quiet(browser, bench / "bench.html")
 
 
-def test_verdict_figures_and_links_are_those_of_the_bench(browser: Browser, bench: Path) -> None:
+def test_page_shows_the_bench(browser: Browser, bench: Path) -> None:
     browser.open(bench / "bench.html")
     result = content(bench)
     text = browser.run("document.body.textContent").replace("\n", " ")
@@ -103,8 +103,6 @@ def test_verdict_figures_and_links_are_those_of_the_bench(browser: Browser, benc
     speed = rows[3]  # after the baselines of the table before
     ceiling = f"{forward['machine_ceiling']['mean']:.2f} ± 0.00x"
     assert next(row for row in speed if row[0] == "forward")[speed[0].index("machine's ceiling")] == ceiling
-    num_met = sum(status == "met" for goal in result["goals"] for status in goal["tiers"].values())
-    assert browser.run("document.querySelectorAll('.goal b.good').length") == num_met > 0
     links = browser.run("[...document.querySelectorAll('main a')].map(a => a.href)")
     assert len(links) == len(result["runs"])
     assert all(Path(unquote(urlparse(link).path)).is_file() for link in links)
@@ -114,7 +112,7 @@ def test_verdict_figures_and_links_are_those_of_the_bench(browser: Browser, benc
     quiet(browser, bench / "bench.html")
 
 
-def test_joules_take_the_place_of_units_where_all_have_them(tmp_path: Path) -> None:
+def test_joules_replace_units_where_measured(tmp_path: Path) -> None:
     page = write_bench_report(write_bench(tmp_path / "b", num_seeds=1, epochs=3, j=2.0)).read_text()
     assert "Top-1 against GPU joules" in page
     assert "dense, equal joules" in page
@@ -122,24 +120,30 @@ def test_joules_take_the_place_of_units_where_all_have_them(tmp_path: Path) -> N
     assert "nan" not in page.lower().replace("resnan", "")
 
 
-def test_a_bench_under_way_and_one_without_its_runs(bench: Path, tmp_path: Path) -> None:
+def test_unfinished_and_empty_bench(bench: Path, tmp_path: Path) -> None:
     result = content(bench)
     dense = [run for run in result["runs"] if run["role"] == "dense"][:1]
     row = next(row for row in result["rows"] if row["role"] == "dense")
-    begun = {"finished": False, "runs": dense, "rows": [row], "goals": [], "parts": None, "parts_note": "too slow"}
+    unfinished = {"finished": False, "runs": dense, "rows": [row], "parts": None, "parts_note": "too slow"}
     verdict = {"text": "No verdict: a comparison needs two seeds at least on both sides.", "gates": [], "winners": []}
-    (tmp_path / "bench.json").write_text(json.dumps({**result, **begun, "verdict": verdict}))
+    (tmp_path / "bench.json").write_text(json.dumps({**result, **unfinished, "verdict": verdict}))
     page = write_bench_report(tmp_path).read_text()
     assert "This bench has not ended: 1 run so far." in page
     assert "No verdict" in page
     assert "is not measured: too slow" in page
     assert "Validation top-1: no epoch is recorded." in page
-    nothing = {**begun, "runs": [], "rows": [], "finished": True, "verdict": {**verdict, "text": "No verdict: none"}}
+    nothing = {
+        **unfinished,
+        "runs": [],
+        "rows": [],
+        "finished": True,
+        "verdict": {**verdict, "text": "No verdict: none"},
+    }
     (tmp_path / "bench.json").write_text(json.dumps({**result, **nothing}))
     assert "No run came out." in write_bench_report(tmp_path).read_text()
 
 
-def test_what_is_no_bench_is_one_clear_line(bench: Path, tmp_path: Path) -> None:
+def test_wrong_bench_gives_one_line(bench: Path, tmp_path: Path) -> None:
     result = content(bench)
     for value in ({}, [], {**result, "rows": 3}, {**result, "rows": [{}]}, {**result, "verdict": {"text": 1}}):
         (tmp_path / "bench.json").write_text(json.dumps(value))

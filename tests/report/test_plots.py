@@ -1,4 +1,4 @@
-"""What the figures are made from, against plain twins."""
+"""The data of the figures, against plain reference code."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastast.energy.trace import TraceRow
-from fastast.report import plots, power
-from fastast.report.compare import _costs, accuracy_for_energy
-from fastast.report.page import write_report
-from fastast.report.pictures import choose
-from fastast.report.record import Samples, read_record
+from fastast.energy.power_log import PowerRow
+from fastast.report import power_plot
+from fastast.report import run_plots as plots
+from fastast.report.comparison_plots import _costs, accuracy_for_energy
+from fastast.report.gallery import choose
+from fastast.report.run_page import write_report
+from fastast.report.run_record import Samples, read_record
 from fastast.report.svg import label_ends, label_points, short, thin
-from tests.report.runs import NUM_TRAIN, write_run
+from tests.report.fake_run import NUM_TRAIN, write_run
 
 
-def testtrailing_mean_equals_a_loop() -> None:
+def test_trailing_mean_equals_a_loop() -> None:
     rng = np.random.default_rng(0)
     x = np.cumsum(rng.integers(1, 50, 200)).astype(float)
     y, weight = rng.uniform(0, 1, 200), rng.uniform(1, 9, 200)
@@ -47,7 +48,7 @@ def test_thin_keeps_means_ends_and_gaps() -> None:
     assert [len(column) for column in thin(same, same)] == [1, 1]
 
 
-def test_samples_of_a_step_line_start_anew_with_each_epoch(tmp_path: Path) -> None:
+def test_step_line_samples_restart_each_epoch(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", gpus=0, epochs=3)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     # A log interval that does not divide the epoch: its last line is missing.
@@ -56,7 +57,7 @@ def test_samples_of_a_step_line_start_anew_with_each_epoch(tmp_path: Path) -> No
     assert set(plots.line_samples(read_record(run))) == {320.0}
 
 
-def test_activation_tells_the_mean_and_its_target(tmp_path: Path) -> None:
+def test_activation_figure_has_mean_and_target(tmp_path: Path) -> None:
     record = read_record(write_run(tmp_path / "run", gpus=0))
     figure = plots.activation(record)
     assert isinstance(figure, plots.Figure)
@@ -64,25 +65,19 @@ def test_activation_tells_the_mean_and_its_target(tmp_path: Path) -> None:
     assert f"last mean {gated.mean():.2%}, target 20.00%" in figure.svg
 
 
-def test_a_target_that_moved_or_is_none_is_not_drawn(tmp_path: Path) -> None:
+def test_run_without_target_has_no_band(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", gpus=0, epochs=2)
-    config, summary = (json.loads((run / name).read_text()) for name in ("config.json", "summary.json"))
-    (run / "config.json").write_text(json.dumps(config | {"target_schedule": "linear"}))
-    moved = plots.activation(read_record(run))
-    assert isinstance(moved, plots.Figure)
-    assert "The target moved (linear schedule)" in moved.caption
-    (run / "config.json").write_text(json.dumps(config))
+    summary = json.loads((run / "summary.json").read_text())
     summary["gate"]["target"] = None
     (run / "summary.json").write_text(json.dumps(summary))
-    none = plots.activation(read_record(run))
-    assert isinstance(none, plots.Figure)
-    for figure in (moved, none):
-        assert "Band" not in figure.caption
-        assert "target 20" not in figure.svg
-        assert "series-2" not in figure.svg
+    figure = plots.activation(read_record(run))
+    assert isinstance(figure, plots.Figure)
+    assert "Band" not in figure.caption
+    assert "target 20" not in figure.svg
+    assert "series-2" not in figure.svg
 
 
-def test_a_dense_run_has_no_gated_part(tmp_path: Path) -> None:
+def test_dense_run_has_no_gated_part(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", gpus=0, name="dense", epochs=1)
     summary = json.loads((run / "summary.json").read_text())
     summary["gate"] |= {"target": None, "activation_rate": None}
@@ -92,7 +87,7 @@ def test_a_dense_run_has_no_gated_part(tmp_path: Path) -> None:
     assert "active in the gated part" not in page
 
 
-def test_a_run_of_one_gate_says_what_it_has_not(tmp_path: Path) -> None:
+def test_missing_figures_give_reasons(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", gpus=0, name="random", epochs=1)
     page = write_report(run).read_text()
     for reason in (
@@ -108,7 +103,7 @@ def test_a_run_of_one_gate_says_what_it_has_not(tmp_path: Path) -> None:
     assert page.count('class="fill"') == 4
 
 
-def test_a_loss_is_drawn_as_a_loss(tmp_path: Path) -> None:
+def test_negative_savings_are_drawn(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", gpus=1, epochs=1)
     summary = json.loads((run / "summary.json").read_text())
     summary["energy"] |= {"savings_measured": -0.08, "savings_estimated": 0.0}
@@ -122,15 +117,15 @@ def test_a_loss_is_drawn_as_a_loss(tmp_path: Path) -> None:
     assert 'style="width:0.00%"></span></span><b>0.00 %</b>' in page  # a measured nothing is no "not measured"
 
 
-def test_stretches_are_phases_with_their_bounds() -> None:
+def test_phase_bounds() -> None:
     phases = [(1.0, ""), (2.0, "warmup"), (3.0, "warmup"), (4.0, "eval"), (5.0, "gated")]
-    rows = [TraceRow(t_s, "GPU", 1.0, None, phase) for t_s, phase in phases]
-    assert power._stretches(rows) == [("", 0.0, 1.0), ("warmup", 1.0, 3.0), ("eval", 3.0, 4.0), ("gated", 4.0, 5.0)]
+    rows = [PowerRow(t_s, "GPU", 1.0, None, phase) for t_s, phase in phases]
+    assert power_plot._phases(rows) == [("", 0.0, 1.0), ("warmup", 1.0, 3.0), ("eval", 3.0, 4.0), ("gated", 4.0, 5.0)]
 
 
-def test_a_gap_is_not_bridged() -> None:
+def test_power_line_breaks_at_gaps() -> None:
     x = np.array([0, 0.1, 0.2, 5.0, 5.1])
-    broken_x, broken_y = power._broken(x, np.ones(5))
+    broken_x, broken_y = power_plot._broken(x, np.ones(5))
     assert broken_x.tolist() == [0, 0.1, 0.2, 5.0, 5.0, 5.1]
     assert np.isnan(broken_y).tolist() == [False, False, False, True, False, False]
 
@@ -140,7 +135,7 @@ def test_short_numbers() -> None:
 
 
 @pytest.mark.parametrize("heights", [(0.5, 0.5, 0.51, 0.99, 1.0), (0.0, 0.0, 0.01)])
-def test_labels_at_the_ends_stand_apart(heights: tuple[float, ...]) -> None:
+def test_end_labels_do_not_overlap(heights: tuple[float, ...]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3))
@@ -158,7 +153,7 @@ def test_labels_at_the_ends_stand_apart(heights: tuple[float, ...]) -> None:
     assert frame.y0 - 12 < boxes[0].y0 < boxes[-1].y1 < frame.y1 + 12
 
 
-def test_points_are_named_clear_of_one_another_and_of_their_bars() -> None:
+def test_point_labels_do_not_overlap() -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3), dpi=72)
@@ -176,7 +171,7 @@ def test_points_are_named_clear_of_one_another_and_of_their_bars() -> None:
     assert all(box.x1 < figure.bbox.width for box in boxes)
 
 
-def test_forward_units_by_epoch_add_up_to_those_of_the_run(tmp_path: Path) -> None:
+def test_forward_units_by_epoch_add_up(tmp_path: Path) -> None:
     record = read_record(write_run(tmp_path / "run", gpus=0))
     units = _costs(record, "forward_units")
     assert units[0] == 3 * NUM_TRAIN  # warm-up
@@ -200,14 +195,14 @@ def samples(selected: list[int], labels: list[int], losses: list[float]) -> Samp
     )
 
 
-def test_the_extremes_are_chosen_and_ties_go_by_loss() -> None:
+def test_extreme_pictures_with_ties_by_loss() -> None:
     chosen = choose(samples([5, 9, 5, 1, 5, -1], [0] * 6, [0.1, 1.0, 3.0, 1.0, np.nan, 9.0]))
     most, least = chosen[0]
     assert most.tolist() == [1, 2]  # 9 of 10, then 5 of 10 with the highest loss
     assert least.tolist() == [3, 0]  # and with the lowest
 
 
-def test_each_picture_is_chosen_once_and_few_in_all() -> None:
+def test_gallery_is_small_without_repeats() -> None:
     rng = np.random.default_rng(0)
     for num_classes in (1, 3, 12, 100, 1000):
         labels = np.repeat(np.arange(num_classes), 7).tolist()
@@ -223,6 +218,6 @@ def test_each_picture_is_chosen_once_and_few_in_all() -> None:
     assert rate.argmin() in chosen
 
 
-def test_a_class_of_one_picture_has_no_least() -> None:
+def test_class_of_one_picture() -> None:
     ((most, least),) = choose(samples([3], [7], [np.nan])).values()
     assert (most.tolist(), least.tolist()) == ([0], [])

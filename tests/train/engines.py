@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from fastast.config import TrainConfig
-from fastast.data import Batch
 from fastast.device import Runtime
+from fastast.feed import Batch
 from fastast.train.engine import Engine
 
 B, SIDE, CLASSES = 8, 16, 3

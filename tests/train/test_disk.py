@@ -9,7 +9,7 @@ import pytest
 
 from fastast.checkpoint.file_format import load_checkpoint
 from fastast.cli import main
-from fastast.report.page import write_report
+from fastast.report.run_page import write_report
 from fastast.run_folder import RunFolder
 from fastast.train import session
 from tests.train.test_run import gated, lines_of, losses, options

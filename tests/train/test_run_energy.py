@@ -14,11 +14,11 @@ from tests.train.test_run import lines_of, options, summary_of
 SCRIPT = """
 import functools, json, sys
 from fastast.cli import main
-from fastast.energy import ledger
+from fastast.energy import savings
 from fastast.train import run_energy, session
-ledger.MIN_PART_S = 0.2
+savings.MIN_PART_S = 0.2
 session.metered_devices = lambda device: None
-run_energy.PartMeter = functools.partial(run_energy.PartMeter, skip_steps=5, window_s=0.2)
+run_energy.PartMeter = functools.partial(run_energy.PartMeter, skip_steps=5, block_s=0.2)
 print(json.dumps(main(sys.argv[1:])))
 """
 

@@ -1,0 +1,174 @@
+"""Runs of a bench as processes: each is a `fastast train` that resumes where it was stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from fastast.bench.estimate import START_S, Outcome
+from fastast.bench.matrix import Job
+from fastast.distributed.parent_death import with_parent_death_signal
+from fastast.run_folder import RunFolder, read_json
+from fastast.signals import SIGNALS, Stopped
+
+ERROR_PREFIX = "fastast train: error: "
+BAD_INPUT = 2
+# Above this, the ceiling of so large a network is not worth the wait.
+PROBE_TIMEOUT_S = 900.0
+
+
+class BadInput(Exception):
+    """The run refused its options or its data; all runs of the bench would."""
+
+
+def flags(options: Mapping[str, Any]) -> list[str]:
+    """Options by field name of `TrainConfig` as words of a command line."""
+    words = []
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(flag)
+        elif value is not None and value is not False:
+            words += [flag, str(value)]
+    return words
+
+
+class Runner:
+    """Runs jobs one after another under a folder, and knows those that are finished there.
+
+    Args:
+        root: the bench's folder; runs go to `runs/`, the output of their processes to `logs/`.
+        options: of all runs, by field name of `TrainConfig`.
+    """
+
+    def __init__(self, root: Path, options: Mapping[str, Any]) -> None:
+        self._root, self._options = root, options
+        self._process: subprocess.Popen[bytes] | None = None
+        self._signum: int | None = None
+
+    def folder(self, job: Job) -> Path:
+        """The run folder of a job."""
+        return self._root / "runs" / job.name
+
+    def finished(self, job: Job) -> Outcome | None:
+        """The outcome of a run that is finished already."""
+        summary = RunFolder(self.folder(job)).finished_summary()
+        return None if summary is None else Outcome(summary, seconds=summary["time_s"]["total"] + START_S, before=True)
+
+    def run(self, job: Job) -> Outcome:
+        """Runs a job to its end, from its last checkpoint if it was stopped.
+
+        Raises:
+            Stopped: a signal came; the run has a checkpoint.
+            BadInput: the run exited with code 2.
+        """
+        options = {**self._options, **job.changes, "gate": job.gate, "seed": job.seed, "epochs": job.epochs}
+        return self.train(self.folder(job), options)
+
+    def train(self, folder: Path, options: Mapping[str, Any]) -> Outcome:
+        """Runs `fastast train` in a folder, as `run` does. A run that `max_time` stopped has an outcome, too."""
+        start_s = time.monotonic()
+        log = self._log(folder.name)
+        code, printed = self._execute(
+            ["-m", "fastast", "train", *flags(options), "--out", str(folder), "--resume", "auto"], log
+        )
+        seconds = time.monotonic() - start_s
+        if code in (0, 3) and RunFolder(folder).summary.exists():
+            return Outcome(read_json(RunFolder(folder).summary), seconds=seconds)
+        reason = failure_reason(code, printed)
+        if code == BAD_INPUT:
+            raise BadInput(reason)
+        return Outcome(None, f"{reason} ({log})", seconds)
+
+    def probe(self, gates: Sequence[str]) -> tuple[dict[str, dict[str, float]] | None, str | None]:
+        """Times the parts of training alone, in a process of its own.
+
+        Returns:
+            Parts by gate as of `fastast.bench.probe`, and None; or None and the reason.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        log = self._log("probe")
+        options, result = log.with_name("probe-options.json"), log.with_name("probe.json")
+        options.write_text(json.dumps({"options": dict(self._options), "gates": list(gates)}), encoding="utf-8")
+        result.unlink(missing_ok=True)
+        words = ["-m", "fastast.bench.probe", str(options), str(result)]
+        try:
+            code, printed = self._execute(words, log, timeout_s=PROBE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return None, f"timing the parts took more than {PROBE_TIMEOUT_S:.0f} s"
+        return (read_json(result), None) if code == 0 else (None, failure_reason(code, printed))
+
+    def _log(self, name: str) -> Path:
+        path = self._root / "logs" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _execute(self, words: Sequence[str], log: Path, *, timeout_s: float | None = None) -> tuple[int, str]:
+        """Runs Python with these arguments in a child that ends with this process; returns exit code and output."""
+        self._check()
+        with open(log, "ab+") as file:
+            start = file.seek(0, 2)
+            # In a session of its own, so that Ctrl-C in a terminal reaches it only through this process, once.
+            self._process = subprocess.Popen(
+                with_parent_death_signal([sys.executable, *words]),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                self._forward()
+                code = self._process.wait(timeout_s)
+            finally:
+                if self._process.poll() is None:
+                    self._process.kill()
+                    self._process.wait()
+                self._process = None
+            file.seek(start)
+            printed = file.read().decode(errors="replace")
+        self._check()
+        return code, printed
+
+    @contextlib.contextmanager
+    def forwarding_signals(self) -> Iterator[None]:
+        """Forwards signals to the run within the block; then `run` raises Stopped."""
+
+        def handle(signum: int, frame: FrameType | None) -> None:
+            self._signum = signum
+            self._forward()
+
+        previous = {signum: signal.signal(signum, handle) for signum in SIGNALS}
+        try:
+            yield
+        finally:
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
+
+    def _forward(self) -> None:
+        if self._signum is not None and self._process is not None:
+            self._process.send_signal(self._signum)
+
+    def _check(self) -> None:
+        if self._signum is not None:
+            raise Stopped("signal", 128 + self._signum, f"stopped by {signal.Signals(self._signum).name}")
+
+
+def failure_reason(code: int, printed: str) -> str:
+    """Why a run failed: its last error line, or else its last line of any kind."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(ERROR_PREFIX)]
+    if errors:
+        return errors[-1].removeprefix(ERROR_PREFIX)
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    return f"exit code {code}: {lines[-1][:300]}" if lines else f"exit code {code}"

@@ -1,0 +1,297 @@
+"""What a set of class folders holds: every picture file, its stamp and its scan, cached between runs.
+
+The cache holds one file for each set of folders, written atomically. A missing, damaged or unwritable one only means a
+new scan.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import os
+import stat
+import zipfile
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastast.atomic_files import cache_root, write_whole
+from fastast.data.image_scan import describe_error, scan_file
+from fastast.errors import InputError
+
+Progress = Callable[[int, int], None]
+
+# Kinds that cannot be trained on are listed too, so that the scan can name them and say what to do.
+PICTURE_EXTENSIONS = frozenset(
+    b".jpg .jpeg .jpe .jfif .png .gif .webp .bmp .tif .tiff .avif .heic .heif .jxl .jp2".split()
+)
+
+_CACHE_VERSION = 1  # raise it when the scan changes what it accepts
+_CHUNK = 256  # files handed to a thread at a time
+
+
+@dataclass
+class FileIndex:
+    """Every picture file below some class folders, in (class, relative path) order, as flat arrays.
+
+    A relative path is `class/.../name`, as bytes: file names need not be valid text.
+    """
+
+    roots: list[bytes]  # folders that hold the class folders
+    classes: list[bytes]  # sorted
+    ignored: collections.Counter[str]  # files of other kinds, counted by extension
+    names: bytes  # all relative paths, end to end
+    starts: np.ndarray  # int64[N], where each begins in `names`
+    lengths: np.ndarray  # int32[N]
+    root_of: np.ndarray  # int32[N], index into `roots`
+    labels: np.ndarray  # int32[N], index into `classes`
+    stamps: np.ndarray  # int64[N, 2], size in bytes and mtime in ns
+    sizes: np.ndarray  # int32[N, 2], height and width in pixels; 0 where refused
+    reasons: dict[int, str]  # why a file is refused, by row
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def name(self, row: int) -> bytes:
+        start = int(self.starts[row])
+        return self.names[start : start + int(self.lengths[row])]
+
+    def path(self, row: int) -> bytes:
+        return os.path.join(self.roots[self.root_of[row]], self.name(row))
+
+
+def show_path(path: str | bytes | os.PathLike[str]) -> str:
+    """A path on one line, safe to print whatever bytes it holds."""
+    text = os.fsdecode(path)
+    return text if text.isprintable() else ascii(text)
+
+
+def list_files(roots: Sequence[str | os.PathLike[str]]) -> FileIndex:
+    """Lists the class folders of all `roots` together; reads no file.
+
+    Raises:
+        InputError: a folder cannot be listed.
+    """
+    folders = [os.path.abspath(os.fsencode(root)) for root in roots]
+    found = [set(_subfolders(folder)) for folder in folders]
+    classes = sorted(set().union(*found))
+    ignored: collections.Counter[str] = collections.Counter()
+    names, lengths, root_of, labels = bytearray(), array("i"), array("i"), array("i")
+    for label, name in enumerate(classes):
+        # Only one class's names exist as Python objects at a time.
+        files = [
+            (path, index)
+            for index, folder in enumerate(folders)
+            if name in found[index]
+            for path in _walk(folder, name, ignored)
+        ]
+        for path, index in sorted(files):
+            names += path
+            lengths.append(len(path))
+            root_of.append(index)
+            labels.append(label)
+    count = len(lengths)
+    sizes = np.frombuffer(lengths, np.int32) if count else np.zeros(0, np.int32)
+    return FileIndex(
+        roots=folders,
+        classes=classes,
+        ignored=ignored,
+        names=bytes(names),
+        starts=np.cumsum(sizes, dtype=np.int64) - sizes,
+        lengths=sizes,
+        root_of=np.array(root_of, np.int32),
+        labels=np.array(labels, np.int32),
+        stamps=np.zeros((count, 2), np.int64),
+        sizes=np.zeros((count, 2), np.int32),
+        reasons={},
+    )
+
+
+def stamp_files(index: FileIndex) -> None:
+    """Fills in the stamps; reads no file."""
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
+
+        def stamp_chunk(first: int) -> None:
+            rows = range(first, min(first + _CHUNK, len(index)))
+            index.stamps[rows.start : rows.stop] = [_stamp(index.path(row)) for row in rows]
+
+        list(pool.map(stamp_chunk, range(0, len(index), _CHUNK)))
+
+
+def scan_files(index: FileIndex, progress: Progress | None = None) -> None:
+    """Fills in stamps, sizes and reasons, from the cache where a file's size and mtime are unchanged.
+
+    Args:
+        index: what `list_files` returned; changed in place.
+        progress: called now and then as `progress(done, total)`.
+    """
+    cache_file = _cache_file(index.roots)
+    cached = _load_cache(cache_file)
+    known = _match(index, cached)
+
+    def scan_chunk(first: int) -> tuple[int, dict[int, str], bool]:
+        rows = np.arange(first, min(first + _CHUNK, len(index)))
+        index.stamps[rows] = [_stamp(index.path(row)) for row in rows.tolist()]
+        if cached is not None:
+            # Only acceptance is cached: a file that was refused may have been made readable since.
+            same = (known[rows] >= 0) & (cached.stamps[known[rows]] == index.stamps[rows]).all(axis=1)
+            index.sizes[rows[same]] = cached.sizes[known[rows[same]]]
+        reasons, changed = {}, False
+        for row in rows[index.sizes[rows, 0] == 0].tolist():
+            header = scan_file(index.path(row))
+            index.sizes[row] = header.height, header.width
+            if header.reason is not None:
+                reasons[row] = header.reason
+            else:
+                changed = True
+        return int(rows[-1]) + 1, reasons, changed
+
+    changed = cached is None or len(cached) != len(index)
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
+        for done, reasons, scanned in pool.map(scan_chunk, range(0, len(index), _CHUNK)):
+            index.reasons.update(reasons)
+            changed |= scanned
+            if progress is not None:
+                progress(done, len(index))
+    if changed:
+        _save_cache(cache_file, index)
+
+
+def _stamp(path: bytes) -> tuple[int, int]:
+    """Size in bytes and mtime in ns; -1, -1, which no cached good file has, if there is no regular file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else (-1, -1)
+
+
+def _subfolders(folder: bytes) -> Iterator[bytes]:
+    for entry in _entries(folder):
+        if is_folder(entry):
+            yield entry.name
+
+
+def _walk(root: bytes, class_name: bytes, ignored: collections.Counter[str]) -> Iterator[bytes]:
+    """Relative paths of one class's picture files. Links are followed; each real folder is entered once."""
+    visited = set()
+    folders = [class_name]
+    while folders:
+        folder = folders.pop()
+        try:
+            status = os.stat(os.path.join(root, folder))
+        except OSError as error:
+            raise InputError(f"{show_path(os.path.join(root, folder))}: {describe_error(error)}") from error
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        for entry in sorted(_entries(os.path.join(root, folder)), key=lambda entry: entry.name, reverse=True):
+            path = folder + b"/" + entry.name
+            extension = os.path.splitext(entry.name)[1].lower()
+            if is_folder(entry):
+                folders.append(path)
+            elif extension in PICTURE_EXTENSIONS:
+                yield path
+            else:
+                ignored[os.fsdecode(extension) or "no extension"] += 1
+
+
+def _entries(folder: bytes) -> Iterator[os.DirEntry[bytes]]:
+    """The entries of a folder, without hidden files and the __MACOSX folders of zip archives."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith(b".") and entry.name != b"__MACOSX":
+                    yield entry
+    except OSError as error:
+        raise InputError(f"{show_path(folder)}: {describe_error(error)}") from error
+
+
+def is_folder(entry: os.DirEntry[Any]) -> bool:
+    """Whether an entry is a folder or leads to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a symbolic link to itself
+        return False
+
+
+# --------------------------------------------------------------------------------------------------- cache
+
+
+def _cache_file(roots: list[bytes]) -> Path:
+    key = hashlib.sha256(b"\0".join(os.path.realpath(root) for root in roots)).hexdigest()
+    return cache_root() / f"scan-{key[:32]}.npz"
+
+
+_CACHED_ARRAYS: dict[str, tuple[int, ...]] = {"starts": (), "lengths": (), "root_of": (), "stamps": (2,), "sizes": (2,)}
+
+
+def _save_cache(path: Path, index: FileIndex) -> None:
+    arrays = {name: getattr(index, name) for name in _CACHED_ARRAYS}
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(
+            path,
+            lambda file: np.savez(
+                file,
+                version=np.array(_CACHE_VERSION),
+                names=np.frombuffer(index.names, np.uint8),
+                **arrays,
+            ),
+        )
+
+
+def _load_cache(path: Path) -> FileIndex | None:
+    """The cached index, or None if there is none that can be trusted."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if int(file["version"]) != _CACHE_VERSION:
+                return None
+            arrays = {name: file[name] for name in _CACHED_ARRAYS}
+            names = file["names"].tobytes()
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
+        return None
+    count = arrays["starts"].size
+    if any(arrays[n].shape != (count, *tail) or arrays[n].dtype.kind != "i" for n, tail in _CACHED_ARRAYS.items()):
+        return None
+    return FileIndex(
+        roots=[],
+        classes=[],
+        ignored=collections.Counter(),
+        names=names,
+        labels=np.zeros(count, np.int32),
+        reasons={},
+        **arrays,
+    )
+
+
+def _match(index: FileIndex, cached: FileIndex | None) -> np.ndarray:
+    """int64[N]: the cached row of each file, -1 where it is new."""
+    if cached is None:
+        return np.full(len(index), -1, np.int64)
+    same = (
+        index.names == cached.names
+        and np.array_equal(index.lengths, cached.lengths)
+        and np.array_equal(index.root_of, cached.root_of)
+    )
+    if same:
+        return np.arange(len(index))
+    rows = {(int(cached.root_of[row]), cached.name(row)): row for row in range(len(cached))}
+    return np.fromiter(
+        (rows.get((int(index.root_of[row]), index.name(row)), -1) for row in range(len(index))),
+        np.int64,
+        len(index),
+    )
+
+
+def take(index: FileIndex, rows: np.ndarray) -> FileIndex:
+    """The same files reduced to `rows` (int64[M]); `names` is shared."""
+    picked = {name: getattr(index, name)[rows] for name in (*_CACHED_ARRAYS, "labels")}
+    return dataclasses.replace(index, reasons={}, **picked)

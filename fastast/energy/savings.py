@@ -1,0 +1,198 @@
+"""What a gate saved, by three definitions that are never mixed.
+
+estimated   as the published AST counts: an active sample costs 1.0, a skipped one 0.01;
+arithmetic  counted work in forwards of the full-size network (`fastast.cost_model`);
+measured    joules per offered sample against those of dense training in the same run.
+
+`savings_*` are of the gated part (of a dense run: all of it), `run_savings_*` of the whole run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from fastast.cost_model import DENSE_COST
+from fastast.energy.meter import IdlePower
+from fastast.energy.parts import PartEnergy
+from fastast.energy.reading import Reading, sum_known
+
+ACTIVE_COST, SKIPPED_COST = 1.0, 0.01
+# A shorter part shows clocks and temperature more than the gate.
+MIN_PART_S = 30.0
+JOULES_PER_KWH = 3.6e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartCounts:
+    """Executed work of one part of a run.
+
+    Attributes:
+        offered: samples delivered for a decision.
+        selected: samples chosen for backward (dense: all).
+        backward: samples that went through backward.
+        scored: samples that went through the scoring forward.
+        score_units: cost of scoring one sample, in full-size forwards.
+    """
+
+    offered: int = 0
+    selected: int = 0
+    backward: int = 0
+    scored: int = 0
+    score_units: float = 1.0
+
+    @property
+    def forward_units(self) -> float:
+        """Executed work, in full-size forwards."""
+        return DENSE_COST * self.backward + self.score_units * self.scored
+
+    @property
+    def dense_forward_units(self) -> float:
+        """Work of training every offered sample."""
+        return DENSE_COST * self.offered
+
+
+def estimated_savings(*parts: PartCounts) -> float | None:
+    """1 - (active x 1.0 + skipped x 0.01) / offered; None when nothing was offered.
+
+    With activation a in one part it is AST's formula 1 - (a + 0.01 (1 - a)).
+    """
+    offered, selected = sum(part.offered for part in parts), sum(part.selected for part in parts)
+    if offered == 0:
+        return None
+    return 1 - (ACTIVE_COST * selected + SKIPPED_COST * (offered - selected)) / offered
+
+
+def arithmetic_savings(*parts: PartCounts) -> float | None:
+    """1 - work done / work of training every offered sample; None when nothing was offered."""
+    dense_units = sum(part.dense_forward_units for part in parts)
+    return 1 - sum(part.forward_units for part in parts) / dense_units if dense_units else None
+
+
+def speedup_ceiling(part: PartCounts) -> float | None:
+    """The largest speed-up over dense that the cost model allows at the part's realised activation.
+
+    `forward` at activation a: 3 / (1 + 3 a).
+    """
+    units = DENSE_COST * part.selected + part.score_units * part.scored
+    return part.dense_forward_units / units if units else None
+
+
+def compute_summary(dense: PartCounts, gated: PartCounts) -> dict[str, float | None]:
+    """The `compute` entry of `summary.json`.
+
+    Args:
+        dense: warm-up and anneal.
+        gated: the gated part; for a dense run, all of it.
+    """
+    return {
+        "forward_units": dense.forward_units + gated.forward_units,
+        "dense_forward_units": dense.dense_forward_units + gated.dense_forward_units,
+        "speedup_ceiling": speedup_ceiling(gated),
+    }
+
+
+def _checked_j_per_sample(energy: PartEnergy | None, part: str) -> tuple[float | None, str | None]:
+    """GPU joules per offered sample of a part, or None and the reason.
+
+    Args:
+        energy: None if the part never ran.
+        part: its name, for the reason.
+    """
+    if energy is None:
+        return None, f"no {part} part was run"
+    # The notes of the whole run say why a GPU was not read.
+    if energy.whole.joules is None or energy.steady.joules is None:
+        return None, f"joules of the {part} part were not read"
+    if energy.steady.seconds < MIN_PART_S or energy.num_samples == 0:
+        return None, (
+            f"the {part} part trained for {energy.steady.seconds:.0f} s after its first steps; "
+            f"{MIN_PART_S:.0f} s are needed for joules per sample"
+        )
+    return energy.j_per_sample, None
+
+
+def measured_savings(dense: PartEnergy | None, gated: PartEnergy | None) -> tuple[float | None, str]:
+    """1 - joules per offered sample, gated / joules per sample, dense.
+
+    Returns:
+        The savings and a note with standard error and conditions; or None and the reason.
+    """
+    dense_j, dense_reason = _checked_j_per_sample(dense, "dense")
+    gated_j, gated_reason = _checked_j_per_sample(gated, "gated")
+    if dense is None or gated is None or not dense_j or gated_j is None:
+        return None, f"savings not measured: {dense_reason or gated_reason}"
+    ratio = gated_j / dense_j
+    note = f"measured savings {1 - ratio:.1%}"
+    errors = dense.j_per_sample_error, gated.j_per_sample_error
+    if errors[0] is not None and errors[1] is not None and gated_j:
+        error = ratio * ((errors[0] / dense_j) ** 2 + (errors[1] / gated_j) ** 2) ** 0.5
+        note += f" +- {error:.1%} (standard error over {len(dense.blocks)} dense and {len(gated.blocks)} gated blocks)"
+    conditions = dense.steady.conditions, gated.steady.conditions
+    if None not in conditions:
+        note += f"; dense at {conditions[0]}, gated at {conditions[1]}"
+    return 1 - ratio, note
+
+
+def energy_summary(
+    *,
+    dense: PartCounts,
+    gated: PartCounts,
+    gate_is_dense: bool,
+    run: Reading,
+    idle: IdlePower | None = None,
+    dense_energy: PartEnergy | None = None,
+    gated_energy: PartEnergy | None = None,
+    notes: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The `energy` entry of `summary.json`.
+
+    Args:
+        dense: counts of warm-up and anneal.
+        gated: counts of the gated part; for a dense run, of all of it.
+        gate_is_dense: the run has no gate.
+        run: energy of the whole run, evaluation included.
+        idle: power before the run, GPU context open.
+        dense_energy: joules of warm-up and anneal; None if there was none.
+        gated_energy: joules of the gated part; for a dense run, of all of it.
+        notes: further lines for `notes`, put first.
+    """
+    dense_of_run = gated_energy if gate_is_dense else dense_energy
+    dense_j, _ = _checked_j_per_sample(dense_of_run, "dense")
+    gated_j, _ = _checked_j_per_sample(gated_energy, "gated")
+    measured, measured_note = measured_savings(dense_of_run, gated_energy)
+    if gate_is_dense and measured is not None:
+        measured_note = "a dense run is its own reference: savings 0"
+    offered = dense.offered + gated.offered
+    trained = (part.whole.joules for part in (dense_energy, gated_energy) if part is not None)
+    idle_notes = [idle.note] if idle is not None and run.joules is not None else []
+    joules, idle_w = run.joules, None if idle is None else idle.watts
+    return {
+        "savings_estimated": estimated_savings(gated),
+        "savings_arithmetic": arithmetic_savings(gated),
+        "savings_measured": measured,
+        "run_savings_estimated": estimated_savings(dense, gated),
+        "run_savings_arithmetic": arithmetic_savings(dense, gated),
+        # Warm-up and anneal save nothing, so the gated part's savings are weighted by its share of the offered samples.
+        "run_savings_measured": measured * gated.offered / offered if measured is not None and offered else None,
+        "gpu_j": joules,
+        "train_gpu_j": sum_known(trained),
+        "gpu_j_above_idle": None if joules is None or idle_w is None else joules - idle_w * run.seconds,
+        "cpu_j": run.cpu_j,
+        "idle_w": idle_w,
+        "dense_j_per_sample": dense_j,
+        "gated_j_per_sample": gated_j,
+        "source": run.source,
+        "notes": list(dict.fromkeys([*notes, *run.notes, measured_note, *idle_notes])),
+    }
+
+
+def cost(joules: float, price_per_kwh: float) -> float:
+    """What the energy costs, in the currency of `price_per_kwh`."""
+    return joules / JOULES_PER_KWH * price_per_kwh
+
+
+def emissions_g(joules: float, gco2_per_kwh: float) -> float:
+    """Grams of CO2 for the energy, at `gco2_per_kwh` grams per kilowatt hour."""
+    return joules / JOULES_PER_KWH * gco2_per_kwh

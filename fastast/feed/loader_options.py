@@ -1,0 +1,52 @@
+"""What both loaders take: the shape of the batches, where they are made, and whom to tell what happens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+OnQuarantine = Callable[[int, str, str], None]
+OnWait = Callable[[], None]
+OnNote = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoaderOptions:
+    """Options of `TrainLoader` and `EvalLoader`. All callbacks run in the thread that iterates.
+
+    Attributes:
+        batch_size: rows of each batch, B.
+        image_size: side of the pictures in a batch, S, pixels.
+        device: where the batches are made: cpu, or cuda (which decodes there too).
+        dtype: of the images, torch.float32 or torch.float16.
+        prefetch: batches that DALI holds at once.
+        num_threads: decoder threads; None: the cores that this process may use, at most 8.
+        decode: on a GPU, where pictures are decoded: gpu, cpu, or auto, which decodes as many of the training
+            batches on the CPU as it can without the training loop waiting for them.
+        deterministic: on a GPU, use one decoder only, whose bits do not depend on the rest of the batch (those of the
+            JPEG engine do); auto is then gpu.
+        on_quarantine: called as `on_quarantine(id, path, reason)`, once for each bad picture.
+        on_wait: called about every second while reads are waited for; an exception in it ends the pass.
+        on_note: called as `on_note(line)` when the folder of the pictures is gone and when it is back; the pass waits
+            in between.
+    """
+
+    batch_size: int
+    image_size: int
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    prefetch: int = 2
+    num_threads: int | None = None
+    decode: str = "auto"
+    deterministic: bool = False
+    on_quarantine: OnQuarantine | None = None
+    on_wait: OnWait | None = None
+    on_note: OnNote | None = None
+
+    @property
+    def decoder_threads(self) -> int:
+        """`num_threads` with None resolved."""
+        return self.num_threads or min(8, len(os.sched_getaffinity(0)))

@@ -1,0 +1,1 @@
+"""Tar shards of pictures with an index: planning, converting, writing, verifying."""

@@ -1,0 +1,287 @@
+"""The figures of a run's page. Each is a `Figure`, or a line that says why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from fastast.report.run_record import RunRecord, Steps
+from fastast.report.svg import (
+    MUTED,
+    RULE,
+    SERIES,
+    draw,
+    few_ticks,
+    from_zero,
+    label_ends,
+    line,
+    offered_axis,
+    percent_axis,
+    short,
+)
+
+GATED = "gated"
+WITHOUT_TARGET = ("dense", "infobatch")
+# The controller keeps the activation within 5 % of target on average over so many batches.
+BAND = 0.05
+BAND_BATCHES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A drawn figure.
+
+    Attributes:
+        title: what it shows and in which unit.
+        svg: an `<svg>` element that says the same in words.
+        narrow: another for small screens, where one figure cannot serve both.
+        caption: how to read it.
+    """
+
+    title: str
+    svg: Markup
+    narrow: Markup | None = None
+    caption: str = ""
+
+
+def accuracy(record: RunRecord) -> Figure | str:
+    """Validation top-1 and top-5 by epoch."""
+    lines = [("top-1", "val_top1", SERIES[0]), ("top-5", "val_top5", MUTED)]
+    return _by_epoch(record, "Validation accuracy", lines, percent_axis, lambda value: f"{value:.1%}")
+
+
+def loss(record: RunRecord) -> Figure | str:
+    """Training and validation loss by epoch."""
+    lines = [("training", "train_loss", MUTED), ("validation", "val_loss", SERIES[0])]
+    caption = "Both before label smoothing. Training: trained samples only, and a gate may pick the hard ones."
+    return _by_epoch(record, "Loss, nats", lines, few_ticks, lambda value: f"{value:.3g}", caption)
+
+
+def _by_epoch(
+    record: RunRecord,
+    title: str,
+    lines: Sequence[tuple[str, str, str]],
+    axis: Callable[[Axes], None],
+    form: Callable[[float], str],
+    caption: str = "",
+) -> Figure | str:
+    if not record.epochs:
+        return f"{title}: no epoch has ended yet."
+    epochs = np.array([line["epoch"] for line in record.epochs], dtype=np.float64)
+    columns = {key: np.array([line[key] for line in record.epochs], dtype=np.float64) for _, key, _ in lines}
+
+    def paint(axes: Axes) -> None:
+        for _, key, colour in lines:
+            line(axes, epochs, columns[key], colour)
+        axes.margins(y=0.12)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if np.ptp(epochs) < 2:
+            axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
+        axes.set_xlabel("epoch")
+        few_ticks(axes)
+        axis(axes)
+        label_ends(axes, [(epochs, columns[key], name, colour) for name, key, colour in lines])
+
+    described = [f"{name} {first_to_last(columns[key], form)}" for name, key, _ in lines]
+    label = f"{title} over {len(epochs)} epochs: {'; '.join(described)}."
+    return Figure(title, draw(paint, label, names=[name for name, *_ in lines]), caption=caption)
+
+
+def first_to_last(values: np.ndarray, form: Callable[[float], str]) -> str:
+    """Text of the first and the last known value."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return "not recorded"
+    return f"from {form(known[0])} to {form(known[-1])}" if len(known) > 1 else form(known[0])
+
+
+def activation(record: RunRecord) -> Figure | str:
+    """Share of offered samples that reached backward in the gated part, with its target."""
+    steps, gated = record.steps, record.steps.phase == GATED
+    if not gated.any():
+        return "Activation: no step of a gated part is recorded."
+    target = _target(record)
+    x, y, weight = steps["offered"][gated], steps["activation"][gated], line_samples(record)[gated]
+    span = averaging_samples(record, target)
+    smooth = trailing_mean(x, y, weight, span)
+
+    def paint(axes: Axes) -> None:
+        if target:
+            axes.axhspan(target * (1 - BAND), target * (1 + BAND), color=SERIES[1], alpha=0.18, linewidth=0)
+            axes.axhline(target, color=SERIES[1], linewidth=1)
+        line(axes, x, y, MUTED, linewidth=0.8, alpha=0.6, marker="")
+        line(axes, x, smooth, SERIES[0])
+        values = y[np.isfinite(y)]
+        top = min(np.percentile(values, 99) * 1.1 if len(values) else 1, 1)
+        from_zero(axes, max(top, 1.3 * (target or 0)))
+        percent_axis(axes)
+        offered_axis(axes)
+        ends = [(x, smooth, "mean", SERIES[0])]
+        if target:
+            ends.append((x, np.full(len(x), target), "target", SERIES[1]))
+        label_ends(axes, ends)
+
+    mean = smooth[np.isfinite(smooth)]
+    label = "Activation of the gated part over offered samples" + (f": last mean {mean[-1]:.2%}" if len(mean) else "")
+    label += f", target {target:.2%}." if target else "."
+    caption = f"Thin: single log lines. Bold: mean of the last {span:,} gated samples (of fewer at first). "
+    if target:
+        caption += f"Band: target ± {BAND:.0%} of it."
+    return Figure(
+        "Activation, share of offered", draw(paint, label, names=["target" if target else "mean"]), caption=caption
+    )
+
+
+def averaging_samples(record: RunRecord, target: float | None) -> int:
+    """Offered samples over which the controller keeps its target on average."""
+    return int(max(BAND_BATCHES * (_option(record, "batch_size") or 1), BAND_BATCHES / (target or 1)))
+
+
+def threshold(record: RunRecord) -> Figure | str:
+    """The threshold of the controller."""
+    x, y = record.steps["offered"], record.steps["threshold"]
+    if not np.isfinite(y).any():
+        return "Threshold: this run's gate records none."
+    first = int(np.flatnonzero(np.isfinite(y))[0])
+    x, y = x[first:], y[first:]
+    label = f"Threshold over offered samples: {first_to_last(y, lambda value: f'{value:.3g}')}."
+    caption = "In units of the score, whose running mean is 1 for the default significance."
+    return _over_offered("Threshold", x, y, 1.15 * np.nanmax(y), label, caption)
+
+
+def throughput(record: RunRecord) -> Figure | str:
+    """Offered samples per second."""
+    y = record.steps["offered_per_s"]
+    if not np.isfinite(y).any():
+        return "Throughput: no step is recorded."
+
+    def axis(axes: Axes) -> None:
+        axes.yaxis.set_major_formatter(FuncFormatter(short))
+        _annotate_gated(axes, record.steps)
+
+    label = f"Offered samples per second: {first_to_last(y, lambda value: f'{value:,.0f}')}."
+    title = "Throughput, offered per second"
+    return _over_offered(title, record.steps["offered"], y, 1.12 * np.nanmax(y), label, "Evaluation left out.", axis)
+
+
+def data_wait(record: RunRecord) -> Figure | str:
+    """Share of the loop's time that it waited for pictures."""
+    steps = record.steps
+    with np.errstate(invalid="ignore", divide="ignore"):
+        y = steps["data_wait_s"] * steps["offered_per_s"] / line_samples(record)
+    y = np.where(np.isfinite(y), np.clip(y, 0, 1), np.nan)
+    if not np.isfinite(y).any():
+        return "Data wait: no step is recorded."
+
+    def axis(axes: Axes) -> None:
+        percent_axis(axes)
+        _annotate_gated(axes, steps)
+
+    top = max(0.05, min(1.0, 1.2 * np.nanmax(y)))
+    label = f"Share of time spent waiting for data: mean {np.nanmean(y):.1%}, at most {np.nanmax(y):.1%}."
+    caption = "A gate that decides after decoding saves nothing where this is high."
+    return _over_offered("Data wait, share of time", steps["offered"], y, top, label, caption, axis)
+
+
+def _over_offered(
+    title: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    top: float,
+    label: str,
+    caption: str,
+    axis: Callable[[Axes], None] = lambda axes: None,
+) -> Figure:
+    def paint(axes: Axes) -> None:
+        line(axes, x, y, SERIES[0])
+        from_zero(axes, top)
+        offered_axis(axes)
+        axis(axes)
+
+    return Figure(title, draw(paint, label), caption=caption)
+
+
+def loss_histogram(record: RunRecord) -> Figure | str:
+    """Scoring loss of selected against skipped samples, over all gated epochs."""
+    hists = [line["hist"] for line in record.epochs if line["hist"] is not None]
+    hists = [hist for hist in hists if np.array_equal(hist[0], hists[0][0])]
+    if not hists:
+        return "Losses of selected and skipped samples: this run scored no samples while training, so there are none."
+    edges, (selected, skipped) = hists[0][0], sum(hist[1:] for hist in hists)
+    last = max(np.flatnonzero(selected + skipped), default=0)
+    width = edges[1] - edges[0] if len(edges) > 1 else 1.0
+    is_open = last == len(edges) - 1
+    edges = np.append(edges[: last + 1], edges[last] + width)
+    selected, skipped = selected[: last + 1], skipped[: last + 1]
+
+    def paint(axes: Axes) -> None:
+        for counts, colour in ((skipped, MUTED), (selected, SERIES[0])):
+            share = counts / max(1.0, counts.sum())
+            axes.stairs(share, edges, color=colour, fill=True, alpha=0.18, linewidth=0)
+            axes.stairs(share, edges, color=colour, linewidth=1.8)
+        few_ticks(axes)
+        percent_axis(axes)
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_xlabel("loss when scored, nats")
+        for row, (name, colour) in enumerate((("selected", SERIES[0]), ("skipped", MUTED))):
+            axes.text(0.99, 0.97 - 0.09 * row, name, color=colour, ha="right", va="top", transform=axes.transAxes)
+
+    middle = (edges[1:] + edges[:-1]) / 2
+    means = [float(middle @ counts / counts.sum()) if counts.sum() else None for counts in (selected, skipped)]
+    described = [
+        f"{name} samples, {'none' if mean is None else f'mean about {mean:.2g} nats'}"
+        for name, mean in zip(("selected", "skipped"), means, strict=True)
+    ]
+    caption = f"Share of each group by bin; {selected.sum():,.0f} selected, {skipped.sum():,.0f} skipped."
+    caption += " The last bin is open." if is_open else ""
+    return Figure(
+        "Loss of selected and skipped samples", draw(paint, f"Histogram: {'; '.join(described)}."), caption=caption
+    )
+
+
+def _annotate_gated(axes: Axes, steps: Steps) -> None:
+    """Draws a line at the start of the gated part, unless the run starts with it."""
+    gated = np.flatnonzero(steps.phase == GATED)
+    if len(gated) and gated[0] > 0:
+        x = steps["offered"][gated[0] - 1]
+        axes.axvline(x, color=RULE, linewidth=1)
+        axes.text(x, 0.99, " gated", color=MUTED, va="top", transform=axes.get_xaxis_transform())
+
+
+def line_samples(record: RunRecord) -> np.ndarray:
+    """float64[S]: offered samples of each step line; the count restarts with every epoch."""
+    offered, epoch = record.steps["offered"], record.steps["epoch"]
+    ends = {line["epoch"]: line["offered"] or 0.0 for line in record.epochs}
+    before = [sum(count for number, count in ends.items() if number < e) for e in np.unique(epoch)]
+    start = np.concatenate([[0.0], offered[:-1]])[: len(offered)]
+    if len(epoch):
+        start = np.maximum(start, np.array(before)[np.searchsorted(np.unique(epoch), epoch)])
+    return np.maximum(offered - start, 1.0)
+
+
+def trailing_mean(x: np.ndarray, y: np.ndarray, weight: np.ndarray, span: float) -> np.ndarray:
+    """Weighted mean of `y` over the last `span` samples at each x."""
+    known = np.isfinite(y)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, y * weight, 0.0))])
+    weights = np.concatenate([[0.0], np.cumsum(np.where(known, weight, 0.0))])
+    first = np.searchsorted(x, x - span, side="right")
+    last = np.arange(1, len(x) + 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (sums[last] - sums[first]) / (weights[last] - weights[first])
+
+
+def _target(record: RunRecord) -> float | None:
+    """The share that the gate should hold, if it has one."""
+    if record.summary:
+        return record.number("gate", "target")
+    return None if record.config.get("gate") in WITHOUT_TARGET else _option(record, "target")
+
+
+def _option(record: RunRecord, name: str) -> float | None:
+    value = record.config.get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
