@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from benchmarks.common import provenance, publish, stamp
+from fastast.atomic_files import write_whole
 from fastast.bench.verdict import top1
 from fastast.errors import InputError
-from fastast.atomic_files import write_whole
 from fastast.report.bench_tables import place_name
 from fastast.run_folder import read_json
 

@@ -38,9 +38,9 @@ import torch
 from benchmarks.common import provenance, publish
 from fastast.atomic_files import write_whole
 from fastast.data import epoch_ids, open_folder
+from fastast.data.pack import run_pack
 from fastast.feed import TrainLoader
 from fastast.feed.pipeline import MEAN, STD
-from fastast.data.pack import run_pack
 
 BATCH = 64
 MIN_AREA = 0.25

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastast.feed import Batch
 from fastast.energy.reading import Reading
+from fastast.feed import Batch
 from fastast.loggers.counters import PhaseCounts
 from fastast.train.run_energy import DENSE_PART, GATED_PART
 from fastast.train.summary import part_counts

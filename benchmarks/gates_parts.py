@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from fastast.data import ThumbnailLoader
-from fastast.feed import Batch
 from fastast.device import compile_step
+from fastast.feed import Batch
 from fastast.models.build import scoring_twin
 from fastast.train.steps import logits_of
 from fastast.train.trainer import Trainer

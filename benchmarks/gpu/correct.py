@@ -27,8 +27,8 @@ _TEST = re.compile(r"^(tests/gpu/\S+?::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL)"
 def machine(settings: Settings, report: Report) -> None:
     """Hardware, driver and versions; and what `fastast doctor` finds."""
     from benchmarks.common import provenance
-    from fastast.energy.nvml import open_nvml
     from fastast.device import open_machine
+    from fastast.energy.nvml import open_nvml
 
     device = open_machine(settings.device).device
     found = open_nvml()

@@ -19,8 +19,8 @@ from benchmarks.gpu.pictures import given_pictures, sizes
 from benchmarks.gpu.settings import Report, Settings
 from benchmarks.gpu.timing import race
 from fastast.data import epoch_ids, open_folder
-from fastast.feed import TrainLoader
 from fastast.device import open_machine
+from fastast.feed import TrainLoader
 
 SYNTHETIC, FED = "synthetic", "from JPEGs"
 NVIDIA, TORCHVISION = "NVIDIA-style DALI loop", "torchvision loop"

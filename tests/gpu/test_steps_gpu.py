@@ -15,8 +15,8 @@ from torch._inductor import cudagraph_trees
 
 from fastast.cli import main
 from fastast.config import TrainConfig
-from fastast.feed import Batch
 from fastast.device import open_runtime
+from fastast.feed import Batch
 from fastast.gates.lagged_reader import LaggedReader
 from fastast.train.engine import Engine, Status
 from fastast.train.epoch_plan import EpochPlanner

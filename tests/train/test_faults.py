@@ -19,7 +19,7 @@ from fastast.run_folder import RunFolder
 from fastast.train import trainer, watchdog
 from tests.processes import FORKS, command, hang_reads_after
 from tests.train.test_disk import assert_resumes
-from tests.train.test_memory_fit import allow
+from tests.train.test_out_of_memory import allow
 from tests.train.test_run import gated, lines_of, losses, options
 
 __all__ = ["gated"]

@@ -44,7 +44,7 @@ def plain_hard(scores, num, explore):
 
 @pytest.mark.parametrize("kind", ["lognormal", "uniform", "ties", "constant", "zeros", "one large"])
 @pytest.mark.parametrize(("num", "explore"), [(1, 0.0), (40, 0.0), (40, 0.05), (399, 0.3), (400, 0.0)])
-def test_gate_probability_equals_its_plain_twin(kind, num, explore):
+def test_gate_probability_equals_plain_twin(kind, num, explore):
     scores = scores_of(kind)
     explore_meant = min(explore, num / len(scores))
     for selection, plain in (("soft", plain_soft), ("hard", plain_hard)):
@@ -55,7 +55,7 @@ def test_gate_probability_equals_its_plain_twin(kind, num, explore):
         assert ours.max() <= 1
 
 
-def test_an_explore_share_beyond_the_places_takes_all_of_them():
+def test_explore_beyond_the_places_takes_all():
     p = gate_probability(scores_of("lognormal"), 20, explore=0.5, selection="soft")
     assert p == pytest.approx(np.full(400, 0.05))
     assert gate_probability(scores_of("ties"), 500, explore=0.5, selection="hard").tolist() == [1.0] * 400
@@ -74,7 +74,7 @@ def plain_systematic(probability, num, start):
 
 
 @pytest.mark.parametrize("start", [0.001, 0.37, 0.999])
-def test_systematic_draw_equals_its_plain_twin(start):
+def test_systematic_draw_equals_plain_twin(start):
     for seed in range(30):
         rng = np.random.default_rng(seed)
         p = gate_probability(rng.random(50).astype(np.float32) + 0.1, 12, explore=0.1, selection="soft")
@@ -84,7 +84,7 @@ def test_systematic_draw_equals_its_plain_twin(start):
 
 @pytest.mark.parametrize("selection", ["soft", "hard"])
 @pytest.mark.parametrize("num", [1, 17, 200, 399])
-def test_systematic_draw_takes_exactly_the_number(num, selection):
+def test_systematic_draw_takes_the_exact_number(num, selection):
     """And those of probability 1 always."""
     for seed in range(60):
         scores = np.random.default_rng(seed).lognormal(0, 3, 400).astype(np.float32)
@@ -95,14 +95,14 @@ def test_systematic_draw_takes_exactly_the_number(num, selection):
         assert not drawn[p == 0].any()
 
 
-def test_each_place_is_drawn_with_its_own_probability():
+def test_systematic_draw_has_exact_probabilities():
     p = gate_probability(scores_of("lognormal", 60), 12, explore=0.1, selection="soft")
     starts = (np.arange(2000) + 0.5) / 2000  # evenly over (0, 1): the frequency is the probability itself
     frequency = np.mean([systematic_draw(p, 12, start) for start in starts], axis=0)
     assert frequency == pytest.approx(p, abs=1.1e-3)
 
 
-def test_keys_do_not_depend_on_the_size_of_the_set():
+def test_keys_are_independent_of_the_set_size():
     keys = seeded_keys(200_000, 5, 2, 19)
     assert np.array_equal(keys[:100], seeded_keys(100, 5, 2, 19))
     assert len(np.unique(keys)) == 200_000

@@ -3,26 +3,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastast.errors import InputError
-from fastast.gates import planned_work, target_at
 from fastast.gates.importance_weights import importance_weights
-from tests.gate.test_controller import controllers, exponential
+from tests.gates.test_controller import controllers
 
 
-def test_weights_are_rate_over_p_of_the_selected():
+def test_weights_are_rate_over_probability():
     mask = torch.tensor([True, False, True, True])
-    probability = torch.tensor([0.5, 0.5, 1.0, 0.01])
-    weights, num_clipped = importance_weights(mask, probability, 0.2)
+    weights = importance_weights(mask, torch.tensor([0.5, 0.5, 1.0, 0.01]), 0.2)
     assert weights.tolist() == pytest.approx([0.4, 0.0, 0.2, 20.0])
-    assert num_clipped == 0
-    weights, num_clipped = importance_weights(mask, probability, torch.tensor(0.2), clip=3.0)
-    assert weights.tolist() == pytest.approx([0.4, 0.0, 0.2, 3.0])
-    assert num_clipped == 1
-    assert torch.isfinite(importance_weights(mask, torch.zeros(4), 0.2, clip=3.0)[0]).all()
+    assert torch.isfinite(importance_weights(mask, torch.zeros(4), torch.tensor(0.2))).all()
 
 
 @pytest.mark.parametrize("explore", [0.0, 0.05])
-def test_the_weighted_gradient_is_the_dense_one_in_the_mean(explore):
+def test_weighted_gradient_is_unbiased(explore):
     """Logistic regression, scored by its loss; 48 seeds of 150 batches of 64, the first 30 to settle.
 
     Each seed gives one deviation of the selected samples' mean gradient from that of all. The 48 are independent, so
@@ -42,7 +35,7 @@ def test_the_weighted_gradient_is_the_dense_one_in_the_mean(explore):
         gradient = (p - y)[..., None] * x  # [seeds, B, 3]
         ids = torch.arange(num_seeds * batch).view(num_seeds, batch) + k * num_seeds * batch
         mask = controller.decide(loss, ids)
-        weights, _ = importance_weights(mask, controller.probability, controller.mean_probability[:, None])
+        weights = importance_weights(mask, controller.probability, controller.mean_probability[:, None])
         controller.update(mask.sum(-1), torch.full((num_seeds,), batch), controller.probability.sum(-1))
         if k < warmup:
             continue
@@ -62,30 +55,3 @@ def test_the_weighted_gradient_is_the_dense_one_in_the_mean(explore):
     assert standard_errors(sums["weighted"] / selected).max() < 4
     assert standard_errors(sums["plain"] / selected).max() > 20
     assert float((sums["weights"] / sums["selected"]).mean()) == pytest.approx(1.0, abs=0.02)
-
-
-def test_mean_probability_follows_the_target():
-    generator = torch.Generator().manual_seed(0)
-    controller = controllers([0.1, 0.5], "soft")
-    for k in range(200):
-        mask = controller.decide(exponential(generator, (2, 64)), torch.arange(128).view(2, 64) + 128 * k)
-        controller.update(mask.sum(-1), torch.full((2,), 64), controller.probability.sum(-1))
-    assert controller.mean_probability.tolist() == pytest.approx([0.1, 0.5], rel=0.1)
-
-
-@pytest.mark.parametrize(("kind", "mean"), [("constant", 0.2), ("linear", 0.6)])
-def test_target_schedules(kind, mean):
-    middles = [(k + 0.5) / 100 for k in range(100)]
-    targets = [target_at(progress, 0.2, kind) for progress in middles]
-    assert sum(targets) / 100 == pytest.approx(mean)
-    assert planned_work(1.0, 0.2, kind) == pytest.approx(mean)
-    for k in range(1, 101):
-        assert planned_work(k / 100, 0.2, kind) == pytest.approx(sum(targets[:k]) / 100)
-    assert target_at(1.0, 0.2, kind) == pytest.approx(0.2)
-    assert target_at(0.0, 0.2, "linear") == 1.0
-
-
-def test_an_unknown_schedule_lists_the_choices():
-    for function in (target_at, planned_work):
-        with pytest.raises(InputError, match="constant, linear"):
-            function(0.5, 0.1, "cubic")

@@ -31,20 +31,20 @@ def expected(lines):
     return found
 
 
-def test_a_run_that_was_stopped_and_goes_on_has_every_point_once(pictures, tmp_path, monkeypatch):
+def test_resumed_run_has_every_point_once(pictures, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    given = options(pictures, out, gate="memory", epochs=3)
+    arguments = options(pictures, out, gate="memory", epochs=3)
     taken = []
     append = RunFolder.append_metrics
 
     def stop_in_the_second_epoch(self, line):
         append(self, line)
         taken.append(line)
-        if len(taken) == 20:  # 15 batches and a line of their epoch, and then some, which no checkpoint has
+        if len(taken) == 20:  # 15 batches, the line of their epoch, and four batches that no checkpoint has
             raise KeyboardInterrupt
 
     monkeypatch.setattr(RunFolder, "append_metrics", stop_in_the_second_epoch)
-    assert main(["train", *given, "--tensorboard"]) == 130
+    assert main(["train", *arguments, "--tensorboard"]) == 130
     monkeypatch.undo()
     lost = points(out)
     assert lost == expected(taken)
@@ -57,7 +57,7 @@ def test_a_run_that_was_stopped_and_goes_on_has_every_point_once(pictures, tmp_p
     assert len(list((out / "tensorboard").iterdir())) == 1
 
 
-def test_without_the_package_one_line_says_how_to_get_it(pictures, tmp_path, monkeypatch, capsys):
+def test_missing_package_is_one_line(pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert main(["train", *options(pictures, tmp_path / "run"), "--tensorboard"]) == 2
     error = capsys.readouterr().err
@@ -67,7 +67,7 @@ def test_without_the_package_one_line_says_how_to_get_it(pictures, tmp_path, mon
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk_ends_the_events_and_not_the_run(tmp_path, monkeypatch, capsys):
+def test_full_disk_ends_the_events_only(tmp_path, monkeypatch, capsys):
     folder = RunFolder(tmp_path)
     line = dict.fromkeys(STEP_TAGS, 1.0) | {"kind": "step", "offered": 16}
 

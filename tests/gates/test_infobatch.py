@@ -3,14 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastast.gates.registry import make_gate
+from fastast.gates.base import EpochContext
+from fastast.gates.infobatch import InfoBatch
 
 NUM = 1000
 
 
 def plan(prune=0.5, **options):
     options = {"seed": 1, "target": 0.1, "epoch": 0, **options}
-    return make_gate("infobatch", prune=prune).plan(Window(num_samples=NUM, **options))
+    return InfoBatch(prune).plan(EpochContext(num_samples=NUM, **options))
 
 
 def losses(seed=0):
@@ -18,7 +19,7 @@ def losses(seed=0):
 
 
 @pytest.mark.parametrize("prune", [0.0, 0.3, 0.5, 0.9])
-def test_drops_the_share_of_those_below_the_mean_and_scales_the_rest_of_them(prune):
+def test_drops_a_share_below_the_mean_and_scales_up_the_rest(prune):
     scores = losses()
     scores[:50] = np.nan  # never trained
     offered = np.random.default_rng(2).random(NUM) < 0.9
@@ -33,24 +34,25 @@ def test_drops_the_share_of_those_below_the_mean_and_scales_the_rest_of_them(pru
     for i in range(NUM):
         expected = 0 if not chosen.keep[i] else 1 / (1 - prune) if learned[i] else 1
         assert chosen.weights[i] == pytest.approx(expected)
-    # All of the offered samples' weight is there, but for the rounding of the number dropped.
+    # The weights add up to the number offered, but for the rounding of the number dropped.
     assert chosen.weights.sum() == pytest.approx(offered.sum(), abs=0.5 / (1 - prune) + 1e-3)
 
 
-def test_is_unbiased_over_epochs():
+def test_unbiased_over_epochs():
     scores = losses()
     weight = np.mean([plan(scores=scores, epoch=epoch).weights for epoch in range(400)], axis=0)
     assert abs(weight - 1).max() < 5 / np.sqrt(400)
 
 
-@pytest.mark.parametrize("options", [{}, {"scores": np.full(NUM, np.nan, np.float32)}])
-def test_without_losses_everything_is_trained(options):
+@pytest.mark.parametrize(
+    "options", [{}, {"scores": np.full(NUM, np.nan, np.float32)}, {"scores": losses(), "progress": 0.875}]
+)
+def test_dense_without_losses_and_at_the_end(options):
     assert plan(**options) is None
 
 
-def test_the_last_eighth_of_the_run_is_dense():
+def test_active_before_the_last_eighth():
     assert plan(scores=losses(), progress=0.874) is not None
-    assert plan(scores=losses(), progress=0.875) is None
 
 
 def test_equal_losses_are_all_kept():

@@ -1,22 +1,24 @@
-"""A whole run beside a replayed GPU: what the meter reads ends up in the run folder."""
+"""Joules of a run: intervals end with the device's work, and the run folder has what a replayed GPU reads."""
 
 import csv
-import json
 
 import pytest
 
+from fastast.cli import main
+from fastast.energy.parts import PartMeter
+from fastast.train.engine import Engine
 from tests.conftest import ROOT
-from tests.train.test_run import options
+from tests.train.test_run import lines_of, options, summary_of
 
 # Training stays on the CPU; only the power is replayed. Parts are shorter than a real run needs.
 SCRIPT = """
 import functools, json, sys
 from fastast.cli import main
 from fastast.energy import savings
-from fastast.train import energy_book, session
+from fastast.train import run_energy, session
 savings.MIN_PART_S = 0.2
 session.metered_devices = lambda device: None
-energy_book.PartMeter = functools.partial(energy_book.PartMeter, skip_steps=5, block_s=0.2)
+run_energy.PartMeter = functools.partial(run_energy.PartMeter, skip_steps=5, block_s=0.2)
 print(json.dumps(main(sys.argv[1:])))
 """
 
@@ -30,8 +32,8 @@ def metered(driver, pictures, tmp_path_factory):
     return out
 
 
-def test_joules_of_the_run_and_of_its_parts_are_those_of_the_power_curve(metered):
-    summary = json.loads((metered / "summary.json").read_text())
+def test_joules_are_those_of_the_power_curve(metered):
+    summary = summary_of(metered)
     energy, seconds = summary["energy"], summary["time_s"]
     assert energy["source"] == "nvml counter"
     assert energy["idle_w"] == pytest.approx(100, rel=0.05)
@@ -46,12 +48,29 @@ def test_joules_of_the_run_and_of_its_parts_are_those_of_the_power_curve(metered
     assert any("CO2" in note for note in energy["notes"])
 
 
-def test_the_power_trace_and_the_metrics_carry_watts_and_phases(metered):
+def test_trace_and_metrics_have_watts_and_phases(metered):
     with open(metered / "power.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["t_s", "uuid", "w", "energy_mj", "phase"]
     assert {"warmup", "gated", "eval"} <= {row["phase"] for row in rows}
     assert all(float(row["w"]) == pytest.approx(100, abs=1) for row in rows)
-    lines = [json.loads(line) for line in (metered / "metrics.jsonl").read_text().splitlines()]
+    lines = lines_of(metered)
     assert all(line["gpu_w"] == pytest.approx(100, abs=1) for line in lines if line["kind"] == "step")
     assert sum(line["gpu_j"] for line in lines if line["kind"] == "epoch") > 0
+
+
+def test_intervals_end_once_the_device_is_done(pictures, tmp_path, monkeypatch):
+    calls = []
+    for owner, name in ((Engine, "synchronize"), (PartMeter, "start"), (PartMeter, "stop")):
+        monkeypatch.setattr(owner, name, spied(calls, name, getattr(owner, name)))
+    assert main(["train", *options(pictures, tmp_path / "run", epochs=2, checkpoint_every=0.0005)]) == 0
+    assert calls.count("start") > 2  # checkpoints within an epoch as well
+    assert calls == ["start", "synchronize", "stop"] * calls.count("start")
+
+
+def spied(calls, name, method):
+    def call(*arguments):
+        calls.append(name)
+        return method(*arguments)
+
+    return call
