@@ -102,7 +102,7 @@ class TrainConfig:
     gate: str = option(
         "forward",
         "which samples reach backward: " + "; ".join(f"{name}: {info.help}" for name, info in GATES.items()),
-        choices=tuple(GATES),
+        choices=GATES,
     )
     selection: str = option(
         "soft",

@@ -13,7 +13,7 @@ from fastast.removed import removed_value
 
 
 def option(
-    default: Any, doc: str, *, kind: type | None = None, metavar: str | None = None, choices: tuple[str, ...] = ()
+    default: Any, doc: str, *, kind: type | None = None, metavar: str | None = None, choices: Collection[str] = ()
 ) -> Any:
     """A config field: its default, its one line of doc, and what the command line needs to parse it.
 
@@ -22,7 +22,7 @@ def option(
         doc: what it means, with its unit, and when to change it.
         kind: str, int, float or bool; by default the type of the default.
         metavar: name of the value in `--help`; the choices by default.
-        choices: the values that are allowed; any if empty.
+        choices: the values that are allowed, read at each check; any if empty.
     """
     shown = metavar or "|".join(choices) or None
     metadata = {"doc": doc, "kind": kind or type(default), "metavar": shown, "choices": choices}

@@ -30,12 +30,12 @@ WAITS = {
 
 
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
-def test_what_waits_fails(wait):
+def test_waiting_fails(wait):
     with pytest.raises(AssertionError), no_sync():
         wait(torch.rand(4))
 
 
-def test_what_does_not_wait_passes():
+def test_not_waiting_passes():
     x, place = torch.rand(4, requires_grad=True), torch.tensor([2, 0])
     with no_sync():
         y = torch.where(x > 0.5, x, 0.0)[place].bfloat16().float()
@@ -45,7 +45,7 @@ def test_what_does_not_wait_passes():
         torch.optim.SGD([x], lr=0.1, momentum=0.9).step()
 
 
-def test_a_named_function_may_read_what_lies_on_the_host():
+def test_named_function_may_read_the_host():
     def read(x):
         return x.numpy()
 

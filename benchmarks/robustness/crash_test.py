@@ -1,4 +1,4 @@
-"""Kills training runs at random times, resumes them, and compares the outcome with undisturbed runs.
+"""Kills trainings at random times, resumes them, and compares what comes out with undisturbed trainings.
 
     python -m benchmarks.robustness.crash_test [--kills 50] [--gate GATE ...] [--data DIR] [--out FILE]
 
@@ -7,16 +7,16 @@ SIGKILL at a time drawn uniformly from the length of an undisturbed run; every o
 half-written beside the checkpoints. The same command is started again until the run is done, and the run is compared
 with the undisturbed one of its gate. Then the next run starts, with the next gate, until all kills are made.
 
-survived: kills after which the run finished without other help. identical: runs that ended like the undisturbed one:
-every line of `metrics.jsonl` except times and watts, the final weights and all other state, the exported weights,
-counts, per-sample figures and quarantined pictures.
+A run is identical if it ended as the undisturbed one did: every line of `metrics.jsonl` but for times and watts, the
+final weights and all that a run resumes from, the exported weights, counts, per-sample figures, quarantined pictures.
 
-The processes are forked from one that has imported everything, so that a start takes one second and not ten: no kill
+The processes are forked from one that has imported everything, so that a start takes a second and not ten: no kill
 falls into an import, which writes nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import multiprocessing
@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.common import make_parser, provenance, publish
+from benchmarks.common import provenance, publish
 from fastast.checkpoint.file_format import load_checkpoint
 from fastast.config import GATES
 from fastast.data import draw_dataset
@@ -54,11 +54,11 @@ class Tally:
     """What the kills of one gate did.
 
     Attributes:
-        kills: SIGKILLs that hit a living process.
+        kills: SIGKILLs that met a living process.
         survived: those of runs that finished.
         half_written: those that left a half-written file beside the checkpoints.
         before_first: those before a run's first checkpoint.
-        runs, identical: runs that were killed at least once, and those that ended like the undisturbed one.
+        runs, identical: runs that were killed at least once, and those of them that are identical.
         faults: what went wrong, a line each.
     """
 
@@ -72,11 +72,12 @@ class Tally:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = make_parser("benchmarks.robustness.crash_test", __doc__, table=False)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--gate", nargs="+", choices=GATES, default=list(GATES), help="default: all, in turn")
     parser.add_argument("--data", help="folder with train/ and val/; default: a drawn set with a damaged picture")
     parser.add_argument("--seed", type=int, default=0, help="of the times")
+    parser.add_argument("--out", help="JSON file to write")
     args = parser.parse_args(argv)
 
     FORKS.set_forkserver_preload(["fastast.train.session"])
@@ -97,27 +98,12 @@ def main(argv: list[str] | None = None) -> int:
             folder, length_s = whole[gate]
             killed_run(gate, data, work / f"run{number}", folder, length_s, min(left, share), rng, tallies[gate])
             number += 1
-    total = {
-        name: sum(getattr(tally, name) for tally in tallies.values())
-        for name in ("kills", "survived", "half_written", "before_first", "runs", "identical")
-    }
-    faults = [fault for tally in tallies.values() for fault in tally.faults]
-    publish(
-        {
-            **provenance(torch.device("cpu")),
-            "seed": args.seed,
-            **total,
-            "faults": faults,
-            "gates": {gate: vars(tally) for gate, tally in tallies.items()},
-        },
-        args.out,
-    )
-    print(
-        f"survived {total['survived']} of {total['kills']} kills; "
-        f"identical {total['identical']} of {total['runs']} runs",
-        file=sys.stderr,
-    )
-    return 1 if faults else 0
+    gates = {gate: vars(tally) for gate, tally in tallies.items()}
+    # Counts add up, and lists of faults.
+    total = {name: sum((tally[name] for tally in gates.values()), type(none)()) for name, none in vars(Tally()).items()}
+    publish({**provenance(torch.device("cpu")), "seed": args.seed, **total, "gates": gates}, args.out)
+    print("survived {survived} of {kills} kills; identical {identical} of {runs} runs".format(**total), file=sys.stderr)
+    return 1 if total["faults"] else 0
 
 
 def draw_pictures(root: Path) -> Path:
@@ -133,7 +119,7 @@ def draw_pictures(root: Path) -> Path:
 
 
 def undisturbed(gate: str, data: Path, work: Path) -> tuple[RunFolder, float]:
-    """The undisturbed run, and its seconds."""
+    """An undisturbed run, and its seconds."""
     folder = RunFolder(work / f"undisturbed-{gate}")
     began = time.monotonic()
     process = start(gate, data, folder)
@@ -147,7 +133,7 @@ def undisturbed(gate: str, data: Path, work: Path) -> tuple[RunFolder, float]:
 def killed_run(
     gate: str, data: Path, path: Path, whole: RunFolder, length_s: float, kills: int, rng: random.Random, tally: Tally
 ) -> None:
-    """One run from its first start to its end, killed at most `kills` times."""
+    """One run until it has finished, killed at most `kills` times."""
     folder, made = RunFolder(path), 0
     while True:
         process = start(gate, data, folder)
@@ -177,15 +163,15 @@ def killed_run(
 
 
 def start(gate: str, data: Path, folder: RunFolder) -> Any:
-    """A process that trains: starts the run, or resumes it."""
-    words = ["train", "--data", str(data), "--out", str(folder.path), "--gate", gate, *OPTIONS.split()]
-    process = FORKS.Process(target=train, args=(words, str(log_path(folder))))
+    """A process that starts the run or resumes it."""
+    arguments = ["train", *OPTIONS.split(), "--data", str(data), "--out", str(folder.path), "--gate", gate]
+    process = FORKS.Process(target=train, args=(arguments, log_path(folder)))
     process.start()
     return process
 
 
-def train(arguments: list[str], log: str) -> None:
-    """The command line in a process of its own; its output goes to a file."""
+def train(arguments: list[str], log: Path) -> None:
+    """The command line in a process of its own, its output in a file."""
     from fastast.cli import main as fastast
 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -195,22 +181,22 @@ def train(arguments: list[str], log: str) -> None:
 
 
 def log_path(folder: RunFolder) -> Path:
-    """Where a run's process writes its output."""
+    """The output of a run's last process."""
     return folder.path.with_suffix(".log")
 
 
 def log_of(folder: RunFolder) -> str:
-    """The end of the last process's output."""
+    """The last lines of that output."""
     return " | ".join(log_path(folder).read_text(errors="replace").splitlines()[-3:])
 
 
 def half_written(folder: RunFolder) -> list[Path]:
-    """Temporary files beside the checkpoints, which are not renamed yet."""
+    """Files beside the checkpoints that do not have their final names yet."""
     return list(folder.checkpoints.glob(".*.tmp"))
 
 
 def kill(process: Any, folder: RunFolder, after_s: float, *, aimed: bool) -> bool:
-    """Kills a process after so many seconds, `aimed` once a file is half-written; False if it ended earlier."""
+    """Kills a process after so many seconds, `aimed` once a file is half-written; False if it ended before."""
     process.join(after_s)
     while aimed and process.exitcode is None and not half_written(folder):
         time.sleep(POLL_S)
@@ -220,27 +206,33 @@ def kill(process: Any, folder: RunFolder, after_s: float, *, aimed: bool) -> boo
 
 
 def differences(ours: RunFolder, whole: RunFolder) -> list[str]:
-    """Names of the parts in which two finished runs differ."""
-    one, other = outcome(ours), outcome(whole)
+    """Names of what differs between two finished runs, and should not."""
+    one, other = contents(ours), contents(whole)
     return [name for name in one if not same(one[name], other[name])]
 
 
-def outcome(folder: RunFolder) -> dict[str, Any]:
-    """The parts of a finished run that must not depend on kills; of its log, all but what depends on its speed."""
-    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+def contents(folder: RunFolder) -> dict[str, Any]:
+    """What is the same for every run of a command, as far as its files hold it."""
     summary = json.loads(folder.summary.read_text())
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     return {
         "metrics": [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines],
         "counts": [summary[section] for section in ("data", "samples", "accuracy", "compute")],
-        "quarantine": folder.quarantine.read_text() if folder.quarantine.exists() else None,
+        "quarantine": folder.quarantine.exists() and folder.quarantine.read_text(),
         "exported weights": folder.weights.read_bytes(),
-        "state": load_checkpoint(folder.last)["trainer"]["engine"],
+        "state": engines(folder.last),
         "samples": dict(np.load(folder.samples)),
     }
 
 
+def engines(checkpoint: Path) -> list[Any]:
+    """The state of the engine, as far as the ranks share it and of each rank."""
+    state = load_checkpoint(checkpoint)["trainer"]
+    return [part["engine"] for part in (state["shared"], *state["ranks"])]
+
+
 def same(one: Any, other: Any) -> bool:
-    """Whether two structures are equal, bit by bit; NaN equals itself."""
+    """Whether two structures are equal to the bit; NaN equals itself."""
     if isinstance(one, torch.Tensor):
         return same(one.numpy(), other.numpy())
     if isinstance(one, np.ndarray):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -79,7 +79,7 @@ class Engine:
             kind=config.significance,
             selection=config.selection,
             seed=config.seed,
-            explore=config.explore if make_gate(config.gate).scores else 0.0,
+            explore=config.explore if make_gate(config.gate, asdict(config)).scores else 0.0,
         ).to(device)
         shape = (3, config.image_size, config.image_size)
         num_batches = QUEUE_BATCHES[ranks.size > 1] + num_waiting // config.batch_size

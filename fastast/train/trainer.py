@@ -320,6 +320,7 @@ class Trainer:
         shared, ranks = state["shared"], self.ranks
         parts = self.engine.reshard(_part(state, "engine"))
         self.engine.load_states(shared["engine"], parts[ranks.rank])
+        self.engine.set_target(self.config.target)  # which --force may have changed
         self._balancer.load(self.engine.queue_states(parts))
         self.energy.load_state_dict(RunEnergy.reshard(_part(state, "energy"), ranks.size)[ranks.rank])
         self.log.load_state_dict(shared["log"])

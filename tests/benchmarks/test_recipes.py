@@ -21,7 +21,7 @@ from fastast.config_file import read_toml, resolve
 from fastast.data import draw_dataset
 from fastast.train import session
 from tests.conftest import ROOT
-from tests.train.processes import FORKS, command
+from tests.processes import FORKS, command
 
 RECIPES = ROOT / "benchmarks" / "recipes"
 SBATCH = RECIPES / "slurm" / "train.sbatch"

@@ -16,7 +16,7 @@ from fastast.feed import EvalLoader, LoaderOptions, TrainLoader
 from fastast.train.optimizer import GuardedStep, build_optimizer
 from fastast.train.steps import logits_of
 from tests.conftest import damaged_png, write_pictures
-from tests.data.pictures import encode, picture, write_tree
+from tests.data.image_files import encode, picture, write_tree
 from tests.nets import tiny
 
 pytestmark = [

@@ -1,4 +1,4 @@
-"""A disk that is full or read-only: what was saved stands, the run goes on where it can, or can be continued."""
+"""A full or read-only disk: what was saved remains, and the run goes on or can be resumed."""
 
 import json
 import os
@@ -7,11 +7,12 @@ import threading
 
 import pytest
 
+from benchmarks.robustness.crash_test import differences
+from fastast.checkpoint.file_format import load_checkpoint
 from fastast.cli import main
 from fastast.report.run_page import write_report
 from fastast.run_folder import RunFolder
 from fastast.train import session
-from fastast.checkpoint.file_format import load_checkpoint
 from tests.train.test_run import gated, lines_of, losses, options
 
 __all__ = ["gated"]
@@ -48,8 +49,18 @@ class Filler:
         self.path.unlink()
 
 
+@pytest.fixture
+def filler(small_disk):
+    return Filler(small_disk)
+
+
+@pytest.fixture
+def out(small_disk):
+    return small_disk / "run"
+
+
 def when_lines_are_written(monkeypatch, actions):
-    """Calls each action before the line of `metrics.jsonl` that it is keyed by."""
+    """Calls each action before the line of `metrics.jsonl` whose number is its key."""
     append, count = RunFolder.append_metrics, 0
 
     def counted(self, line):
@@ -62,14 +73,24 @@ def when_lines_are_written(monkeypatch, actions):
     monkeypatch.setattr(RunFolder, "append_metrics", counted)
 
 
-def test_a_disk_that_is_full_for_a_while_costs_a_note(gated, pictures, small_disk, monkeypatch, capsys):
-    out, filler = small_disk / "run", Filler(small_disk)
+def next_segment(out):
+    """Where the last checkpoint stands."""
+    return load_checkpoint(RunFolder(out).last)["trainer"]["shared"]["next_segment"]
+
+
+def assert_resumes(out, whole, *options):
+    """The run continues to what an undisturbed one was, bit by bit."""
+    assert main(["train", "--out", str(out), "--resume", *options]) == 0
+    assert differences(RunFolder(out), RunFolder(whole)) == []
+
+
+def test_a_disk_full_for_a_while_costs_a_note(gated, pictures, out, filler, monkeypatch, capsys):
     saved = []
     when_lines_are_written(
         monkeypatch,
         {
             3: lambda: filler.leave(30_000),  # lines fit, a checkpoint does not
-            21: lambda: saved.append(load_checkpoint(out / "checkpoints" / "last.pt")["trainer"]["next_stretch"]),
+            21: lambda: saved.append(next_segment(out)),
             22: filler.free,  # in the second epoch, after the first one's best weights could not be written
         },
     )
@@ -77,63 +98,50 @@ def test_a_disk_that_is_full_for_a_while_costs_a_note(gated, pictures, small_dis
     said = capsys.readouterr().out
     assert "last.pt: not written (No space left on device); what was saved before stands" in said
     assert saved == [0]
-    assert losses(out) == losses(gated)
-    for name in ("model.safetensors", "classes.json"):
-        assert (out / name).read_bytes() == (gated / name).read_bytes()
+    assert differences(RunFolder(out), RunFolder(gated)) == []
+    assert (out / "classes.json").read_bytes() == (gated / "classes.json").read_bytes()
     best = [load_checkpoint(run / "checkpoints" / "best.pt")["epoch"] for run in (out, gated)]
     assert best[0] == best[1]
-    assert load_checkpoint(out / "checkpoints" / "last.pt")["trainer"]["next_stretch"] == 3
+    assert next_segment(out) == 3
 
 
-def test_a_disk_that_stays_full_ends_the_run_with_one_line_and_space_brings_it_back(
-    gated, pictures, small_disk, monkeypatch, capsys
-):
-    out, filler = small_disk / "run", Filler(small_disk)
+@pytest.mark.parametrize(
+    ("room", "message"),
+    [
+        (
+            30_000,
+            "last.pt: not written (No space left on device); what was saved before stands; free some space or make",
+        ),
+        (0, "no space left on the device"),  # for a line of metrics.jsonl
+    ],
+)
+def test_a_full_disk_ends_the_run_in_one_line(gated, pictures, out, filler, monkeypatch, capsys, room, message):
     with monkeypatch.context() as patch:
-        when_lines_are_written(patch, {20: lambda: filler.leave(30_000)})
+        when_lines_are_written(patch, {20: lambda: filler.leave(room)})
         assert main(["train", *options(pictures, out)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "last.pt: not written (No space left on device)" in error
-    assert "free some space or make the folder writable, then continue with --resume" in error
-    assert not (out / "summary.json").exists()
-    assert load_checkpoint(out / "checkpoints" / "last.pt")["trainer"]["next_stretch"] == 1
-    assert not list((out / "checkpoints").glob(".*"))
-    filler.free()
-    assert main(["train", "--out", str(out), "--resume"]) == 0
-    assert losses(out) == losses(gated)
-
-
-def test_a_log_that_cannot_be_written_ends_the_run_and_loses_nothing(gated, pictures, small_disk, monkeypatch, capsys):
-    out, filler = small_disk / "run", Filler(small_disk)
-    with monkeypatch.context() as patch:
-        when_lines_are_written(patch, {20: lambda: filler.leave(0)})
-        assert main(["train", *options(pictures, out)]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "no space left on the device" in error
+    assert message in error
     assert "--resume" in error
     assert len(lines_of(out)) >= 16  # whole lines
+    assert not (out / "summary.json").exists()
+    assert next_segment(out) == 1
+    assert not list((out / "checkpoints").glob(".*"))
     filler.free()
-    assert main(["train", "--out", str(out), "--resume"]) == 0
-    assert losses(out) == losses(gated)
+    assert_resumes(out, gated)
 
 
-def test_a_line_waits_for_a_checkpoint_that_fills_the_disk_to_be_removed(gated, pictures, small_disk, monkeypatch):
-    out, filler = small_disk / "run", Filler(small_disk)
-
-    def full_for_a_moment():
+def test_a_line_waits_for_an_abandoned_checkpoint_to_be_removed(gated, pictures, out, filler, monkeypatch):
+    def fill_briefly():
         filler.leave(0)
         threading.Timer(0.3, filler.free).start()
 
-    when_lines_are_written(monkeypatch, {20: full_for_a_moment})
+    when_lines_are_written(monkeypatch, {20: fill_briefly})
     assert main(["train", *options(pictures, out)]) == 0
     assert losses(out) == losses(gated)
 
 
-def test_a_report_that_cannot_be_written_costs_a_note(pictures, small_disk, monkeypatch, capsys):
-    out, filler = small_disk / "run", Filler(small_disk)
-
+def test_a_report_that_cannot_be_written_costs_a_note(pictures, out, filler, monkeypatch, capsys):
     def fill_and_write(path):
         filler.leave(0)
         write_report(path)
@@ -148,8 +156,8 @@ def test_a_report_that_cannot_be_written_costs_a_note(pictures, small_disk, monk
     assert (out / "report.html").exists()
 
 
-def test_figures_that_cannot_be_written_leave_the_run_unfinished(gated, pictures, small_disk, monkeypatch, capsys):
-    out, filler, build = small_disk / "run", Filler(small_disk), session.build_summary
+def test_an_unwritten_summary_leaves_the_run_unfinished(gated, pictures, out, filler, monkeypatch, capsys):
+    build = session.build_summary
 
     def fill_and_build(*arguments, **options):
         filler.leave(0)
@@ -160,14 +168,10 @@ def test_figures_that_cannot_be_written_leave_the_run_unfinished(gated, pictures
         assert main(["train", *options(pictures, out)]) == 2
     assert "no space left" in capsys.readouterr().err
     filler.free()
-    assert main(["train", "--out", str(out), "--resume"]) == 0
-    assert losses(out) == losses(gated)
-    assert (out / "samples.npz").exists()
-    assert (out / "summary.json").exists()
+    assert_resumes(out, gated)
 
 
-def test_a_read_only_folder_is_one_line_and_a_finished_run_in_it_can_be_shown(pictures, small_disk, capsys):
-    out = small_disk / "run"
+def test_a_read_only_folder_is_refused_in_one_line(pictures, small_disk, out, capsys):
     assert main(["train", *options(pictures, out, epochs=1)]) == 0
     assert main(["train", *options(pictures, small_disk / "begun"), "--max-time", "0.001s"]) == 3
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)

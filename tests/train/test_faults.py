@@ -1,4 +1,4 @@
-"""Signals, a second process, hung reads, memory that runs out, clocks that jump: through the command line."""
+"""Signals, a second process, hung reads, out of memory, clock jumps: through the command line."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import pytest
 
 from fastast.cli import main
 from fastast.run_folder import RunFolder
-from fastast.train import trainer, watched
-from tests.train.processes import FORKS, command, hang_reads_after
-from tests.train.test_memory_fit import allow
+from fastast.train import trainer, watchdog
+from tests.processes import FORKS, command, hang_reads_after
+from tests.train.test_disk import assert_resumes
+from tests.train.test_out_of_memory import allow
 from tests.train.test_run import gated, lines_of, losses, options
 
 __all__ = ["gated"]
@@ -30,7 +31,7 @@ AT_FDCWD = -100
 
 @contextlib.contextmanager
 def training(arguments, log, prepare=None):
-    """A process that trains."""
+    """A process that trains, killed at the end."""
     process = FORKS.Process(target=command, args=(["train", *arguments], log, prepare))
     process.start()
     try:
@@ -41,7 +42,7 @@ def training(arguments, log, prepare=None):
 
 
 def until(happened, process):
-    """Waits for what a process is to do."""
+    """Waits until `happened()`, while the process lives."""
     ends = time.monotonic() + 120
     while not happened():
         assert process.exitcode is None
@@ -54,9 +55,9 @@ def num_lines(out):
     return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
 
-def test_a_second_process_is_refused_and_signals_end_the_first_with_their_codes(pictures, tmp_path, capsys):
+def test_a_second_process_is_refused_and_signals_set_the_exit_code(pictures, tmp_path, capsys):
     out, log = tmp_path / "run", tmp_path / "log"
-    arguments = [*options(pictures, out, epochs=400), "--resume"]
+    arguments, stops = [*options(pictures, out, epochs=400), "--resume"], []
     for name in ("SIGUSR1", "SIGTERM"):
         before = num_lines(out)
         with training(arguments, log) as process:
@@ -69,12 +70,15 @@ def test_a_second_process_is_refused_and_signals_end_the_first_with_their_codes(
         assert process.exitcode == 128 + getattr(signal, name)
         assert f"stopped by {name}; continue from there with" in log.read_text()
         summary = json.loads((out / "summary.json").read_text())
+        samples = summary["samples"]
         assert summary["stopped"] == "signal"
-        assert summary["samples"]["offered"] == max(line["offered"] for line in lines_of(out) if line["kind"] == "step")
-    assert len(summary["resumes"]) == 1
+        assert samples["offered"] == max(line["offered"] for line in lines_of(out) if line["kind"] == "step")
+        assert samples["backward"] + samples["leftover"] == samples["selected"]
+        stops.append(samples["offered"])
+    assert [resumed["offered"] for resumed in summary["resumes"]] == stops[:1]
 
 
-def test_a_signal_in_evaluation_leaves_it_to_the_next_start(gated, pictures, tmp_path, monkeypatch):
+def test_a_signal_in_evaluation_resumes_with_the_evaluation(gated, pictures, tmp_path, monkeypatch):
     out, evaluate = tmp_path / "run", trainer.evaluate
 
     def evaluate_and_signal(*arguments, **options):
@@ -87,24 +91,21 @@ def test_a_signal_in_evaluation_leaves_it_to_the_next_start(gated, pictures, tmp
     assert {line["kind"] for line in lines_of(out)} == {"step"}
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["samples"]["offered"], summary["accuracy"]["val_top1"]) == (240, None)
-    assert main(["train", "--out", str(out), "--resume"]) == 0
-    assert losses(out) == losses(gated)
+    assert_resumes(out, gated)
 
 
-def test_a_hung_read_ends_the_run_with_a_dump_and_the_run_can_be_continued(gated, pictures, tmp_path):
+def test_a_hung_read_ends_the_run_with_a_dump(gated, pictures, tmp_path):
     out, log = tmp_path / "run", tmp_path / "log"
     hang = functools.partial(hang_reads_after, out / "metrics.jsonl", 20, tmp_path / "hanging")
     with training([*options(pictures, out), "--stall-timeout", "2"], log, hang) as process:
         process.join(120)
     assert process.exitcode == 1
-    assert "in read_one" in log.read_text()
     assert "no batch came for 2 s" in log.read_text().splitlines()[-1]
-    assert "in read_one" in (out / "stall.txt").read_text()
-    assert main(["train", "--out", str(out), "--resume"]) == 0
-    assert losses(out) == losses(gated)
+    assert all("in read_one" in path.read_text() for path in (log, out / "stall.txt"))
+    assert_resumes(out, gated)
 
 
-def test_a_second_interrupt_ends_a_run_at_once_even_if_it_hangs(pictures, tmp_path):
+def test_a_second_interrupt_ends_a_hung_run_at_once(pictures, tmp_path):
     out, log, hanging = tmp_path / "run", tmp_path / "log", tmp_path / "hanging"
     hang = functools.partial(hang_reads_after, out / "metrics.jsonl", 20, hanging)
     with training(options(pictures, out), log, hang) as process:
@@ -120,18 +121,17 @@ def test_a_second_interrupt_ends_a_run_at_once_even_if_it_hangs(pictures, tmp_pa
 
 
 def hang_and_signal(metrics, hanging):
-    watched.CLOSE_TIMEOUT_S = 1.0
+    def signal_once_hanging():
+        while not hanging.exists():
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watchdog.CLOSE_TIMEOUT_S = 1.0
     hang_reads_after(metrics, 20, hanging)
-    threading.Thread(target=signal_once_there_is, args=(hanging,), daemon=True).start()
+    threading.Thread(target=signal_once_hanging, daemon=True).start()
 
 
-def signal_once_there_is(hanging):
-    while not hanging.exists():
-        time.sleep(0.001)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def test_a_signal_while_a_read_hangs_saves_the_run_and_ends_it(gated, pictures, tmp_path):
+def test_a_signal_while_a_read_hangs_saves_and_ends_the_run(gated, pictures, tmp_path):
     out, log = tmp_path / "run", tmp_path / "log"
     hang = functools.partial(hang_and_signal, out / "metrics.jsonl", tmp_path / "hanging")
     with training(options(pictures, out), log, hang) as process:
@@ -141,20 +141,18 @@ def test_a_signal_while_a_read_hangs_saves_the_run_and_ends_it(gated, pictures, 
     summary = json.loads((out / "summary.json").read_text())
     assert summary["stopped"] == "signal"
     assert summary["samples"]["offered"] >= 20 * 16  # nothing that was trained is lost
-    assert main(["train", "--out", str(out), "--resume"]) == 0
-    assert losses(out) == losses(gated)
+    assert_resumes(out, gated)
 
 
 @contextlib.contextmanager
 def unanswered(path):
-    """RunStart a file waits in the kernel, as on a server that does not answer."""
+    """Makes opening a file wait in the kernel, as on a server that does not answer."""
     libc = ctypes.CDLL(None, use_errno=True)
     group = libc.fanotify_init(FAN_CLASS_CONTENT, os.O_RDONLY)
     if group < 0:
         pytest.skip("needs root and a kernel with fanotify's permission events")
     try:
-        mark = (group, FAN_MARK_ADD, ctypes.c_uint64(FAN_OPEN_PERM), AT_FDCWD, os.fsencode(path))
-        if libc.fanotify_mark(*mark) < 0:
+        if libc.fanotify_mark(group, FAN_MARK_ADD, ctypes.c_uint64(FAN_OPEN_PERM), AT_FDCWD, os.fsencode(path)) < 0:
             pytest.skip("needs a kernel with fanotify's permission events")
         yield
     finally:
@@ -162,7 +160,7 @@ def unanswered(path):
 
 
 @pytest.mark.system
-def test_a_read_that_the_kernel_does_not_answer_ends_the_run_with_a_dump(pictures, tmp_path):
+def test_a_read_blocked_in_the_kernel_ends_the_run_with_a_dump(pictures, tmp_path):
     out, log = tmp_path / "run", tmp_path / "log"
     arguments = [*options(pictures, out, epochs=400), "--stall-timeout", "2"]
     with training(arguments, log) as process:
@@ -174,7 +172,7 @@ def test_a_read_that_the_kernel_does_not_answer_ends_the_run_with_a_dump(picture
     assert main(["train", "--out", str(out), "--resume", "--max-time", "0.1s"]) == 3
 
 
-def test_memory_that_runs_out_ends_the_run_with_the_batch_size_that_fits(pictures, tmp_path):
+def test_out_of_memory_names_the_batch_size_that_fits(pictures, tmp_path):
     out, log = tmp_path / "run", tmp_path / "log"
     arguments = options(pictures, out, image_size=384, batch_size=240, gate="dense", threads=1)
     with training(arguments, log, functools.partial(allow, 1500)) as process:  # the queue alone takes 1,700 MB
@@ -184,7 +182,7 @@ def test_memory_that_runs_out_ends_the_run_with_the_batch_size_that_fits(picture
     assert "out of memory at --batch-size 240: a training step fits at --batch-size" in error
 
 
-def test_no_jump_of_the_clock_matters(gated, pictures, tmp_path, monkeypatch):
+def test_clock_jumps_change_nothing(gated, pictures, tmp_path, monkeypatch):
     """Each look at the time of day shows five hours more, or five less."""
     hours = itertools.cycle((0, 5, 10, 5))
     now = time.time()

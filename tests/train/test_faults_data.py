@@ -1,6 +1,5 @@
-"""Pictures that vanish while a run reads them: one of them, or all with the disk that they are on."""
+"""Pictures that vanish while a run reads them: one of them, or all with their disk."""
 
-import functools
 import json
 import os
 import shutil
@@ -28,13 +27,22 @@ def data(pictures, tmp_path):
     return tmp_path / "data"
 
 
-def and_back(go, come_back):
-    """Something that goes, and comes back after a while."""
-    go()
-    threading.Timer(AWAY_S, come_back).start()
+def remove_briefly(monkeypatch, remove, restore):
+    """Removes the data early in the second epoch, and restores it after a while."""
+
+    def act():
+        remove()
+        threading.Timer(AWAY_S, restore).start()
+
+    when_lines_are_written(monkeypatch, {18: act})
 
 
-def test_a_picture_deleted_within_an_epoch_costs_itself_only(data, tmp_path, monkeypatch, capsys):
+def assert_undisturbed(out, whole):
+    assert losses(out) == losses(whole)
+    assert not (out / "quarantine.jsonl").exists()
+
+
+def test_a_deleted_picture_costs_no_other(data, tmp_path, monkeypatch, capsys):
     out, last = tmp_path / "run", int(epoch_ids(240, 0, 1)[-1])
     deleted = sorted((data / "train").glob("*/*"))[last]
     when_lines_are_written(monkeypatch, {18: deleted.unlink})  # early in the second epoch, which ends with it
@@ -49,40 +57,31 @@ def test_a_picture_deleted_within_an_epoch_costs_itself_only(data, tmp_path, mon
     assert samples["backward"] + samples["leftover"] == samples["selected"]
 
 
-def test_a_data_folder_that_goes_away_and_comes_back_costs_nothing(gated, data, tmp_path, monkeypatch, capsys):
+def test_a_data_folder_that_comes_back_costs_nothing(gated, data, tmp_path, monkeypatch, capsys):
     out, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
-    move = functools.partial(and_back, lambda: data.rename(elsewhere), lambda: elsewhere.rename(data))
-    when_lines_are_written(monkeypatch, {18: move})
+    remove_briefly(monkeypatch, lambda: data.rename(elsewhere), lambda: elsewhere.rename(data))
     assert main(["train", *options(data, out)]) == 0
-    assert losses(out) == losses(gated)
-    assert not (out / "quarantine.jsonl").exists()
+    assert_undisturbed(out, gated)
     said = capsys.readouterr().out
     assert said.index("is gone") < said.index("is back")
 
 
 @pytest.mark.system
-def test_a_disk_that_is_unmounted_and_mounted_again_costs_nothing(gated, data, tmp_path, monkeypatch):
+def test_a_remounted_disk_costs_nothing(gated, data, tmp_path, monkeypatch):
     out, place = tmp_path / "run", tmp_path / "mounted"
     place.mkdir()
-
-    def mount():
-        subprocess.run(["mount", "--bind", str(data), str(place)], check=True)
-
-    def unmount():
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-    if subprocess.run(["mount", "--bind", str(data), str(place)], capture_output=True).returncode:
+    mount, unmount = ["mount", "--bind", data, place], ["umount", "-l", place]
+    if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs root to mount a folder")
     try:
-        when_lines_are_written(monkeypatch, {18: functools.partial(and_back, unmount, mount)})
+        remove_briefly(monkeypatch, lambda: subprocess.run(unmount), lambda: subprocess.run(mount))
         assert main(["train", *options(place, out)]) == 0
     finally:
-        subprocess.run(["umount", "-l", str(place)], capture_output=True)
-    assert losses(out) == losses(gated)
-    assert not (out / "quarantine.jsonl").exists()
+        subprocess.run(unmount, capture_output=True)
+    assert_undisturbed(out, gated)
 
 
-def test_a_run_that_waits_for_its_data_can_be_stopped_and_continued(gated, data, tmp_path):
+def test_a_run_that_waits_for_its_data_can_be_stopped(gated, data, tmp_path):
     out, log, elsewhere = tmp_path / "run", tmp_path / "log", tmp_path / "elsewhere"
     with training(options(data, out), log) as process:
         until(lambda: num_lines(out) > 16, process)
@@ -94,5 +93,4 @@ def test_a_run_that_waits_for_its_data_can_be_stopped_and_continued(gated, data,
     assert json.loads((out / "summary.json").read_text())["stopped"] == "signal"
     elsewhere.rename(data)
     assert main(["train", "--out", str(out), "--resume"]) == 0
-    assert losses(out) == losses(gated)
-    assert not (out / "quarantine.jsonl").exists()
+    assert_undisturbed(out, gated)

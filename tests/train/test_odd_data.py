@@ -1,6 +1,5 @@
-"""Data and options at the edge: no loss is finite, nothing is selected, a class of one, sets of one batch."""
+"""Edge cases of data: losses that are not finite, nothing selected, a class of one picture, sets of one batch."""
 
-import json
 import math
 
 import pytest
@@ -12,23 +11,23 @@ from fastast.cli import main
 from fastast.data import epoch_ids
 from tests.conftest import damaged_png, write_pictures
 from tests.nets import tiny
-from tests.train.test_run import lines_of, options
+from tests.train.test_run import lines_of, options, summary_of
 
 
-class Stretched(nn.Module):
-    """Stretches the contrast of each picture, which divides by zero where a picture has none."""
+class FullContrast(nn.Module):
+    """Scales each picture to full contrast, which divides by zero where a picture has none."""
 
     def forward(self, x):
         low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
         return (x - low) / (high - low)
 
 
-def stretching(num_classes):
-    return nn.Sequential(Stretched(), tiny(num_classes))
+def full_contrast(num_classes):
+    return nn.Sequential(FullContrast(), tiny(num_classes))
 
 
 def write_set(root, num_train=16, num_classes=4):
-    """A set with so many training pictures, in classes of about one size."""
+    """A set of `num_train` training pictures in classes of about one size; returns their paths."""
     write_pictures(root / "train", num_classes=num_classes, per_class=-(-num_train // num_classes), seed=0)
     write_pictures(root / "val", num_classes=num_classes, per_class=4, seed=1)
     pictures = sorted((root / "train").glob("*/*"), key=lambda path: path.name)
@@ -38,9 +37,9 @@ def write_set(root, num_train=16, num_classes=4):
 
 
 def trained(data, out, **changes):
-    """The summary of a run, which must hold together."""
+    """The summary of a run, whose counts must agree."""
     assert main(["train", *options(data, out, **changes)]) == 0
-    summary = json.loads((out / "summary.json").read_text())
+    summary = summary_of(out)
     samples = summary["samples"]
     assert samples["backward"] + samples["leftover"] == samples["selected"] <= samples["offered"]
     assert samples["backward"] == 16 * samples["steps"]
@@ -52,10 +51,10 @@ def trained(data, out, **changes):
 
 
 @pytest.mark.parametrize("gate", ["dense", "forward"])
-def test_a_picture_that_makes_losses_non_finite_costs_its_steps_only(tmp_path, capsys, gate):
+def test_nonfinite_losses_cost_their_steps_only(tmp_path, capsys, gate):
     first = write_set(tmp_path / "data", 64)[0]
     Image.new("RGB", (40, 40)).save(first)  # black
-    changes = {"arch": "tests.train.test_odd_data:stretching", "gate": gate}
+    changes = {"arch": "tests.train.test_odd_data:full_contrast", "gate": gate}
     summary = trained(tmp_path / "data", tmp_path / "run", **changes)
     undone = summary["samples"]["nonfinite_steps"]
     assert undone == 3 if gate == "dense" else 1 <= undone <= 3  # one batch of each epoch holds it
@@ -67,7 +66,7 @@ def test_a_picture_that_makes_losses_non_finite_costs_its_steps_only(tmp_path, c
 
 
 @pytest.mark.parametrize("gate", ["forward", "memory"])
-def test_epochs_in_which_nothing_is_trained_pass(tmp_path, gate):
+def test_epochs_without_training(tmp_path, gate):
     write_set(tmp_path / "data", 48)
     out = tmp_path / "run"
     summary = trained(tmp_path / "data", out, gate=gate, target=0.001, epochs=4)
@@ -80,14 +79,14 @@ def test_epochs_in_which_nothing_is_trained_pass(tmp_path, gate):
 
 
 @pytest.mark.parametrize("gate", ["forward", "infobatch"])
-def test_one_class_only_trains(tmp_path, gate):
+def test_one_class_only(tmp_path, gate):
     write_set(tmp_path / "data", 48, num_classes=1)
     summary = trained(tmp_path / "data", tmp_path / "run", gate=gate)
     assert summary["accuracy"]["val_top1"] == 1
     assert summary["samples"]["offered"] == 3 * 48
 
 
-def test_a_class_of_one_picture_is_trained_like_any_other(tmp_path):
+def test_class_of_one_picture(tmp_path):
     pictures = write_set(tmp_path / "data", 48)
     for path in [path for path in pictures if path.parent.name == "class_2"][1:]:
         path.unlink()
@@ -98,7 +97,7 @@ def test_a_class_of_one_picture_is_trained_like_any_other(tmp_path):
 
 @pytest.mark.parametrize("gate", ["dense", "forward", "random"])
 @pytest.mark.parametrize("num_train", [16, 17])
-def test_sets_of_one_batch_and_of_one_picture_more(tmp_path, gate, num_train):
+def test_sets_of_about_one_batch(tmp_path, gate, num_train):
     write_set(tmp_path / "data", num_train)
     summary = trained(tmp_path / "data", tmp_path / "run", gate=gate, epochs=4)
     samples = summary["samples"]
@@ -109,7 +108,7 @@ def test_sets_of_one_batch_and_of_one_picture_more(tmp_path, gate, num_train):
         assert samples["steps"] == 1 + (samples["selected"] - 16) // 16
 
 
-def test_a_part_of_an_epoch_of_which_nothing_decodes_is_passed_over(tmp_path):
+def test_part_of_an_epoch_of_which_nothing_decodes(tmp_path):
     pictures = sorted(write_set(tmp_path / "data", 16))
     worst = pictures[epoch_ids(16, 0, 2)[0]]  # all that the run offers in its third epoch
     worst.write_bytes(damaged_png())

@@ -1,7 +1,6 @@
-"""A step counts only when it is finite; the rest leaves no trace."""
+"""A step counts only when it is finite; otherwise it changes nothing."""
 
-import copy
-import math
+from __future__ import annotations
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastast.train.optimizer import GuardedStep, build_optimizer, lr_at
+from fastast.train.optimizer import GuardedStep, build_optimizer
 from tests.sync_guard import no_sync
 
 
@@ -18,32 +17,37 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
 
 
-def step(guard: GuardedStep, model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def step(guard: GuardedStep, model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, factor: float = 1.0):
     guard.save_buffers()
-    return guard.backward_and_step(F.cross_entropy(model(inputs), labels))
+    return guard.backward_and_step(factor * F.cross_entropy(model(inputs), labels))
 
 
 def guarded(model: nn.Module, *, lr: float = 0.1, scale_loss: bool = False) -> GuardedStep:
-    guard = GuardedStep(
-        model, build_optimizer(model, momentum=0.9, weight_decay=0.01), scale_loss=scale_loss, compiled=False
-    )
+    optimizer = build_optimizer(model, momentum=0.9, weight_decay=0.01)
+    guard = GuardedStep(model, optimizer, scale_loss=scale_loss, compiled=False)
     guard.set_lr(lr)
     return guard
+
+
+def plain_sgd(model: nn.Module) -> torch.optim.SGD:
+    """torch's own, with the groups of `build_optimizer`."""
+    groups = [
+        {"params": [p for p in model.parameters() if (p.ndim > 1) == decays], "weight_decay": 0.01 * decays}
+        for decays in (True, False)
+    ]
+    return torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
+
+
+def random_batch(generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(16, 6, generator=generator), torch.randint(0, 3, (16,), generator=generator)
 
 
 def test_finite_steps_equal_plain_sgd():
     ours, plain = network(), network()
     guard = guarded(ours)
-    decay = [p for p in plain.parameters() if p.ndim > 1]
-    rest = [p for p in plain.parameters() if p.ndim <= 1]
-    reference = torch.optim.SGD(
-        [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}],
-        lr=0.1,
-        momentum=0.9,
-        nesterov=True,
-    )
+    reference = plain_sgd(plain)
     for i in range(8):
-        inputs, labels = torch.randn(16, 6), torch.randint(0, 3, (16,))
+        inputs, labels = random_batch()
         lr = 0.1 / (i + 1)
         guard.set_lr(lr)
         step(guard, ours, inputs, labels)
@@ -59,10 +63,10 @@ def test_finite_steps_equal_plain_sgd():
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("first", [True, False], ids=["first step", "later step"])
-def test_a_nonfinite_step_leaves_parameters_momentum_and_buffers_as_they_were(poison, first):
+def test_nonfinite_step_changes_nothing(poison, first):
     model = network()
     guard = guarded(model)
-    inputs, labels = torch.randn(16, 6), torch.randint(0, 3, (16,))
+    inputs, labels = random_batch()
     if not first:
         step(guard, model, inputs, labels)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -78,95 +82,84 @@ def test_a_nonfinite_step_leaves_parameters_momentum_and_buffers_as_they_were(po
     assert guard.counts.tolist()[1:] == [1, 0, 0]
 
 
-def test_a_nonfinite_gradient_under_a_finite_loss_is_caught():
+@pytest.mark.parametrize(("scale_loss", "counts"), [(False, [30, 30, 30, 0]), (True, [30, 14, 14, 16])])
+def test_nonfinite_gradient_under_a_finite_loss(scale_loss, counts):
+    """The loss is 0 and its gradient NaN. While a scale falls from 2^16 to 1, the skips count as the scaler's."""
     model = nn.Linear(2, 1, bias=False)
-    guard = guarded(model)
-    before = model.weight.clone()
-    guard.save_buffers()
-    loss = (model.weight * 0).sum().sqrt()  # value 0, gradient nan
-    assert math.isfinite(loss.item())
-    assert bool(guard.backward_and_step(loss))
-    assert torch.equal(model.weight, before)
-
-
-def test_steps_in_a_row_are_counted_and_a_good_one_ends_the_row():
-    model = network()
-    guard = guarded(model)
-    inputs, labels = torch.randn(16, 6), torch.randint(0, 3, (16,))
-    for _ in range(3):
-        step(guard, model, inputs * float("nan"), labels)
-    assert guard.counts.tolist() == [3, 3, 3, 0]
-    step(guard, model, inputs, labels)
-    assert guard.counts.tolist() == [4, 3, 0, 0]
-
-
-def test_the_loss_scale_backs_off_on_overflow_and_counts_it_apart():
-    model = network()
-    guard = guarded(model, scale_loss=True)
-    plain = network()
-    reference = guarded(plain)
-    inputs, labels = torch.randn(16, 6), torch.randint(0, 3, (16,))
-    guard.scale.fill_(1e38)  # a scaled gradient overflows, the loss itself is finite
-    assert bool(step(guard, model, inputs * 1e3, labels))
-    assert guard.counts.tolist() == [1, 0, 0, 1]
-    assert guard.scale.item() == pytest.approx(0.5e38)
-    guard.scale.fill_(2.0**16)
-    step(guard, model, inputs, labels)
-    step(reference, plain, inputs, labels)
-    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(a, b)
-
-
-def test_a_gradient_that_never_is_finite_counts_as_such_under_the_loss_scale_too():
-    model = nn.Linear(2, 1, bias=False)
-    guard = guarded(model, scale_loss=True)
+    guard = guarded(model, scale_loss=scale_loss)
     before = model.weight.clone()
     for _ in range(30):
         guard.save_buffers()
-        guard.backward_and_step((model.weight * 0).sum().sqrt())  # value 0, gradient nan
-    steps, nonfinite, run, skips = guard.counts.tolist()
-    assert (steps, skips) == (30, 16)  # from 2^16 down to 1
-    assert nonfinite == run == 14
+        guard.backward_and_step((model.weight * 0).sum().sqrt())
+    assert guard.counts.tolist() == counts
     assert guard.scale.item() == 1.0
     assert torch.equal(model.weight, before)
 
 
-def test_a_scaler_skip_neither_lengthens_nor_ends_a_row():
+def test_counts_of_steps():
+    """A good step ends a row of non-finite ones; the scaler's own skip neither lengthens nor ends it."""
     model = network()
     guard = guarded(model, scale_loss=True)
-    inputs, labels = torch.randn(16, 6), torch.randint(0, 3, (16,))
-    step(guard, model, inputs * float("nan"), labels)
+    inputs, labels = random_batch()
+    for _ in range(3):
+        step(guard, model, inputs * float("nan"), labels)
+    assert guard.counts.tolist() == [3, 3, 3, 0]
     guard.scale.fill_(1e38)
     step(guard, model, inputs * 1e3, labels)
-    assert guard.counts.tolist() == [2, 1, 1, 1]
+    assert guard.counts.tolist() == [4, 3, 3, 1]
     guard.scale.fill_(1.0)
     step(guard, model, inputs, labels)
-    assert guard.counts.tolist() == [3, 1, 0, 1]
+    assert guard.counts.tolist() == [5, 3, 0, 1]
 
 
-def test_state_round_trips():
-    model = network()
-    guard = guarded(model, scale_loss=True)
-    for _ in range(3):
-        step(guard, model, torch.randn(16, 6), torch.randint(0, 3, (16,)))
-    other_model = network()
-    other = guarded(other_model, scale_loss=True)
-    other_model.load_state_dict(model.state_dict())
-    other.optimizer.load_state_dict(copy.deepcopy(guard.optimizer.state_dict()))
-    other.load_state_dict(guard.state_dict())
-    inputs, labels = torch.randn(16, 6), torch.randint(0, 3, (16,))
-    for each, net in ((guard, model), (other, other_model)):
-        each.set_lr(0.05)
-        step(each, net, inputs, labels)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other_model.parameters(), strict=True))
-    assert torch.equal(guard.counts, other.counts)
+def half_gradients(model):
+    """Gradients as fp16 kernels leave them: rounded, flushed to zero below 6e-8, infinite above 65,504."""
+    for p in model.parameters():
+        p.register_hook(lambda grad: grad.half().float())
+
+
+def test_loss_scale_equals_torchs_gradscaler():
+    """Step by step, through overflows, growth after 2,000 good steps, and the steps between them."""
+    ours, plain = network(), network()
+    for model in (ours, plain):
+        half_gradients(model)
+    guard = guarded(ours, scale_loss=True)
+    guard.growth_tracker.fill_(1980)
+    optimizer = plain_sgd(plain)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(torch.zeros(()))  # makes its tensors
+    scaler._growth_tracker.fill_(1980)
+    generator = torch.Generator().manual_seed(0)
+    scales, skipped = [], 0
+    for number in range(60):
+        inputs, labels = random_batch(generator)
+        factor = 300.0 if number in (3, 4, 30) else 1.0  # its scaled gradients overflow
+        step(guard, ours, inputs, labels, factor)
+        optimizer.zero_grad()
+        buffers = {name: value.clone() for name, value in plain.named_buffers()}
+        scaler.scale(factor * F.cross_entropy(plain(inputs), labels)).backward()
+        before = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        if scaler.get_scale() < before:  # torch's own leaves a skipped step's statistics in BatchNorm; ours does not
+            skipped += 1
+            for name, value in plain.named_buffers():
+                value.copy_(buffers[name])
+        scales.append(scaler.get_scale())
+        assert guard.scale.item() == scales[-1], number
+        assert guard.growth_tracker.item() == scaler._get_growth_tracker(), number
+        for a, b in zip(ours.state_dict().values(), plain.state_dict().values(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)  # rounding to half enlarges the last bit
+    assert skipped >= 3
+    assert max(scales) > min(scales)
+    assert guard.counts.tolist() == [60, 0, 0, skipped]
 
 
 @pytest.mark.parametrize("scale_loss", [False, True])
-def test_a_step_and_its_learning_rate_wait_for_nothing(scale_loss):
+def test_never_waits_for_the_device(scale_loss):
     model = network()
     guard = guarded(model, scale_loss=scale_loss)
-    inputs, labels = torch.randn(16, 6), torch.randint(0, 3, (16,))
+    inputs, labels = random_batch()
     broken = inputs * float("nan")
     with no_sync():
         for k, each in enumerate((inputs, broken, inputs)):
@@ -185,25 +178,17 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_optimizer_is_one_fused_operator_for_each_weight_decay_with_a_tensor_for_the_rate():
+def test_one_fused_operator_for_each_weight_decay():
     model = network()
     guard = guarded(model)
     rates = [group["lr"] for group in guard.optimizer.param_groups]
     guard.set_lr(0.01)
     assert all(rate is group["lr"] for rate, group in zip(rates, guard.optimizer.param_groups, strict=True))
     assert [rate.item() for rate in rates] == pytest.approx([0.01, 0.01])
-    loss = F.cross_entropy(model(torch.randn(16, 6)), torch.randint(0, 3, (16,)))
+    inputs, labels = random_batch()
+    loss = F.cross_entropy(model(inputs), labels)
     with Calls() as calls:
         guard.save_buffers()
         guard.backward_and_step(loss)
     assert calls.names.count("_fused_sgd_") == 2
     assert calls.names.count("_foreach_copy_") == 2  # float and integer buffers
-
-
-def test_the_learning_rate_rises_then_decays_fully():
-    assert lr_at(0.0, peak=2.0, warmup=0.1) == 0.0
-    assert lr_at(0.05, peak=2.0, warmup=0.1) == pytest.approx(1.0)
-    assert lr_at(0.1, peak=2.0, warmup=0.1) == pytest.approx(2.0)
-    assert lr_at(0.55, peak=2.0, warmup=0.1) == pytest.approx(1.0)
-    assert lr_at(1.0, peak=2.0, warmup=0.1) == pytest.approx(0.0)
-    assert lr_at(0.0, peak=2.0, warmup=0.0) == pytest.approx(2.0)

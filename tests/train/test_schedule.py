@@ -1,32 +1,27 @@
-"""Stretches cover each epoch once, and progress ends at 1 whatever the gate."""
+"""Segments cover each epoch once, and progress ends at 1 whatever the gate."""
 
 import pytest
 
-from fastast.train.schedule import ANNEAL, DENSE, GATED, WARMUP, Schedule
-
-
-def tenth(epoch):
-    return 0.1
+from fastast.phases import ANNEAL, DENSE, GATED, WARMUP
+from fastast.train.schedule import Schedule, lr_at
 
 
 @pytest.mark.parametrize("epochs", [1.0, 2.5, 3.0, 0.3])
 @pytest.mark.parametrize(("warmup", "anneal"), [(0.0, 0.0), (0.25, 0.0), (1.0, 0.5), (1.5, 1.0), (0.0, 9.0)])
 @pytest.mark.parametrize("gated", [True, False])
-def test_stretches_cover_the_planned_samples_in_order(epochs, warmup, anneal, gated):
+def test_segments_cover_the_planned_samples(epochs, warmup, anneal, gated):
     num = 1000
-    schedule = Schedule(
-        num, epochs=epochs, warmup_epochs=warmup, anneal_epochs=anneal, planned_share=tenth, gated=gated
-    )
+    phases = {"warmup_epochs": warmup, "anneal_epochs": anneal}
+    schedule = Schedule(num, epochs=epochs, planned_share=0.1, gated=gated, **phases)
     position = 0
-    for stretch in schedule.stretches:
-        assert stretch.offered_before == position == stretch.epoch * num + stretch.start
-        assert 0 <= stretch.start < stretch.stop <= num
-        assert stretch.share == (0.1 if stretch.phase == GATED else 1.0)
-        position += stretch.stop - stretch.start
-        at_end = stretch.stop == num or position == schedule.num_offered
-        assert stretch.ends_epoch == at_end
+    for segment in schedule.segments:
+        assert segment.offered_before == position == segment.epoch * num + segment.start
+        assert 0 <= segment.start < segment.stop <= num
+        assert segment.share == (0.1 if segment.phase == GATED else 1.0)
+        position += segment.stop - segment.start
+        assert segment.ends_epoch == (segment.stop == num or position == schedule.num_offered)
     assert position == schedule.num_offered == round(epochs * num)
-    size = {p: sum(s.stop - s.start for s in schedule.stretches if s.phase == p) for p in (WARMUP, ANNEAL, DENSE)}
+    size = {p: sum(s.stop - s.start for s in schedule.segments if s.phase == p) for p in (WARMUP, ANNEAL, DENSE)}
     if gated:
         assert size[WARMUP] == min(position, round(warmup * num))
         assert size[ANNEAL] == min(position - size[WARMUP], round(anneal * num))
@@ -36,23 +31,25 @@ def test_stretches_cover_the_planned_samples_in_order(epochs, warmup, anneal, ga
 
 
 def test_progress_follows_planned_backward_work():
-    schedule = Schedule(1000, epochs=4, warmup_epochs=1, anneal_epochs=1, planned_share=lambda e: 0.3 * e, gated=True)
-    work = 1000 + 300 + 600 + 1000
-    assert schedule.progress(0) == 0
-    assert schedule.progress(1000) == pytest.approx(1000 / work)
-    assert schedule.progress(1500) == pytest.approx(1150 / work)
-    assert schedule.progress(3000) == pytest.approx(1900 / work)
-    assert schedule.progress(4000) == 1
+    schedule = Schedule(1000, epochs=4, warmup_epochs=1, anneal_epochs=1, planned_share=0.3, gated=True)
+    work = 1000 + 300 + 300 + 1000
+    for offered, done in ((0, 0), (1000, 1000), (1500, 1150), (3000, 1600), (4000, work)):
+        assert schedule.progress(offered) == pytest.approx(done / work)
     assert schedule.num_epochs == 4
+    dense = Schedule(1000, epochs=2.5, planned_share=0.1, gated=False)
+    assert dense.progress(1250) == pytest.approx(0.5)
+    assert dense.num_epochs == 3
 
 
-def test_the_share_of_cost_counts_scoring_too():
-    schedule = Schedule(1000, epochs=2, warmup_epochs=1, planned_share=tenth, gated=True)
+def test_cost_share_counts_scoring():
+    schedule = Schedule(1000, epochs=2, warmup_epochs=1, planned_share=0.1, gated=True)
     assert schedule.cost_share(1000, lambda a: 1 + 3 * a) == pytest.approx(3 / 4.3)
     assert schedule.cost_share(2000, lambda a: 1 + 3 * a) == 1
 
 
-def test_dense_progress_is_linear():
-    schedule = Schedule(1000, epochs=2.5, planned_share=tenth, gated=False)
-    assert schedule.progress(1250) == pytest.approx(0.5)
-    assert schedule.num_epochs == 3
+@pytest.mark.parametrize(
+    ("progress", "warmup", "lr"),
+    [(0.0, 0.1, 0.0), (0.05, 0.1, 1.0), (0.1, 0.1, 2.0), (0.55, 0.1, 1.0), (1.0, 0.1, 0.0), (0.0, 0.0, 2.0)],
+)
+def test_learning_rate_rises_then_decays_fully(progress, warmup, lr):
+    assert lr_at(progress, peak=2.0, warmup=warmup) == pytest.approx(lr)

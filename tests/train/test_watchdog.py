@@ -1,4 +1,4 @@
-"""A run that hangs is ended, and says where; one that is slow or stands still with its machine is not."""
+"""The watchdog ends a hung run and says where it hangs; it leaves a slow or suspended one alone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import time
 import pytest
 
 from fastast.train.watchdog import Watchdog
-from tests.train.processes import FORKS, beat_for_a_second, hang, running
+from tests.processes import FORKS, beat_for_a_second, hang, running
 
 
 @pytest.mark.parametrize("writable", [True, False])
-def test_a_hung_thread_ends_the_run_and_is_named(tmp_path, writable):
+def test_a_hung_thread_is_named_and_ends_the_run(tmp_path, writable):
     os.mkfifo(tmp_path / "picture")
     run = tmp_path / "run"
     if writable:
@@ -26,16 +26,15 @@ def test_a_hung_thread_ends_the_run_and_is_named(tmp_path, writable):
     said = (tmp_path / "stderr").read_text()
     assert "in read_the_next_picture" in said
     last = said.splitlines()[-1]
-    assert "no batch came for 1 s" in last
-    assert "network storage" in last
-    assert f"fastast train --out {run} --resume" in last
+    for part in ("no batch came for 1 s", "network storage", f"fastast train --out {run} --resume"):
+        assert part in last
     if writable:
         written = (run / "stall.txt").read_text()
         assert written.splitlines()[0] == last
         assert "in read_the_next_picture" in written
 
 
-def test_a_loop_that_goes_on_is_left_alone_until_it_stops():
+def test_a_working_loop_is_left_alone_until_it_stops():
     stalled = threading.Event()
     with Watchdog(1, stalled.set) as watchdog:
         for _ in range(200):
@@ -45,7 +44,7 @@ def test_a_loop_that_goes_on_is_left_alone_until_it_stops():
         assert stalled.wait(60)
 
 
-def test_the_clock_of_the_day_does_not_matter(monkeypatch):
+def test_the_wall_clock_does_not_matter(monkeypatch):
     stalled = threading.Event()
     with Watchdog(2, stalled.set):
         monkeypatch.setattr(time, "time", lambda: 4e9)
@@ -54,7 +53,7 @@ def test_the_clock_of_the_day_does_not_matter(monkeypatch):
         assert stalled.wait(60)
 
 
-def test_a_process_that_was_stopped_and_goes_on_has_not_hung():
+def test_a_suspended_process_has_not_hung():
     with running(beat_for_a_second) as process:
         os.kill(process.pid, signal.SIGSTOP)
         time.sleep(3)

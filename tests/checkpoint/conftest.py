@@ -1,0 +1,3 @@
+from tests.train.conftest import no_report
+
+__all__ = ["no_report"]

@@ -1,0 +1,197 @@
+"""Stopped runs resume to the same bits, and nothing else is taken for such a run."""
+
+import json
+import shutil
+import signal
+
+import pytest
+
+from benchmarks.robustness.crash_test import differences
+from fastast.cli import main
+from fastast.config import GATES
+from fastast.run_folder import RunFolder
+from fastast.signals import StopRequest
+from fastast.train.checkpointer import Checkpointer
+from tests.conftest import damaged_png
+from tests.train.test_disk import assert_resumes
+from tests.train.test_run import gated, lines_of, losses, options
+
+__all__ = ["gated"]
+
+
+def stopped_run(monkeypatch, data, out, **changes):
+    """A run that was interrupted right after its first epoch."""
+    finish = Checkpointer.finish_epoch
+
+    def finish_and_signal(*arguments):
+        finish(*arguments)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointer, "finish_epoch", finish_and_signal)
+        assert main(["train", *options(data, out, **changes)]) == 130
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_resumed_run_equals_undisturbed_run(pictures, tmp_path, monkeypatch, gate):
+    """Three stops, in warm-up, gated part and evaluation, wherever the count of batches happens to fall."""
+    changes = {"gate": gate, "warmup_epochs": 0.7, "epochs": 2.6, "anneal": 0.3, "prune": 0.6, "log_every": 2}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(["train", *options(pictures, whole, **changes), "--unbiased"]) == 0
+    check, stops = StopRequest.check, [6, 9, 5]
+
+    def check_and_stop(self):
+        check(self)
+        self.num_checks = getattr(self, "num_checks", 0) + 1
+        if stops and self.num_checks == stops[0]:
+            del stops[0]
+            signal.raise_signal(signal.SIGUSR1)
+            check(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "check", check_and_stop)
+        arguments = [*options(pictures, parts, **changes), "--unbiased", "--resume"]
+        codes = [main(["train", *arguments]) for _ in range(4)]
+    assert codes == [128 + signal.SIGUSR1] * 3 + [0]
+    assert differences(RunFolder(parts), RunFolder(whole)) == []
+    assert len(json.loads((parts / "summary.json").read_text())["resumes"]) == 3
+
+
+def test_max_time_stops_with_a_checkpoint_and_its_exit_code(gated, pictures, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", *options(pictures, out), "--max-time", "0.001s"]) == 3
+    assert "--max-time is up" in capsys.readouterr().out
+    assert json.loads((out / "summary.json").read_text())["stopped"] == "max_time"
+    assert_resumes(out, gated, "--max-time", "1h")
+
+
+def test_checkpoints_within_an_epoch_change_nothing(gated, pictures, tmp_path):
+    out = tmp_path / "run"
+    assert main(["train", *options(pictures, out), "--checkpoint-every", "1e-9"]) == 0
+    assert losses(out) == losses(gated)
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"last.pt", "previous.pt", "best.pt"}
+
+
+def test_force_resumes_with_other_options(pictures, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    assert main(["train", *options(pictures, out), "--force"]) == 2
+    assert "--resume" in capsys.readouterr().err
+    stopped_run(monkeypatch, pictures, out)
+    assert main(["train", *options(pictures, out, target=0.5), "--resume"]) == 2
+    assert "started with 0.3" in capsys.readouterr().err
+    assert main(["train", *options(pictures, out, gate="memory"), "--resume", "--force"]) == 2
+    assert "started with forward" in capsys.readouterr().err
+    assert main(["train", *options(pictures, out, target=0.5, epochs=4), "--resume", "--force"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    (resumed,) = summary["resumes"]
+    assert resumed["changed"] == ["--epochs 3.0 -> 4.0", "--target 0.3 -> 0.5"]
+    assert json.loads((out / "config.json").read_text())["target"] == 0.5
+    samples = summary["samples"]
+    assert samples["offered"] == 4 * 240
+    assert samples["backward"] + samples["leftover"] == samples["selected"]
+    assert summary["gate"]["activation_rate"] == pytest.approx(0.5, rel=0.1)
+    # A finished run goes on if there is more to do.
+    assert main(["train", *options(pictures, out, target=0.5, epochs=5), "--resume", "--force"]) == 0
+    assert [line["epoch"] for line in lines_of(out) if line["kind"] == "epoch"] == [1, 2, 3, 4, 5]
+
+
+def test_other_pictures_are_refused_even_with_force(pictures, tmp_path, monkeypatch, capsys):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(pictures, data)
+    stopped_run(monkeypatch, data, out)
+    picture = data / "train" / "class_0" / "0000.jpg"
+    more = shutil.copy(picture, picture.with_name("more.jpg"))
+    for force in ([], ["--force"]):
+        assert main(["train", *options(data, out), "--resume", *force]) == 2
+        assert "the data has changed" in capsys.readouterr().err
+    more.unlink()
+    assert main(["train", "--resume", str(out / "checkpoints" / "last.pt")]) == 0
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_previous(gated, pictures, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", *options(pictures, out), "--checkpoint-every", "0", "--max-time", "0.001s"]) == 3
+    assert main(["train", "--out", str(out), "--resume", "--max-time", "0.001s"]) == 3
+    last, previous = RunFolder(out).last, RunFolder(out).previous
+    damaged, whole = bytearray(last.read_bytes()), previous.read_bytes()
+    damaged[len(damaged) // 2] ^= 1
+    last.write_bytes(damaged)
+    previous.write_bytes(whole[: len(whole) // 2])
+    assert main(["train", "--out", str(out), "--resume"]) == 2
+    assert "last.pt: damaged" in capsys.readouterr().err
+    previous.write_bytes(whole)
+    assert_resumes(out, gated, "--max-time", "1h")
+    assert "continuing from the one before" in capsys.readouterr().out
+
+
+def test_a_folder_with_a_run_needs_resume(gated, pictures, capsys):
+    arguments = options(pictures, gated)
+    assert main(["train", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "--resume" in error
+    assert "--out" in error
+    before = (gated / "metrics.jsonl").read_bytes()
+    assert main(["train", *arguments, "--resume", "auto"]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert (gated / "metrics.jsonl").read_bytes() == before
+    assert main(["train", *options(pictures, gated, target=0.5), "--resume"]) == 0  # finished: only shown
+
+
+def test_a_run_resumes_from_another_directory_and_in_another_folder(gated, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(pictures.parent)
+    stopped_run(monkeypatch, pictures.name, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    assert main(["train", "--resume", str(last), "--out", "elsewhere"]) == 0
+    assert losses(tmp_path / "elsewhere") == losses(gated)
+    assert main(["train", "--resume", str(last), "--out", str(gated)]) == 2
+    assert main(["train", "--out", "run", "--data", str(pictures), "--resume"]) == 0
+    assert losses(tmp_path / "run") == losses(gated)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [("nosuch.pt", "no such checkpoint"), ("best.pt", "holds weights only"), ("text.pt", "damaged")],
+)
+def test_other_files_are_refused_in_one_line(gated, tmp_path, monkeypatch, capsys, checkpoint, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.pt").write_text("text")
+    shutil.copy(gated / "checkpoints" / "best.pt", tmp_path / "best.pt")
+    assert main(["train", "--resume", checkpoint]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "text.pt"]
+
+
+def test_step_lines_and_quarantine_survive_a_resume(pictures, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    shutil.copytree(pictures, data)
+    for split in ("train", "val"):  # damage that the header scan cannot see
+        picture = data / split / "class_1" / "0003.jpg"
+        picture.with_suffix(".png").write_bytes(damaged_png())
+        picture.unlink()
+    assert main(["train", *options(data, tmp_path / "whole", log_every=4)]) == 0
+    stopped_run(monkeypatch, data, tmp_path / "parts", log_every=4)
+    assert_resumes(tmp_path / "parts", tmp_path / "whole")
+    assert json.loads((tmp_path / "parts" / "summary.json").read_text())["data"]["quarantined"] == 2
+
+
+def test_lost_logs_are_not_padded(gated, pictures, tmp_path, monkeypatch):
+    stopped_run(monkeypatch, pictures, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").write_text("")
+    assert main(["train", "--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert [line["epoch"] for line in lines_of(tmp_path / "run") if line["kind"] == "epoch"] == [2, 3]
+
+
+def test_a_summary_of_another_version_is_refused(gated, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(gated, out)
+    (out / "summary.json").write_text('{"stopped": null}')
+    assert main(["train", "--out", str(out), "--resume"]) == 2
+    assert "another version" in capsys.readouterr().err
+
+
+def test_the_data_folder_is_refused_as_a_run_folder(pictures, capsys):
+    assert main(["train", *options(pictures, pictures)]) == 2
+    assert "is the data folder" in capsys.readouterr().err

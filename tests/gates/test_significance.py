@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fastast.errors import InputError
+from fastast.gates.significance import KINDS, Significance, significance
+
+NUM_CLASSES = 5
+
+
+def batch(seed=0, size=16):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(size, NUM_CLASSES, generator=generator)
+    labels = torch.randint(0, NUM_CLASSES, (size,), generator=generator)
+    images = torch.randn(size, 3, 6, 5, generator=generator).contiguous(memory_format=torch.channels_last)
+    return logits, labels, images
+
+
+def plain_terms(logits, labels, images):
+    """Every term of one sample after another, in Python floats."""
+    terms = {name: [] for name in ("loss", "std", "margin", "el2n")}
+    for row, label, image in zip(logits.tolist(), labels.tolist(), images, strict=True):
+        total = sum(math.exp(x) for x in row)
+        p = [math.exp(x) / total for x in row]
+        terms["loss"].append(-math.log(p[label]))
+        other = max(x for i, x in enumerate(p) if i != label)
+        terms["margin"].append((1 - (p[label] - other)) / 2)
+        terms["el2n"].append(math.sqrt(sum((x - (i == label)) ** 2 for i, x in enumerate(p))))
+        stds = []
+        for channel in image:
+            pixels = [float(x) for x in channel.flatten()]
+            mean = sum(pixels) / len(pixels)
+            stds.append(math.sqrt(sum((x - mean) ** 2 for x in pixels) / len(pixels)))
+        terms["std"].append(sum(stds) / len(stds))
+    return {name: torch.tensor(values) for name, values in terms.items()}
+
+
+PARTS = {
+    "loss": {"loss": 1.0},
+    "loss+std": {"loss": 0.7, "std": 0.3},
+    "margin": {"margin": 1.0},
+    "el2n": {"el2n": 1.0},
+}
+assert PARTS.keys() == KINDS.keys()
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_equals_the_formula(kind):
+    terms = plain_terms(*batch())
+    plain = sum(weight * terms[name] / terms[name].mean() for name, weight in PARTS[kind].items())
+    ours = significance(*batch(), kind=kind)
+    assert torch.allclose(ours, plain, rtol=1e-4, atol=1e-5)
+    assert float(ours.mean()) == pytest.approx(1.0, rel=1e-4)
+    running = torch.tensor([2.0, 0.5])
+    plain = sum(w * terms[name] / running[i] for i, (name, w) in enumerate(PARTS[kind].items()))
+    assert torch.allclose(significance(*batch(), kind=kind, running=running), plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_harder_samples_score_higher(kind):
+    """From a sure hit to a sure miss, with pictures alike."""
+    sure = torch.tensor([8.0, 3.0, 1.0, 0.0, -3.0, -8.0])
+    logits = torch.zeros(6, NUM_CLASSES)
+    logits[:, 0] = sure
+    scores = significance(logits, torch.zeros(6, dtype=torch.int64), torch.zeros(6, 3, 4, 4), kind=kind)
+    assert (scores >= 0).all()
+    assert (scores.diff() > 0).all()
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_half_precision_scores_in_float32(kind):
+    logits, labels, images = batch()
+    half = significance(logits.bfloat16(), labels, images.bfloat16(), kind=kind)
+    assert half.dtype == torch.float32
+    assert torch.equal(half, significance(logits.bfloat16().float(), labels, images.bfloat16().float(), kind=kind))
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_running_means_weigh_valid_samples_alike(kind):
+    module = Significance(kind)
+    weights, counts, sums = [], [], []
+    for k in range(6):
+        logits, labels, images = batch(seed=k)
+        valid = torch.rand(16, generator=torch.Generator().manual_seed(k)) < 0.6
+        scores, loss, own = module(logits, labels, images, valid)
+        terms = plain_terms(logits, labels, images)
+        assert torch.allclose(loss, terms["loss"], rtol=1e-4, atol=1e-5)
+        names = list(PARTS[kind])
+        own_sums = {name: terms[name][valid].sum() for name in names}
+        running = [own_sums[name] / valid.sum() for name in names]
+        if k:  # the first batch has nothing but itself to be compared with
+            count = sum(w * n for w, n in zip(weights, counts, strict=True))
+            running = [sum(w * s[name] for w, s in zip(weights, sums, strict=True)) / count for name in names]
+        plain = sum(w * terms[name] / mean for (name, w), mean in zip(PARTS[kind].items(), running, strict=True))
+        assert torch.allclose(scores, plain, rtol=1e-4, atol=1e-5)
+        module.update(own)
+        weights = [0.98 * w for w in weights] + [1.0]
+        counts.append(valid.sum())
+        sums.append(own_sums)
+
+
+@pytest.mark.parametrize("kind", PARTS)
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_bad_sample_reaches_no_other(kind, poison):
+    logits, labels, images = batch()
+    valid = torch.ones(16, dtype=torch.bool)
+    without = valid.clone()
+    without[3] = False
+    module, clean = Significance(kind), Significance(kind)
+    _, _, sums = clean(logits, labels, images, without)
+    clean.update(sums)
+    logits[3, 1] = poison
+    images[3, 0, 0, 0] = poison
+    scores, _, sums = module(logits, labels, images, valid)
+    module.update(sums)
+    assert scores.isnan().tolist() == [row == 3 for row in range(16)]
+    assert torch.equal(module.totals, clean.totals)
+
+
+def test_all_bad_batch_changes_nothing():
+    module = Significance()
+    logits, labels, images = batch()
+    module.update(module(logits, labels, images, torch.ones(16, dtype=torch.bool))[2])
+    before = module.totals.clone()
+    module.update(module(logits * float("nan"), labels, images, torch.ones(16, dtype=torch.bool))[2])
+    assert torch.equal(module.totals, before)
+
+
+def test_bad_use_is_refused():
+    logits, labels, _ = batch()
+    with pytest.raises(InputError, match="el2n"):
+        significance(logits, labels, kind="loss+luck")
+    with pytest.raises(InputError, match="loss\\+std"):
+        Significance("loss+luck")
+    with pytest.raises(InputError, match="images"):
+        significance(logits, labels)

@@ -1,0 +1,95 @@
+"""Memory that really runs out is answered with a batch size that really fits."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+import torch
+
+from fastast.config import TrainConfig
+from fastast.device import is_out_of_memory, open_runtime
+from fastast.train.engine import Engine
+from fastast.train.out_of_memory import describe_out_of_memory, fitting_batch
+from tests.processes import FORKS
+
+MB = 2**20
+
+
+def config_of(batch_size, image_size):
+    return TrainConfig(
+        arch="tests.nets:tiny", image_size=image_size, batch_size=batch_size, lr=0.1, target=0.5, device="cpu"
+    )
+
+
+def attempt(config, runtime):
+    """The kind of the error and whether it is one of memory; None if the batch fits."""
+    try:
+        engine = Engine(config, runtime, weights="none", num_classes=3, num_train=4096)
+        engine.warm_up()
+    except Exception as error:
+        return type(error).__name__, is_out_of_memory(error)
+    return None
+
+
+def allow(room_mb):
+    """Lets this process take so much more than it has."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        pages = int(file.read().split()[0])
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room_mb * MB, hard))
+
+
+def run_short(queue):
+    """What happens to runs in a process whose address space is limited."""
+    torch.set_num_threads(1)
+    runtime, found = open_runtime("cpu"), {}
+    assert attempt(config_of(4, 64), runtime) is None  # threads and libraries take their memory before the limit
+    for name, batch_size, image_size, room_mb in (("some", 2048, 64, 250), ("none", 64, 1024, 30)):
+        config = config_of(batch_size, image_size)
+        allow(room_mb)
+        before = attempt(config, runtime)
+        fitting = fitting_batch(config, runtime, 3)
+        after = None if fitting is None else attempt(config_of(fitting, image_size), runtime)
+        found[name] = (before, fitting, after, describe_out_of_memory(config, fitting))
+    queue.put(found)
+
+
+@pytest.fixture(scope="module")
+def found():
+    queue = FORKS.SimpleQueue()
+    process = FORKS.Process(target=run_short, args=(queue,))
+    process.start()
+    process.join(200)
+    assert process.exitcode == 0
+    return queue.get()
+
+
+def test_named_batch_fits(found):
+    before, fitting, after, message = found["some"]
+    assert before == ("RuntimeError", True)
+    # The queue alone holds 4 batches of 48 kB pictures in 250 MB; 64 of them take a tenth of that.
+    assert fitting in (64, 128, 256, 512, 1024)
+    assert after is None
+    assert message == (
+        f"out of memory at --batch-size 2048: a training step fits at --batch-size {fitting}; use it, "
+        "and scale --lr with it"
+    )
+
+
+def test_nothing_fits(found):
+    before, fitting, _, message = found["none"]
+    assert before == ("RuntimeError", True)
+    assert fitting is None
+    assert message.startswith("out of memory at --batch-size 64, and not even 2 fits; use a smaller --image-size")
+
+
+def test_next_smaller_power_of_two_fits():
+    found = [fitting_batch(config_of(batch_size, 16), open_runtime("cpu"), 3) for batch_size in (12, 16, 2)]
+    assert found == [8, 8, None]
+
+
+def test_other_errors_are_raised(monkeypatch):
+    monkeypatch.setattr(Engine, "warm_up", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fitting_batch(config_of(16, 16), open_runtime("cpu"), 3)

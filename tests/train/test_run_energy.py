@@ -1,0 +1,76 @@
+"""Joules of a run: intervals end with the device's work, and the run folder has what a replayed GPU reads."""
+
+import csv
+
+import pytest
+
+from fastast.cli import main
+from fastast.energy.parts import PartMeter
+from fastast.train.engine import Engine
+from tests.conftest import ROOT
+from tests.train.test_run import lines_of, options, summary_of
+
+# Training stays on the CPU; only the power is replayed. Parts are shorter than a real run needs.
+SCRIPT = """
+import functools, json, sys
+from fastast.cli import main
+from fastast.energy import savings
+from fastast.train import run_energy, session
+savings.MIN_PART_S = 0.2
+session.metered_devices = lambda device: None
+run_energy.PartMeter = functools.partial(run_energy.PartMeter, skip_steps=5, block_s=0.2)
+print(json.dumps(main(sys.argv[1:])))
+"""
+
+
+@pytest.fixture(scope="module")
+def metered(driver, pictures, tmp_path_factory):
+    out = tmp_path_factory.mktemp("metered") / "run"
+    arguments = options(pictures, out, epochs=12, warmup_epochs=4, price_per_kwh=0.3, gco2_per_kwh=400)
+    environment = driver.environment("t4", curve="0:100", PYTHONPATH=str(ROOT))
+    assert driver.start(SCRIPT, environment, "train", *arguments)() == 0
+    return out
+
+
+def test_joules_are_those_of_the_power_curve(metered):
+    summary = summary_of(metered)
+    energy, seconds = summary["energy"], summary["time_s"]
+    assert energy["source"] == "nvml counter"
+    assert energy["idle_w"] == pytest.approx(100, rel=0.05)
+    # 100 W from the start of the meter, which spends 5 s on idle power, to the end.
+    assert energy["gpu_j"] == pytest.approx(100 * (seconds["total"] + 5), rel=0.15)
+    assert energy["train_gpu_j"] == pytest.approx(100 * seconds["train"], rel=0.15)
+    assert energy["dense_j_per_sample"] > 0
+    assert energy["gated_j_per_sample"] > 0
+    assert energy["savings_measured"] == pytest.approx(1 - energy["gated_j_per_sample"] / energy["dense_j_per_sample"])
+    assert energy["run_savings_measured"] == pytest.approx(energy["savings_measured"] * 8 / 12)
+    assert any("per kWh" in note and "cost" in note for note in energy["notes"])
+    assert any("CO2" in note for note in energy["notes"])
+
+
+def test_trace_and_metrics_have_watts_and_phases(metered):
+    with open(metered / "power.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["t_s", "uuid", "w", "energy_mj", "phase"]
+    assert {"warmup", "gated", "eval"} <= {row["phase"] for row in rows}
+    assert all(float(row["w"]) == pytest.approx(100, abs=1) for row in rows)
+    lines = lines_of(metered)
+    assert all(line["gpu_w"] == pytest.approx(100, abs=1) for line in lines if line["kind"] == "step")
+    assert sum(line["gpu_j"] for line in lines if line["kind"] == "epoch") > 0
+
+
+def test_intervals_end_once_the_device_is_done(pictures, tmp_path, monkeypatch):
+    calls = []
+    for owner, name in ((Engine, "synchronize"), (PartMeter, "start"), (PartMeter, "stop")):
+        monkeypatch.setattr(owner, name, spied(calls, name, getattr(owner, name)))
+    assert main(["train", *options(pictures, tmp_path / "run", epochs=2, checkpoint_every=0.0005)]) == 0
+    assert calls.count("start") > 2  # checkpoints within an epoch as well
+    assert calls == ["start", "synchronize", "stop"] * calls.count("start")
+
+
+def spied(calls, name, method):
+    def call(*arguments):
+        calls.append(name)
+        return method(*arguments)
+
+    return call
