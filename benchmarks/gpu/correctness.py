@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import asdict
 
 import torch
-from fastast.doctor import diagnose, exit_code
+from fastast.commands.doctor_checks import diagnose, exit_code
 
 from benchmarks.common import ROOT, provenance
 from benchmarks.gpu.items import NotMeasured, Report, Settings
