@@ -1,10 +1,10 @@
 """Runs a command that is asked to end when the process that started it dies, be it by SIGKILL.
 
-    python tied.py PID COMMAND ...
+    python parent_death.py PID COMMAND ...
 
-PID is the process that starts this; `tied` makes the whole command line. Linux sends SIGTERM at its death, at which a
-run saves a checkpoint and ends. This file is run by its path and becomes the command, so it imports nothing of the
-package and costs 20 ms.
+PID is the process that starts this; `with_parent_death_signal` builds the command line. Linux sends SIGTERM at its death,
+at which a run saves a checkpoint and ends. This file is run by its path and becomes the command, so it imports nothing
+of the package and costs 20 ms.
 """
 
 import ctypes
@@ -16,12 +16,12 @@ PR_SET_PDEATHSIG = 1
 
 
 def with_parent_death_signal(words: list[str]) -> list[str]:
-    """The command line that runs a command tied to this process; its first word is a path."""
+    """The command line that runs a command which ends when this process dies; its first word is a path."""
     return [sys.executable, __file__, str(os.getpid()), *words]
 
 
 def main(parent: int, words: list[str]) -> None:
-    """Ties this process to its parent and becomes the command."""
+    """Asks for a signal at the death of the parent, then becomes the command."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before
         sys.exit(128 + signal.SIGTERM)
