@@ -11,10 +11,10 @@ from collections import Counter
 from dataclasses import asdict
 
 import torch
-from fastast.commands.doctor_checks import diagnose, exit_code
 
 from benchmarks.common import ROOT, provenance
 from benchmarks.gpu.items import NotMeasured, Report, Settings
+from fastast.commands.doctor_checks import diagnose, exit_code
 from fastast.device import open_runtime
 from fastast.energy.nvml import open_nvml
 
