@@ -2,9 +2,9 @@
 
     python parent_death.py PID COMMAND ...
 
-PID is the process that starts this; `with_parent_death_signal` builds the command line. Linux sends SIGTERM at its death,
-at which a run saves a checkpoint and ends. This file is run by its path and becomes the command, so it imports nothing
-of the package and costs 20 ms.
+PID is the process that starts this; `with_parent_death_signal` builds the command line. Linux sends SIGTERM at its
+death, at which a run saves a checkpoint and ends. This file is run by its path and becomes the command, so it imports
+nothing of the package and costs 20 ms.
 """
 
 import ctypes
