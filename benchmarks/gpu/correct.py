@@ -45,7 +45,7 @@ def machine(settings: Settings, report: Report) -> None:
         )
         origin["versions"].update(cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
     report.add(**origin)
-    from fastast.commands.doctor import diagnose, exit_code
+    from fastast.commands.doctor_checks import diagnose, exit_code
 
     checks = diagnose()
     report.add(can_train=exit_code(checks) == 0, checks=[asdict(check) for check in checks])

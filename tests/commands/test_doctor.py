@@ -14,8 +14,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastast.commands import doctor, health_check
-from fastast.commands.doctor import MISSING, OK, WARN, Check, diagnose, exit_code, gpu_findings
+from fastast.commands import doctor_checks as doctor
+from fastast.commands import health_check
+from fastast.commands.doctor_checks import MISSING, OK, WARN, Check, diagnose, exit_code, gpu_findings
 from fastast.device import _choose_cpu, _choose_cuda, choose_precision
 from fastast.energy.nvml import NO_DRIVER, Device, NvmlSystem
 from fastast.errors import InputError

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from fastast.commands.meter import run_meter
+from fastast.energy.metered_command import run_meter
 from fastast.errors import InputError
 from tests.energy.fake_driver import FakeDriver
 
 RUN = """
 import json, sys
-from fastast.commands.meter import run_meter
+from fastast.energy.metered_command import run_meter
 options, command = json.loads(sys.argv[1]), sys.argv[2:]
 sys.exit(run_meter(command, options.pop("json", None), options.pop("plot", None), **options))
 """

@@ -159,7 +159,7 @@ def test_strings_are_escaped(browser: Browser, page: Path) -> None:
         "const s = document.createElement('script'); s.textContent = 'window.broken = 1'; document.body.append(s)"
     )
     assert browser.run("typeof window.broken") == "undefined"
-    assert any("Content Security Gate" in problem for problem in browser.problems)
+    assert any("Content Security Policy" in problem for problem in browser.problems)
     browser.problems.clear()
     quiet(browser, page)
 
