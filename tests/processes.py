@@ -46,16 +46,6 @@ def refuse(*_):
     raise AssertionError("no write should have failed")
 
 
-def write_numbers(path, first, links, started):
-    """Writes checkpoint after checkpoint until it is killed."""
-    if not links:
-        os.link = no_links
-    writer = CheckpointWriter(RunFolder(path), refuse)
-    started.put(True)
-    for number in range(first, first + 10_000):
-        writer.submit(state_of(number))
-
-
 def no_links(*_):
     raise OSError(95, "Operation not supported")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import zipfile
 from collections import OrderedDict
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.robustness.crash_test import same
 from fastast.checkpoint.file_format import SCHEMA, load_checkpoint, load_last, save_checkpoint, snapshot
 from fastast.checkpoint.writer import CheckpointWriter
 from fastast.errors import InputError
@@ -89,20 +91,15 @@ def test_later_changes_do_not_reach_a_snapshot():
         "array": torch.from_numpy(array),
         "log": [1, 2],
     }
-    frozen = snapshot(state)
+    before, frozen = copy.deepcopy(state), snapshot(state)
     with torch.no_grad():
         for tensor in (state["parameter"], state["nested"][0]["counts"], state["nested"][1][0]):
             tensor += 5
     array += 5
     state["log"].append(3)
     state["nested"][0]["more"] = 1
-    assert frozen["parameter"].tolist() == [1, 1]
     assert not frozen["parameter"].requires_grad
-    assert frozen["nested"][0]["counts"].tolist() == [0, 0]
-    assert frozen["nested"][0].keys() == {"counts"}
-    assert frozen["nested"][1][0].tolist() == [1]
-    assert frozen["array"].tolist() == [1, 1, 1, 1]
-    assert frozen["log"] == [1, 2]
+    assert same(frozen, {**before, "parameter": before["parameter"].detach()})
 
 
 def test_snapshot_keeps_order_strides_versions_and_shared_tensors():

@@ -4,10 +4,9 @@ import json
 import shutil
 import signal
 
-import numpy as np
 import pytest
 
-from benchmarks.crash_test import engines, same
+from benchmarks.robustness.crash_test import differences
 from fastast.cli import main
 from fastast.config import GATES
 from fastast.run_folder import RunFolder
@@ -33,34 +32,6 @@ def stopped_run(monkeypatch, data, out, **changes):
         assert main(["train", *options(data, out, **changes)]) == 130
 
 
-def assert_consistent(summary):
-    samples = summary["samples"]
-    assert samples["backward"] + samples["leftover"] == samples["selected"]
-
-
-def test_a_signal_stops_at_the_batch_and_leaves_a_summary(gated, pictures, tmp_path, monkeypatch, capsys):
-    out, append, sent = tmp_path / "run", RunFolder.append_metrics, []
-
-    def append_and_signal(self, line):
-        append(self, line)
-        if line["kind"] == "step" and line["epoch"] == 2 and not sent:
-            sent.append(signal.SIGTERM)
-            signal.raise_signal(signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "append_metrics", append_and_signal)
-        assert main(["train", *options(pictures, out)]) == 143
-    assert "--resume" in capsys.readouterr().out
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["stopped"] == "signal"
-    assert 240 < summary["samples"]["offered"] < 480
-    assert_consistent(summary)
-    assert not [line for line in lines_of(out) if line["epoch"] > 2]
-    assert_resumes(out, gated)
-    resumes = json.loads((out / "summary.json").read_text())["resumes"]
-    assert resumes == [{"epoch": 2, "offered": summary["samples"]["offered"]}]
-
-
 @pytest.mark.parametrize("gate", GATES)
 def test_resumed_run_equals_undisturbed_run(pictures, tmp_path, monkeypatch, gate):
     """Three stops, in warm-up, gated part and evaluation, wherever the count of batches happens to fall."""
@@ -82,25 +53,16 @@ def test_resumed_run_equals_undisturbed_run(pictures, tmp_path, monkeypatch, gat
         arguments = [*options(pictures, parts, **changes), "--unbiased", "--resume"]
         codes = [main(["train", *arguments]) for _ in range(4)]
     assert codes == [128 + signal.SIGUSR1] * 3 + [0]
-    assert losses(parts) == losses(whole)
-    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert same(engines(RunFolder(parts).last), engines(RunFolder(whole).last))
-    summary, undisturbed = (json.loads((run / "summary.json").read_text()) for run in (parts, whole))
-    assert summary["samples"] == undisturbed["samples"]
-    assert summary["compute"] == undisturbed["compute"]
-    assert len(summary["resumes"]) == 3
-    with np.load(parts / "samples.npz") as ours, np.load(whole / "samples.npz") as theirs:
-        assert same(dict(ours), dict(theirs))
+    assert differences(RunFolder(parts), RunFolder(whole)) == []
+    assert len(json.loads((parts / "summary.json").read_text())["resumes"]) == 3
 
 
 def test_max_time_stops_with_a_checkpoint_and_its_exit_code(gated, pictures, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", *options(pictures, out), "--max-time", "0.001s"]) == 3
     assert "--max-time is up" in capsys.readouterr().out
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["stopped"] == "max_time"
-    assert main(["train", "--out", str(out), "--resume", "--max-time", "1h"]) == 0
-    assert losses(out) == losses(gated)
+    assert json.loads((out / "summary.json").read_text())["stopped"] == "max_time"
+    assert_resumes(out, gated, "--max-time", "1h")
 
 
 def test_checkpoints_within_an_epoch_change_nothing(gated, pictures, tmp_path):
@@ -124,8 +86,9 @@ def test_force_resumes_with_other_options(pictures, tmp_path, monkeypatch, capsy
     (resumed,) = summary["resumes"]
     assert resumed["changed"] == ["--epochs 3.0 -> 4.0", "--target 0.3 -> 0.5"]
     assert json.loads((out / "config.json").read_text())["target"] == 0.5
-    assert summary["samples"]["offered"] == 4 * 240
-    assert_consistent(summary)
+    samples = summary["samples"]
+    assert samples["offered"] == 4 * 240
+    assert samples["backward"] + samples["leftover"] == samples["selected"]
     assert summary["gate"]["activation_rate"] == pytest.approx(0.5, rel=0.1)
     # A finished run goes on if there is more to do.
     assert main(["train", *options(pictures, out, target=0.5, epochs=5), "--resume", "--force"]) == 0
@@ -154,13 +117,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous(gated, pictures, tmp_pa
     damaged[len(damaged) // 2] ^= 1
     last.write_bytes(damaged)
     previous.write_bytes(whole[: len(whole) // 2])
-    arguments = ["train", "--out", str(out), "--resume", "--max-time", "1h"]
-    assert main(arguments) == 2
+    assert main(["train", "--out", str(out), "--resume"]) == 2
     assert "last.pt: damaged" in capsys.readouterr().err
     previous.write_bytes(whole)
-    assert main(arguments) == 0
+    assert_resumes(out, gated, "--max-time", "1h")
     assert "continuing from the one before" in capsys.readouterr().out
-    assert losses(out) == losses(gated)
 
 
 def test_a_folder_with_a_run_needs_resume(gated, pictures, capsys):
@@ -213,8 +174,6 @@ def test_step_lines_and_quarantine_survive_a_resume(pictures, tmp_path, monkeypa
     assert main(["train", *options(data, tmp_path / "whole", log_every=4)]) == 0
     stopped_run(monkeypatch, data, tmp_path / "parts", log_every=4)
     assert_resumes(tmp_path / "parts", tmp_path / "whole")
-    listed = [(tmp_path / run / "quarantine.jsonl").read_text() for run in ("whole", "parts")]
-    assert listed[0] == listed[1]
     assert json.loads((tmp_path / "parts" / "summary.json").read_text())["data"]["quarantined"] == 2
 
 

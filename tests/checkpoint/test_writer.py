@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import os
-import random
 import resource
 import shutil
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 import torch
 
 from fastast import atomic_files
-from fastast.atomic_files import remove_temporaries
 from fastast.checkpoint import file_format
 from fastast.checkpoint.file_format import load_checkpoint, load_last, save_checkpoint
 from fastast.checkpoint.writer import CheckpointWriter
 from fastast.run_folder import RunFolder
 from tests.conftest import ROOT
-from tests.processes import FORKS, refuse, running, state_of, write_and_die, write_numbers
-from tests.train.test_disk import small_disk
-
-__all__ = ["small_disk"]
+from tests.processes import FORKS, refuse, state_of, write_and_die
 
 
-def run_folder(path):
-    folder = RunFolder(path)
-    folder.checkpoints.mkdir(parents=True)
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
     return folder
+
+
+@pytest.fixture
+def writer(folder):
+    return CheckpointWriter(folder, refuse)
 
 
 def number_in(path):
@@ -48,36 +48,10 @@ def assert_last_two(folder, last, previous):
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_whole_checkpoint_remains_after_sigkill(tmp_path, links):
-    folder = run_folder(tmp_path)
-    rng = random.Random(0)
-    known, progress = 0, 0
-    for _ in range(20):
-        with running(write_numbers, tmp_path, known + 1, links):
-            time.sleep(rng.uniform(0, 0.06))
-        last, previous = number_in(folder.last), number_in(folder.previous)
-        if last is None and previous is None:
-            assert known == 0
-            continue
-        state, path, note = load_last(folder)
-        assert state["number"] >= known
-        if last is not None:
-            assert last >= known
-            assert previous is None or previous in (last, last - 1)
-            assert (path, note) == (folder.last, None)
-        else:
-            assert not links
-        progress += state["number"] > known
-        known = state["number"]
-        remove_temporaries(folder.checkpoints)
-        assert {path.name for path in folder.checkpoints.iterdir()} <= {"last.pt", "previous.pt"}
-    assert progress > 2  # the machine may be busy
-
-
-@pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("damaged", [True, False])
 def test_death_between_any_two_calls_leaves_a_whole_checkpoint(tmp_path, links, damaged):
-    template = run_folder(tmp_path / "template")
+    template = RunFolder(tmp_path / "template")
+    template.checkpoints.mkdir(parents=True)
     save_checkpoint(template.previous, state_of(1))
     save_checkpoint(template.last, state_of(2))
     if damaged:
@@ -100,30 +74,27 @@ def test_death_between_any_two_calls_leaves_a_whole_checkpoint(tmp_path, links, 
     assert_last_two(folder, 3, 1 if damaged else 2)
 
 
-def test_temporaries_of_a_killed_writer_with_our_pid_are_replaced(tmp_path):
+def test_temporaries_of_a_killed_writer_with_our_pid_are_replaced(folder, writer):
     """A container gives the same process number to each start."""
-    folder = run_folder(tmp_path)
     save_checkpoint(folder.last, state_of(2))
     stale = [folder.checkpoints / f".{name}.{os.getpid()}.tmp" for name in ("previous.pt", "last.pt")]
     save_checkpoint(stale[0], state_of(1))
     shutil.copy(stale[0], stale[1])
-    writer = CheckpointWriter(folder, refuse)
     writer.submit(state_of(3))
     assert writer.wait() is None
     assert_last_two(folder, 3, 2)
 
 
-def test_two_names_of_one_file_leave_no_third(tmp_path):
+def test_two_names_of_one_file_leave_no_third(folder):
     """As after a death between naming the old file `previous.pt` and putting the new one in its place."""
-    folder = run_folder(tmp_path)
     save_checkpoint(folder.last, state_of(1))
     os.link(folder.last, folder.previous)
     save_checkpoint(folder.last, state_of(2), keep=folder.previous)
     assert_last_two(folder, 2, 1)
 
 
-def test_one_checkpoint_is_written_at_a_time_in_the_background(tmp_path, monkeypatch):
-    folder, writes = run_folder(tmp_path), []
+def test_one_checkpoint_is_written_at_a_time_in_the_background(folder, writer, monkeypatch):
+    writes = []
     allowed, began = threading.Event(), threading.Event()
 
     def write_when_allowed(*arguments, **options):
@@ -134,7 +105,6 @@ def test_one_checkpoint_is_written_at_a_time_in_the_background(tmp_path, monkeyp
         writes.append("ends")
 
     monkeypatch.setattr(file_format, "write_whole", write_when_allowed)
-    writer = CheckpointWriter(folder, refuse)
     writer.submit(state_of(1))  # returns, though nothing can be written
     assert began.wait(60)
     assert not folder.last.exists()
@@ -149,8 +119,8 @@ def test_one_checkpoint_is_written_at_a_time_in_the_background(tmp_path, monkeyp
     assert_last_two(folder, 2, 1)
 
 
-def test_a_failed_write_costs_a_note_and_the_next_is_tried(tmp_path):
-    folder, notes = run_folder(tmp_path), []
+def test_a_failed_write_costs_a_note_and_the_next_is_tried(folder, tmp_path):
+    notes = []
     writer = CheckpointWriter(folder, notes.append)
     writer.submit(state_of(1))
     assert writer.wait() is None
@@ -177,24 +147,7 @@ def test_a_failed_write_costs_a_note_and_the_next_is_tried(tmp_path):
     assert all(note.startswith(str(folder.last)) and "\n" not in note for note in notes)
 
 
-@pytest.mark.system
-def test_a_full_disk_keeps_the_last_checkpoint(small_disk):
-    folder, notes = run_folder(small_disk / "run"), []
-    writer = CheckpointWriter(folder, notes.append)
-    for number in (1, 2):
-        writer.submit(state_of(number))
-    writer.submit(state_of(3, size=200_000))  # 800 kB
-    assert "No space left" in writer.wait()
-    assert len(notes) == 1
-    assert_last_two(folder, 2, 1)
-    writer.submit(state_of(4))
-    assert writer.wait() is None
-    assert_last_two(folder, 4, 2)
-
-
-def test_a_bug_is_raised_in_the_calling_thread(tmp_path, monkeypatch):
-    folder = run_folder(tmp_path)
-    writer = CheckpointWriter(folder, refuse)
+def test_a_bug_is_raised_in_the_calling_thread(folder, writer, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", lambda *_: 1 / 0)
         writer.submit(state_of(1))
@@ -205,14 +158,13 @@ def test_a_bug_is_raised_in_the_calling_thread(tmp_path, monkeypatch):
     assert number_in(folder.last) == 2
 
 
-def test_what_was_submitted_is_written_before_the_process_exits(tmp_path):
-    folder = run_folder(tmp_path)
+def test_what_was_submitted_is_written_before_the_process_exits(folder):
     program = (
         "import sys, torch\nfrom fastast.checkpoint.writer import CheckpointWriter, RunFolder\n"
         "writer = CheckpointWriter(RunFolder(sys.argv[1]), print)\n"
         "writer.submit({'number': 5, 'values': torch.full((3_000_000,), 5.0)})\nsys.exit(3)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=environment, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program, str(folder.path)], env=environment, timeout=120)
     assert done.returncode == 3
     assert number_in(folder.last) == 5

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import itertools
 import os
 import pickle
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from fastast.cli import main
 from fastast.distributed.process_group import open_ranks
 from fastast.train import session
 from tests import processes
+from tests.nets import tiny
 from tests.processes import FORKS
 
 FORKS.set_forkserver_preload([processes.__name__, __name__])
@@ -33,7 +33,7 @@ _NUMBERS = itertools.count()
 
 
 class RankProcesses:
-    """Processes that were started as the ranks of one run.
+    """Processes that were started as the ranks of one run; a context manager that kills them at its end.
 
     Args:
         folder: takes what they print and return.
@@ -61,6 +61,14 @@ class RankProcesses:
             process.start()
             self.processes.append(process)
 
+    def __enter__(self) -> RankProcesses:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.join()
+
     def said(self, rank: int) -> str:
         """What a rank printed."""
         return (self._folder / f"log{rank}").read_text()
@@ -71,11 +79,7 @@ class RankProcesses:
         return [line for text in said for line in text.splitlines() if "error" in line]
 
     def codes(self) -> list[int]:
-        """Waits for all ranks; returns their exit codes.
-
-        Raises:
-            AssertionError: one hung; the message has the stacks.
-        """
+        """Exit codes of all ranks, none of which may hang."""
         for process in self.processes:
             process.join(DEADLINE_S + 20)
         logs = "\n".join(f"rank {rank}:\n{self.said(rank)}" for rank in range(len(self.processes)))
@@ -83,35 +87,21 @@ class RankProcesses:
         return [process.exitcode for process in self.processes]
 
     def results(self) -> list[Any]:
-        """Waits for all ranks; returns what their calls returned."""
+        """What the calls of all ranks returned."""
         codes = self.codes()
         assert codes == [0] * len(codes), "\n".join(self.said(rank) for rank in range(len(codes)))
         return [pickle.loads((self._folder / f"result{rank}").read_bytes()) for rank in range(len(codes))]
 
 
-@contextlib.contextmanager
-def started(
-    folder: Path, size: int, target: Callable[..., Any], *arguments: Any, **variables: object
-) -> Iterator[RankProcesses]:
-    """`RankProcesses` that are killed at the end."""
-    ranks = RankProcesses(folder, size, target, *arguments, **variables)
-    try:
-        yield ranks
-    finally:
-        for process in ranks.processes:
-            process.kill()
-            process.join()
-
-
 def results(folder: Path, size: int, target: Callable[..., Any], *arguments: Any, **variables: object) -> list[Any]:
     """What a call returned on each of so many ranks, all of which must exit with 0."""
-    with started(folder, size, target, *arguments, **variables) as ranks:
+    with RankProcesses(folder, size, target, *arguments, **variables) as ranks:
         return ranks.results()
 
 
 def train(folder: Path, size: int, arguments: Sequence[str], **variables: object) -> list[int]:
     """Exit codes of `fastast train` on so many ranks."""
-    with started(folder, size, command, list(arguments), **variables) as ranks:
+    with RankProcesses(folder, size, command, list(arguments), **variables) as ranks:
         return ranks.codes()
 
 
@@ -143,11 +133,5 @@ def _run_rank(
 
 
 def plain(num_classes: int) -> nn.Module:
-    """A network without batch normalisation, for `--arch tests.distributed.rank_processes:plain`."""
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 5, stride=4, padding=2),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(64, num_classes),
-    )
+    """`tiny` without batch normalisation, for `--arch tests.distributed.rank_processes:plain`."""
+    return nn.Sequential(*(layer for layer in tiny(num_classes) if not isinstance(layer, nn.BatchNorm2d)))

@@ -61,10 +61,8 @@ def global_batch(step):
 
 
 def scoring_engine(ranks):
-    config = TrainConfig(
-        arch="tests.nets:tiny", image_size=SIDE, batch_size=BATCH // ranks.size, lr=0.1, target=0.3, epochs=2
-    )
-    num_train = (NUM_STEPS + 1) * BATCH
+    chosen = {"image_size": SIDE, "batch_size": BATCH // ranks.size, "lr": 0.1, "target": 0.3, "epochs": 2}
+    config, num_train = TrainConfig(arch="tests.nets:tiny", **chosen), (NUM_STEPS + 1) * BATCH
     runtime = open_runtime("cpu", "fp32")
     engine = Engine(config, runtime, weights="none", num_classes=3, num_train=num_train, ranks=ranks)
     engine.model.eval()
@@ -72,7 +70,7 @@ def scoring_engine(ranks):
 
 
 def decisions(ranks):
-    """The ids that this rank selects of its part of each batch, and the state of its selector after each."""
+    """Of each batch: the ids that this rank selects of its part, slip, log threshold and totals afterwards."""
     # Each rank would start from the scores of its own first batch: all start from one that had the whole.
     start, engine = scoring_engine(Ranks()), scoring_engine(ranks)
     images, labels, ids, valid = global_batch(0)
@@ -88,27 +86,21 @@ def decisions(ranks):
         places = torch.arange(before, int(engine.queue.pushed)) % engine.queue.capacity
         engine.gather_status()
         engine.queue.popped.copy_(engine.queue.pushed)  # nothing is trained here
-        controller = engine.selector.controller
-        found.append(
-            {
-                "ids": engine.queue.ids[places].tolist(),
-                "slip": float(controller.slip),
-                "log_threshold": float(controller.log_threshold),
-                "totals": engine.score_step.totals.tolist(),
-            }
-        )
+        selected, controller = engine.queue.ids[places].tolist(), engine.selector.controller
+        totals = engine.score_step.totals.tolist()
+        found.append((selected, float(controller.slip), float(controller.log_threshold), totals))
     return found
 
 
 def test_the_same_scores_give_the_same_mask(tmp_path):
     one = decisions(Ranks())
     first, second = results(tmp_path, 2, with_ranks, decisions)
-    for step, (whole, left, right) in enumerate(zip(one, first, second, strict=True)):
-        assert left["ids"] + right["ids"] == whole["ids"], step
-        assert left["slip"] == right["slip"] == whole["slip"] == 0.0  # the limiter works on each rank's own rows
-        assert left["log_threshold"] == right["log_threshold"] == pytest.approx(whole["log_threshold"], abs=1e-4)
-        assert left["totals"] == right["totals"] == pytest.approx(whole["totals"], rel=1e-4, abs=1e-4)
-    assert sum(len(whole["ids"]) for whole in one) > 0.2 * NUM_STEPS * BATCH
+    for whole, left, right in zip(one, first, second, strict=True):
+        assert left[0] + right[0] == whole[0]
+        assert left[1] == right[1] == whole[1] == 0.0  # the limiter works on each rank's own rows
+        assert left[2] == right[2] == pytest.approx(whole[2], abs=1e-4)
+        assert left[3] == right[3] == pytest.approx(whole[3], rel=1e-4, abs=1e-4)
+    assert sum(len(whole[0]) for whole in one) > 0.2 * NUM_STEPS * BATCH
 
 
 def record_steps(arguments):

@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from benchmarks.robustness.crash_test import differences
 from fastast.run_folder import RunFolder
 from tests.conftest import ROOT
 
@@ -109,7 +109,7 @@ def machines(tmp_path: Path) -> Iterator[list[Machine]]:
 
 
 def by_torchrun(machines: list[Machine], logs: Path, *options: object) -> list[subprocess.Popen[bytes]]:
-    """Starts `fastast train` on both by torchrun; what each says goes to its own file in `logs`."""
+    """Starts `fastast train` on both by torchrun; each prints to its own file in `logs`."""
     words = ["-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1, "--rdzv-backend", "c10d"]
     words += ["--rdzv-endpoint", "host1:29400", "-m", "fastast", "train", *COMMAND, *options]
     logs.mkdir()
@@ -142,34 +142,11 @@ def wait_for_lines(folder: RunFolder, count: int) -> None:
         time.sleep(0.1)
 
 
-def said(logs: Path, machine: Machine) -> list[str]:
+def errors(logs: Path, machine: Machine) -> list[str]:
     return [line for line in (logs / machine.name).read_text().splitlines() if line.startswith("fastast train: error")]
 
 
-def figures(folder: RunFolder) -> list[tuple[object, ...]]:
-    """What a run was, less what depends on the clock."""
-    lines = map(json.loads, folder.metrics.read_text().splitlines())
-    names = ("kind", "epoch", "step", "offered", "backward", "loss", "train_loss", "val_loss", "threshold")
-    return [tuple(line.get(name) for name in names) for line in lines]
-
-
-def check_counts(folder: RunFolder) -> None:
-    """Nothing is left out or counted twice."""
-    summary = json.loads(folder.summary.read_text())
-    samples = summary["samples"]
-    assert summary["stopped"] is None
-    assert summary["hardware"]["world_size"] == 2
-    assert samples["offered"] == EPOCHS * NUM_TRAIN
-    assert samples["backward"] + samples["leftover"] == samples["selected"]
-    per_sample = np.load(folder.samples)
-    assert (per_sample["offered"] == EPOCHS).all()
-    assert per_sample["selected"].sum() == samples["backward"]
-    assert [line[0] for line in figures(folder)].count("epoch") == EPOCHS
-
-
-def test_a_cut_wire_ends_the_run_and_it_resumes_once_it_is_back(
-    machines: list[Machine], pictures: Path, tmp_path: Path
-) -> None:
+def test_a_cut_wire_ends_the_run_and_it_resumes_once_it_is_back(machines, pictures, tmp_path):
     first, second = machines
     run = RunFolder(first.store / "cut")
     options = ("--data", pictures, "--out", "cut")
@@ -178,36 +155,31 @@ def test_a_cut_wire_ends_the_run_and_it_resumes_once_it_is_back(
     second.set_wire("down")
     assert codes(processes, 4 * STALL_S) == [1, 1]
     for machine in machines:
-        (line,) = said(tmp_path / "cut", machine)
-        assert f"({machine.name}) lost the others" in line
-        assert "network" in line
-        assert "--resume" in line
+        (line,) = errors(tmp_path / "cut", machine)
+        assert all(part in line for part in (f"({machine.name}) lost the others", "network", "--resume"))
     assert not run.summary.exists()
     second.set_wire("up")
 
     assert codes(by_torchrun(machines, tmp_path / "continued", *options, "--resume"), 240) == [0, 0]
-    check_counts(run)
-    (resumed,) = json.loads(run.summary.read_text())["resumes"]
-    assert 0 < resumed["offered"] < EPOCHS * NUM_TRAIN
+    summary = json.loads(run.summary.read_text())
+    (resumed,) = summary["resumes"]
+    assert 0 < resumed["offered"] < summary["samples"]["offered"] == EPOCHS * NUM_TRAIN
+    assert summary["hardware"]["world_size"] == 2
     undisturbed = RunFolder(first.store / "undisturbed")
     assert codes(by_torchrun(machines, tmp_path / "logs", "--data", pictures, "--out", "undisturbed"), 240) == [0, 0]
-    check_counts(undisturbed)
-    assert figures(run) == figures(undisturbed)
+    assert differences(run, undisturbed) == []
     assert not (second.store / "cut").exists()  # rank 0 writes, and the others need not see it
 
 
-def test_a_cut_wire_ends_both_processes_without_torchrun(
-    machines: list[Machine], pictures: Path, tmp_path: Path
-) -> None:
-    processes = by_srun(
-        machines, tmp_path / "cut", "-m", "fastast", "train", *COMMAND, "--data", pictures, "--out", "cut"
-    )
+def test_a_cut_wire_ends_both_processes_without_torchrun(machines, pictures, tmp_path):
+    words = ("-m", "fastast", "train", *COMMAND, "--data", pictures, "--out", "cut")
+    processes = by_srun(machines, tmp_path / "cut", *words)
     wait_for_lines(RunFolder(machines[0].store / "cut"), 30)
     machines[0].set_wire("down")
     began = time.monotonic()
     assert codes(processes, 3 * STALL_S) == [1, 1]
     assert time.monotonic() - began > STALL_S / 2  # a short interruption is waited for
-    assert [len(said(tmp_path / "cut", machine)) for machine in machines] == [1, 1]
+    assert [len(errors(tmp_path / "cut", machine)) for machine in machines] == [1, 1]
 
 
 IMPATIENT = """
@@ -219,13 +191,12 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_wrong_host_name_is_refused_in_one_line(machines: list[Machine], pictures: Path, tmp_path: Path) -> None:
+def test_a_wrong_host_name_is_refused_in_one_line(machines, pictures, tmp_path):
     for machine in machines:  # as Debian's installer leaves it
         hosts = machine.store / "hosts"
         hosts.write_text(hosts.read_text().replace(f"{machine.address} ", "127.0.1.1 "))
     words = ("-c", IMPATIENT, "train", *COMMAND, "--data", pictures, "--out", "unmet")
     assert codes(by_srun(machines, tmp_path / "unmet", *words), 240) == [2, 2]
     for machine in machines:
-        (line,) = said(tmp_path / "unmet", machine)
-        assert "does not reach the others" in line
-        assert "GLOO_SOCKET_IFNAME" in line
+        (line,) = errors(tmp_path / "unmet", machine)
+        assert all(part in line for part in ("does not reach the others", "GLOO_SOCKET_IFNAME"))

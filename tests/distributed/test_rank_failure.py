@@ -5,14 +5,14 @@ import os
 import signal
 import time
 
-import numpy as np
 import pytest
 
-from benchmarks.crash_test import engines, same
+from benchmarks.robustness.crash_test import differences
 from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
-from tests.distributed.rank_processes import RESTARTED, command, started, train
-from tests.train.test_run import lines_of, losses, options
+from tests.distributed.rank_processes import RESTARTED, RankProcesses, command, train
+from tests.train.test_faults import num_lines
+from tests.train.test_run import lines_of, options
 
 SIZE = 240
 
@@ -39,33 +39,27 @@ def ask_one_rank(which, number):
     StopRequest._own = signalled
 
 
-def assert_undisturbed(out, whole):
-    """The run was what the other was, bit by bit."""
-    assert losses(out) == losses(whole)
-    assert same(engines(RunFolder(out).last), engines(RunFolder(whole).last))
-    with np.load(out / "samples.npz") as ours, np.load(whole / "samples.npz") as theirs:
-        assert same(dict(ours), dict(theirs))
-    for part in ("samples", "gate", "accuracy", "compute", "data"):
-        assert summary_of(out)[part] == summary_of(whole)[part]
-
-
 @pytest.mark.parametrize("gate", ["forward", "memory", pytest.param("infobatch", marks=pytest.mark.slow)])
 def test_a_stop_of_one_rank_stops_all_and_the_run_resumes(pictures, tmp_path, gate):
     more = ["--unbiased"] if gate != "memory" else []
     whole, parts = ([*arguments(pictures, tmp_path / run, gate=gate), *more] for run in ("whole", "parts"))
     assert train(tmp_path, 2, whole) == [0, 0]
     out = tmp_path / "parts"
-    for rank, number in ((0, 3), (1, 24), (1, 2)):  # in the warm-up, within the gated part, in an evaluation
-        before = lines_of(out) if out.exists() else []
-        with started(tmp_path, 2, command, [*parts, "--resume"], ask_one_rank, rank, number) as ranks:
+    assert train(tmp_path, 2, [*parts, "--max-time", "0.001s"]) == [3, 3]
+    assert summary_of(out)["stopped"] == "max_time"
+    parts, before = [*parts, "--resume", "--max-time", "1h"], []
+    for rank, number in ((0, 3), (1, 24), (1, 9)):  # in the warm-up, within the gated part, in an evaluation
+        with RankProcesses(tmp_path, 2, command, parts, ask_one_rank, rank, number) as ranks:
             assert ranks.codes() == [138, 138]
             assert ranks.said(0).count("stopped by SIGUSR1") == 1
             assert "stopped" not in ranks.said(1)
         assert summary_of(out)["stopped"] == "signal"
-        assert lines_of(out)[: len(before)] == before
-    assert train(tmp_path, 2, [*parts, "--resume"]) == [0, 0]
-    assert_undisturbed(out, tmp_path / "whole")
-    assert len(summary_of(out)["resumes"]) == 3
+        lines = lines_of(out)
+        assert lines[: len(before)] == before
+        before = lines
+    assert train(tmp_path, 2, parts) == [0, 0]
+    assert differences(RunFolder(out), RunFolder(tmp_path / "whole")) == []
+    assert len(summary_of(out)["resumes"]) == 4
 
 
 def slowly():
@@ -80,26 +74,9 @@ def slowly():
 
 
 def wait_for_lines(out, count, ranks):
-    folder = RunFolder(out)
-    while not (folder.metrics.exists() and folder.metrics.read_bytes().count(b"\n") >= count and folder.last.exists()):
+    while num_lines(out) < count or not RunFolder(out).last.exists():
         assert all(process.exitcode is None for process in ranks.processes), ranks.said(0)
         time.sleep(0.01)
-
-
-def test_a_signal_to_one_process_and_max_time_stop_all(pictures, tmp_path):
-    whole, out = tmp_path / "whole", tmp_path / "run"
-    assert train(tmp_path, 2, arguments(pictures, whole)) == [0, 0]
-    assert train(tmp_path, 2, [*arguments(pictures, out), "--max-time", "0.001s"]) == [3, 3]
-    assert summary_of(out)["stopped"] == "max_time"
-    again = [*arguments(pictures, out), "--resume", "--max-time", "1h"]
-    with started(tmp_path, 2, command, again, slowly) as ranks:
-        wait_for_lines(out, 10, ranks)
-        os.kill(ranks.processes[1].pid, signal.SIGTERM)
-        assert ranks.codes() == [143, 143]
-    assert summary_of(out)["stopped"] == "signal"
-    assert {path.name for path in (out / "checkpoints").iterdir()} - {"best.pt"} == {"last.pt", "previous.pt"}
-    assert train(tmp_path, 2, again) == [0, 0]
-    assert_undisturbed(out, whole)
 
 
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
@@ -107,7 +84,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_resumes(pictures, tmp_path, v
     whole, out = tmp_path / "whole", tmp_path / "run"
     often = {"checkpoint_every": 0.002, "stall_timeout": 20, "epochs": 4}
     assert train(tmp_path, 2, arguments(pictures, whole, **often)) == [0, 0]
-    with started(tmp_path, 2, command, arguments(pictures, out, **often), slowly) as ranks:
+    with RankProcesses(tmp_path, 2, command, arguments(pictures, out, **often), slowly) as ranks:
         wait_for_lines(out, 20, ranks)
         os.kill(ranks.processes[victim].pid, signal.SIGKILL)
         began = time.monotonic()
@@ -121,7 +98,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_resumes(pictures, tmp_path, v
     assert "--resume" in line
     assert not (out / "summary.json").exists()
     assert train(tmp_path, 2, arguments(pictures, out, **often), **RESTARTED) == [0, 0]
-    assert_undisturbed(out, whole)
+    assert differences(RunFolder(out), RunFolder(whole)) == []
     (resumed,) = summary_of(out)["resumes"]
     assert 0 < resumed["offered"] < 4 * SIZE
     assert "changed" not in resumed

@@ -1,4 +1,4 @@
-"""One rank has all the hard samples: nobody waits, nothing overflows, every sample counts once."""
+"""One rank has all the hard samples: no rank waits, nothing overflows, every sample counts once."""
 
 import collections
 import json
@@ -16,19 +16,19 @@ from tests.distributed.rank_processes import results
 from tests.train.test_run import options
 
 SIZE, GLOBAL = 240, 16
-QUEUE_EVENTS = ("pushed", "popped", "sent", "received", "waiting")
+QUEUE_EVENTS = ("loaded", "pushed", "popped", "sent", "received", "waiting")
 
 
-def spied(arguments, factor):
+def record_rows(arguments, factor=1.0):
     """Trains with the scores of the first rank's samples `factor` times as high.
 
     Returns:
-        What went through this rank's queue, ids with their labels in order: "pushed" by the gate, "popped", "sent" and
-        "received", and "waiting" at the end.
+        What went through this rank's queue, ids with their labels in order: "loaded" from a checkpoint, "pushed" by the
+        gate, "popped", "sent" and "received", and "waiting" at the end.
     """
     seen = collections.defaultdict(list)
     push, pop, remove, append = SampleQueue.push, SampleQueue.pop, SampleQueue.remove_newest, SampleQueue.append
-    score, close = Significance.forward, Trainer.close
+    score, load, close = Significance.forward, Trainer._load, Trainer.close
 
     def keep(name, rows, mask=slice(None)):
         seen[name] += zip(*(part[mask].tolist() for part in rows), strict=True)
@@ -56,15 +56,22 @@ def spied(arguments, factor):
         scores, loss, sums = score(self, *parts)
         return scores * (factor if os.environ["RANK"] == "0" else 1.0), loss, sums
 
-    def spy_close(trainer):
+    def spy_state(name, trainer):
         state = trainer.engine.queue.get_extra_state()
-        keep("waiting", (state["ids"], state["labels"]))
+        keep(name, (state["ids"], state["labels"]))
         seen["overflow"] = state["status"][2]
+
+    def spy_load(trainer, state):
+        load(trainer, state)
+        spy_state("loaded", trainer)
+
+    def spy_close(trainer):
+        spy_state("waiting", trainer)
         close(trainer)
 
     SampleQueue.push, SampleQueue.pop = spy_push, spy_pop
     SampleQueue.remove_newest, SampleQueue.append = spy_remove, spy_append
-    Significance.forward, Trainer.close = hard, spy_close
+    Significance.forward, Trainer._load, Trainer.close = hard, spy_load, spy_close
     assert main(["train", *arguments]) == 0
     return dict(seen)
 
@@ -72,7 +79,7 @@ def spied(arguments, factor):
 def skewed(data, out, folder, num_ranks, **changes):
     """A run with skewed scores, its counts checked; returns its summary and what went through each rank's queue."""
     chosen = {"batch_size": GLOBAL // num_ranks, "epochs": 4, "log_every": 5, **changes}
-    ranks = results(folder, num_ranks, spied, options(data, out, **chosen), 100.0)
+    ranks = results(folder, num_ranks, record_rows, options(data, out, **chosen), 100.0)
     summary = json.loads((out / "summary.json").read_text())
     samples, epochs = summary["samples"], chosen["epochs"]
     assert samples["offered"] == epochs * SIZE

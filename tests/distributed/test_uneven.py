@@ -9,13 +9,15 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks.robustness.crash_test import differences
 from fastast.cli import main
 from fastast.feed.prefetch import PrefetchLoader
+from fastast.run_folder import RunFolder
 from fastast.train import session
 from fastast.train.trainer import Trainer
 from tests.conftest import damaged_png, write_pictures
-from tests.distributed.rank_processes import command, results, started, train
-from tests.train.test_run import lines_of, losses, options
+from tests.distributed.rank_processes import RankProcesses, command, results, train
+from tests.train.test_run import lines_of, options
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +50,8 @@ def test_a_last_batch_of_one_sample_and_a_slow_rank(few, tmp_path, gate):
     changes = {"batch_size": 4, "epochs": epochs, "gate": gate, "target": 0.5}
     assert train(tmp_path, 3, options(few, runs[0], **changes)) == [0, 0, 0]
     assert results(tmp_path, 3, run_slowly, options(few, runs[1], **changes), 1) == [0, 0, 0]
-    assert losses(runs[0]) == losses(runs[1])
-    first, second = (json.loads((out / "summary.json").read_text()) for out in runs)
-    samples = first["samples"]
-    assert second["samples"] == samples
+    assert differences(*map(RunFolder, runs)) == []
+    samples = json.loads((runs[0] / "summary.json").read_text())["samples"]
     assert samples["offered"] == epochs * 25
     assert samples["backward"] == 12 * samples["steps"] > 0
     assert samples["backward"] + samples["leftover"] == samples["selected"]
@@ -71,8 +71,7 @@ def test_ranks_and_one_process_evaluate_alike(few, tmp_path, capsys):
     best = json.loads((out / "summary.json").read_text())["accuracy"]
     assert main(["evaluate", str(out), "--data", str(few), "--out", str(tmp_path / "predictions.csv")]) == 0
     assert f"top-1 {best['best_val_top1']:.4f}  " in capsys.readouterr().out
-    rows = (tmp_path / "predictions.csv").read_text().splitlines()
-    assert len(rows) == 1 + 7
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + 7
 
 
 def run_and_list_bad(arguments):
@@ -131,7 +130,7 @@ def find_others(root):
 
 def refused(folder, *call):
     """The one line in which two ranks together refuse a run."""
-    with started(folder, 2, *call) as ranks:
+    with RankProcesses(folder, 2, *call) as ranks:
         assert ranks.codes() == [2, 2]
         (line,) = ranks.error_lines()
     return line

@@ -57,7 +57,7 @@ def num_lines(out):
 
 def test_a_second_process_is_refused_and_signals_set_the_exit_code(pictures, tmp_path, capsys):
     out, log = tmp_path / "run", tmp_path / "log"
-    arguments = [*options(pictures, out, epochs=400), "--resume"]
+    arguments, stops = [*options(pictures, out, epochs=400), "--resume"], []
     for name in ("SIGUSR1", "SIGTERM"):
         before = num_lines(out)
         with training(arguments, log) as process:
@@ -70,9 +70,12 @@ def test_a_second_process_is_refused_and_signals_set_the_exit_code(pictures, tmp
         assert process.exitcode == 128 + getattr(signal, name)
         assert f"stopped by {name}; continue from there with" in log.read_text()
         summary = json.loads((out / "summary.json").read_text())
+        samples = summary["samples"]
         assert summary["stopped"] == "signal"
-        assert summary["samples"]["offered"] == max(line["offered"] for line in lines_of(out) if line["kind"] == "step")
-    assert len(summary["resumes"]) == 1
+        assert samples["offered"] == max(line["offered"] for line in lines_of(out) if line["kind"] == "step")
+        assert samples["backward"] + samples["leftover"] == samples["selected"]
+        stops.append(samples["offered"])
+    assert [resumed["offered"] for resumed in summary["resumes"]] == stops[:1]
 
 
 def test_a_signal_in_evaluation_resumes_with_the_evaluation(gated, pictures, tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Pictures that vanish while a run reads them: one of them, or all with their disk."""
 
-import functools
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ import pytest
 
 from fastast.cli import main
 from fastast.data import epoch_ids
-from tests.train.test_disk import assert_resumes, when_lines_are_written
+from tests.train.test_disk import when_lines_are_written
 from tests.train.test_faults import num_lines, training, until
 from tests.train.test_run import gated, lines_of, losses, options
 
@@ -28,9 +27,14 @@ def data(pictures, tmp_path):
     return tmp_path / "data"
 
 
-def remove_briefly(remove, restore):
-    remove()
-    threading.Timer(AWAY_S, restore).start()
+def remove_briefly(monkeypatch, remove, restore):
+    """Removes the data early in the second epoch, and restores it after a while."""
+
+    def act():
+        remove()
+        threading.Timer(AWAY_S, restore).start()
+
+    when_lines_are_written(monkeypatch, {18: act})
 
 
 def assert_undisturbed(out, whole):
@@ -55,8 +59,7 @@ def test_a_deleted_picture_costs_no_other(data, tmp_path, monkeypatch, capsys):
 
 def test_a_data_folder_that_comes_back_costs_nothing(gated, data, tmp_path, monkeypatch, capsys):
     out, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
-    move = functools.partial(remove_briefly, lambda: data.rename(elsewhere), lambda: elsewhere.rename(data))
-    when_lines_are_written(monkeypatch, {18: move})
+    remove_briefly(monkeypatch, lambda: data.rename(elsewhere), lambda: elsewhere.rename(data))
     assert main(["train", *options(data, out)]) == 0
     assert_undisturbed(out, gated)
     said = capsys.readouterr().out
@@ -67,20 +70,14 @@ def test_a_data_folder_that_comes_back_costs_nothing(gated, data, tmp_path, monk
 def test_a_remounted_disk_costs_nothing(gated, data, tmp_path, monkeypatch):
     out, place = tmp_path / "run", tmp_path / "mounted"
     place.mkdir()
-
-    def mount():
-        subprocess.run(["mount", "--bind", str(data), str(place)], check=True)
-
-    def unmount():
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-    if subprocess.run(["mount", "--bind", str(data), str(place)], capture_output=True).returncode:
+    mount, unmount = ["mount", "--bind", data, place], ["umount", "-l", place]
+    if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs root to mount a folder")
     try:
-        when_lines_are_written(monkeypatch, {18: functools.partial(remove_briefly, unmount, mount)})
+        remove_briefly(monkeypatch, lambda: subprocess.run(unmount), lambda: subprocess.run(mount))
         assert main(["train", *options(place, out)]) == 0
     finally:
-        subprocess.run(["umount", "-l", str(place)], capture_output=True)
+        subprocess.run(unmount, capture_output=True)
     assert_undisturbed(out, gated)
 
 
@@ -95,5 +92,5 @@ def test_a_run_that_waits_for_its_data_can_be_stopped(gated, data, tmp_path):
         assert process.exitcode == 143
     assert json.loads((out / "summary.json").read_text())["stopped"] == "signal"
     elsewhere.rename(data)
-    assert_resumes(out, gated)
-    assert not (out / "quarantine.jsonl").exists()
+    assert main(["train", "--out", str(out), "--resume"]) == 0
+    assert_undisturbed(out, gated)

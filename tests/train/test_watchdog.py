@@ -26,9 +26,8 @@ def test_a_hung_thread_is_named_and_ends_the_run(tmp_path, writable):
     said = (tmp_path / "stderr").read_text()
     assert "in read_the_next_picture" in said
     last = said.splitlines()[-1]
-    assert "no batch came for 1 s" in last
-    assert "network storage" in last
-    assert f"fastast train --out {run} --resume" in last
+    for part in ("no batch came for 1 s", "network storage", f"fastast train --out {run} --resume"):
+        assert part in last
     if writable:
         written = (run / "stall.txt").read_text()
         assert written.splitlines()[0] == last

@@ -1,15 +1,14 @@
 """Kills trainings at random times, resumes them, and compares what comes out with undisturbed trainings.
 
-    python -m benchmarks.crash_test [--kills 50] [--gate GATE ...] [--data DIR] [--out FILE]
+    python -m benchmarks.robustness.crash_test [--kills 50] [--gate GATE ...] [--data DIR] [--out FILE]
 
 Every start is the same command, `fastast train ... --resume auto`, with a checkpoint at every batch. It is ended by
 SIGKILL at a time drawn uniformly from the length of an undisturbed run; every other kill then waits until a file is
 half-written beside the checkpoints. The same command is started again until the run is done, and the run is compared
 with the undisturbed one of its gate. Then the next run starts, with the next gate, until all kills are made.
 
-survived: kills after which the run finished. identical: runs that ended as the undisturbed one did: every line of
-`metrics.jsonl` but for times and watts, the final weights and all that a run resumes from, the exported weights,
-counts, per-sample figures and quarantined pictures.
+A run is identical if it ended as the undisturbed one did: every line of `metrics.jsonl` but for times and watts, the
+final weights and all that a run resumes from, the exported weights, counts, per-sample figures, quarantined pictures.
 
 The processes are forked from one that has imported everything, so that a start takes a second and not ten: no kill
 falls into an import, which writes nothing.
@@ -43,6 +42,10 @@ from fastast.run_folder import RunFolder
 FORKS = multiprocessing.get_context("forkserver")
 HANG_S = 300  # a start that takes longer than this hangs
 POLL_S = 0.0005
+OPTIONS = (
+    "--arch benchmarks.nets:tiny_resnet --image-size 32 --batch-size 16 --epochs 2.5 --warmup-epochs 0.7 --target 0.3 "
+    "--lr 0.05 --log-every 1 --checkpoint-every 1e-9 --device cpu --resume auto"
+)
 CLOCKED = ("offered_per_s", "data_wait_s", "gpu_w", "seconds", "gpu_j")  # fields of metrics.jsonl
 
 
@@ -55,7 +58,7 @@ class Tally:
         survived: those of runs that finished.
         half_written: those that left a half-written file beside the checkpoints.
         before_first: those before a run's first checkpoint.
-        runs, identical: runs that were killed at least once, and those of them that ended as the undisturbed one.
+        runs, identical: runs that were killed at least once, and those of them that are identical.
         faults: what went wrong, a line each.
     """
 
@@ -95,19 +98,12 @@ def main(argv: list[str] | None = None) -> int:
             folder, length_s = whole[gate]
             killed_run(gate, data, work / f"run{number}", folder, length_s, min(left, share), rng, tallies[gate])
             number += 1
-    total = {
-        name: sum(getattr(tally, name) for tally in tallies.values())
-        for name in ("kills", "survived", "half_written", "before_first", "runs", "identical")
-    }
-    faults = [fault for tally in tallies.values() for fault in tally.faults]
     gates = {gate: vars(tally) for gate, tally in tallies.items()}
-    publish({**provenance(torch.device("cpu")), "seed": args.seed, **total, "faults": faults, "gates": gates}, args.out)
-    print(
-        f"survived {total['survived']} of {total['kills']} kills; "
-        f"identical {total['identical']} of {total['runs']} runs",
-        file=sys.stderr,
-    )
-    return 1 if faults else 0
+    # Counts add up, and lists of faults.
+    total = {name: sum((tally[name] for tally in gates.values()), type(none)()) for name, none in vars(Tally()).items()}
+    publish({**provenance(torch.device("cpu")), "seed": args.seed, **total, "gates": gates}, args.out)
+    print("survived {survived} of {kills} kills; identical {identical} of {runs} runs".format(**total), file=sys.stderr)
+    return 1 if total["faults"] else 0
 
 
 def draw_pictures(root: Path) -> Path:
@@ -168,29 +164,13 @@ def killed_run(
 
 def start(gate: str, data: Path, folder: RunFolder) -> Any:
     """A process that starts the run or resumes it."""
-    options = {
-        "data": data,
-        "out": folder.path,
-        "gate": gate,
-        "arch": "benchmarks.nets:tiny_resnet",
-        "image_size": 32,
-        "batch_size": 16,
-        "epochs": 2.5,
-        "warmup_epochs": 0.7,
-        "target": 0.3,
-        "lr": 0.05,
-        "log_every": 1,
-        "checkpoint_every": 1e-9,
-        "device": "cpu",
-        "resume": "auto",
-    }
-    arguments = [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), str(value))]
-    process = FORKS.Process(target=train, args=(["train", *arguments], str(log_path(folder))))
+    arguments = ["train", *OPTIONS.split(), "--data", str(data), "--out", str(folder.path), "--gate", gate]
+    process = FORKS.Process(target=train, args=(arguments, log_path(folder)))
     process.start()
     return process
 
 
-def train(arguments: list[str], log: str) -> None:
+def train(arguments: list[str], log: Path) -> None:
     """The command line in a process of its own, its output in a file."""
     from fastast.cli import main as fastast
 
@@ -227,38 +207,28 @@ def kill(process: Any, folder: RunFolder, after_s: float, *, aimed: bool) -> boo
 
 def differences(ours: RunFolder, whole: RunFolder) -> list[str]:
     """Names of what differs between two finished runs, and should not."""
-    pairs: dict[str, list[Any]] = {
-        "metrics": [without_clock(folder.metrics) for folder in (ours, whole)],
-        "counts": [counts(folder.summary) for folder in (ours, whole)],
-        "quarantine": [text(folder.quarantine) for folder in (ours, whole)],
-        "exported weights": [folder.weights.read_bytes() for folder in (ours, whole)],
-        "state": [engines(folder.last) for folder in (ours, whole)],
-        "samples": [dict(np.load(folder.samples)) for folder in (ours, whole)],
+    one, other = contents(ours), contents(whole)
+    return [name for name in one if not same(one[name], other[name])]
+
+
+def contents(folder: RunFolder) -> dict[str, Any]:
+    """What is the same for every run of a command, as far as its files hold it."""
+    summary = json.loads(folder.summary.read_text())
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    return {
+        "metrics": [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines],
+        "counts": [summary[section] for section in ("data", "samples", "accuracy", "compute")],
+        "quarantine": folder.quarantine.exists() and folder.quarantine.read_text(),
+        "exported weights": folder.weights.read_bytes(),
+        "state": engines(folder.last),
+        "samples": dict(np.load(folder.samples)),
     }
-    return [name for name, (one, other) in pairs.items() if not same(one, other)]
 
 
 def engines(checkpoint: Path) -> list[Any]:
     """The state of the engine, as far as the ranks share it and of each rank."""
     state = load_checkpoint(checkpoint)["trainer"]
     return [part["engine"] for part in (state["shared"], *state["ranks"])]
-
-
-def without_clock(metrics: Path) -> list[dict[str, Any]]:
-    """The lines of a run, without what depends on how fast it went."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines]
-
-
-def counts(summary: Path) -> list[Any]:
-    """The sections of a summary that do not depend on the clock."""
-    content = json.loads(summary.read_text())
-    return [content[section] for section in ("data", "samples", "accuracy", "compute")]
-
-
-def text(path: Path) -> str | None:
-    """The contents of a file, if there is one."""
-    return path.read_text() if path.exists() else None
 
 
 def same(one: Any, other: Any) -> bool:
