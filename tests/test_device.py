@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastast import device
-from fastast.device import choose_compile, is_out_of_memory, open_runtime
+from fastast.device import _choose_cpu, _choose_cuda, choose_compile, choose_precision, is_out_of_memory, open_runtime
 from fastast.errors import InputError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -31,6 +31,44 @@ def test_t4_trains_in_fp16_and_says_why(t4, monkeypatch):
     runtime = open_runtime("auto")
     assert (runtime.device, runtime.dtype, runtime.image_dtype) == (CUDA, torch.float16, torch.float16)
     assert runtime.precision_note == "fp16 with loss scaling: capability 7.5 has no bf16"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "capability", "has_bf16", "dtype", "reason"),
+    [
+        ("auto", (9, 0), True, torch.bfloat16, "in hardware"),
+        ("auto", (7, 5), False, torch.float16, "no bf16"),
+        ("auto", (6, 0), False, torch.float16, "no bf16"),
+        ("bf16", (7, 5), False, torch.bfloat16, "emulates"),
+        ("fp32", (9, 0), True, torch.float32, "asked for"),
+        ("fp16", (9, 0), True, torch.float16, "asked for"),
+    ],
+)
+def test_precision_on_cuda(wanted, capability, has_bf16, dtype, reason):
+    found, why = _choose_cuda(wanted, capability, has_bf16)
+    assert found == dtype
+    assert reason in why
+
+
+@pytest.mark.parametrize(
+    ("wanted", "flags", "dtype", "reason"),
+    [
+        ("auto", {"avx2"}, torch.float32, "neither"),
+        ("auto", {"avx2", "amx_bf16", "avx512_bf16"}, torch.bfloat16, "amx_bf16"),
+        ("auto", {"avx512_bf16"}, torch.bfloat16, "avx512_bf16"),
+        ("bf16", {"avx2"}, torch.bfloat16, "emulates"),
+        ("fp32", {"amx_bf16"}, torch.float32, "asked for"),
+    ],
+)
+def test_precision_on_cpu(wanted, flags, dtype, reason):
+    found, why = _choose_cpu(wanted, flags)
+    assert found == dtype
+    assert reason in why
+
+
+def test_fp16_on_a_cpu_is_refused():
+    with pytest.raises(InputError, match="fp16"):
+        choose_precision(torch.device("cpu"), "fp16")
 
 
 def test_compiler_needs_sm_70_and_a_probe_that_compiles(t4, monkeypatch):

@@ -17,9 +17,8 @@ from rich.console import Console
 from fastast.commands import doctor_checks as doctor
 from fastast.commands import health_check
 from fastast.commands.doctor_checks import MISSING, OK, WARN, Check, diagnose, exit_code, gpu_findings
-from fastast.device import _choose_cpu, _choose_cuda, choose_precision
+from fastast.device import choose_precision
 from fastast.energy.nvml import NO_DRIVER, Device, NvmlSystem
-from fastast.errors import InputError
 from tests.conftest import ROOT, run_fastast
 
 NEW = ["sm_75", "sm_80", "sm_90", "sm_100", "compute_120"]
@@ -131,46 +130,6 @@ def test_missing_package_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     doctor.print_report([check], Console(file=text, width=200))
     assert "pip install nvidia-dali-cuda120" in text.getvalue()
     assert "cannot run here yet" in text.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("wanted", "capability", "has_bf16", "dtype", "reason"),
-    [
-        ("auto", (9, 0), True, torch.bfloat16, "in hardware"),
-        ("auto", (7, 5), False, torch.float16, "no bf16"),
-        ("auto", (6, 0), False, torch.float16, "no bf16"),
-        ("bf16", (7, 5), False, torch.bfloat16, "emulates"),
-        ("fp32", (9, 0), True, torch.float32, "asked for"),
-        ("fp16", (9, 0), True, torch.float16, "asked for"),
-    ],
-)
-def test_precision_on_cuda(
-    wanted: str, capability: tuple[int, int], has_bf16: bool, dtype: torch.dtype, reason: str
-) -> None:
-    found, why = _choose_cuda(wanted, capability, has_bf16)
-    assert found == dtype
-    assert reason in why
-
-
-@pytest.mark.parametrize(
-    ("wanted", "flags", "dtype", "reason"),
-    [
-        ("auto", {"avx2"}, torch.float32, "neither"),
-        ("auto", {"avx2", "amx_bf16", "avx512_bf16"}, torch.bfloat16, "amx_bf16"),
-        ("auto", {"avx512_bf16"}, torch.bfloat16, "avx512_bf16"),
-        ("bf16", {"avx2"}, torch.bfloat16, "emulates"),
-        ("fp32", {"amx_bf16"}, torch.float32, "asked for"),
-    ],
-)
-def test_precision_on_cpu(wanted: str, flags: set[str], dtype: torch.dtype, reason: str) -> None:
-    found, why = _choose_cpu(wanted, flags)
-    assert found == dtype
-    assert reason in why
-
-
-def test_fp16_on_a_cpu_is_refused() -> None:
-    with pytest.raises(InputError, match="fp16"):
-        choose_precision(torch.device("cpu"), "fp16")
 
 
 def test_health_check_imports_nothing_heavy(tmp_path: Path) -> None:
