@@ -10,22 +10,17 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.common import provenance, publish, stamp
-from fastast.atomic_files import write_whole
-from fastast.bench.verdict import top1
+from benchmarks.common import RESULTS, markdown_table, provenance, publish, shown, stamp
 from fastast.errors import InputError
 from fastast.report.bench_tables import place_name
 from fastast.run_folder import read_json
 
-RESULTS = Path(__file__).resolve().parent / "results"
-NONE = "-"  # in the tables
 OF_A_RUN = {  # what is kept of each run's summary
     "val_top1": ("accuracy", "val_top1"),
     "activation": ("gate", "activation_rate"),
@@ -35,10 +30,20 @@ OF_A_RUN = {  # what is kept of each run's summary
     "train_s": ("time_s", "train"),
     "total_s": ("time_s", "total"),
 }
+FORMS = {  # columns of the table, after the names
+    "val_top1": ".2%",
+    "activation": ".1%",
+    "forward_units": ",.0f",
+    "train_s": ",.1f",
+    "offered_per_s": ",.0f",
+    "speedup": ".2f",
+    "speedup_ceiling": ".2f",
+    "savings_arithmetic": ".1%",
+}
 
 
 def condense(bench: dict[str, Any], heading: str, measured_at: str) -> dict[str, Any]:
-    """What of a `bench.json` is published: no paths of the machine, of each run its few figures.
+    """The published part of a `bench.json`: a few figures of each run, and no paths of the machine.
 
     Args:
         bench: the content of `bench.json`.
@@ -46,12 +51,12 @@ def condense(bench: dict[str, Any], heading: str, measured_at: str) -> dict[str,
         measured_at: when it ended.
 
     Raises:
-        InputError: it is not finished, or no run of it came out.
+        InputError: it is not finished, or all of its runs failed.
     """
     if not bench["finished"]:
         raise InputError("bench.json: the bench is not finished; run its command again")
     if not bench["runs"]:
-        raise InputError("bench.json: no run came out; nothing to publish")
+        raise InputError("bench.json: all runs failed; nothing to publish")
     summary = bench["runs"][0]["summary"]
     hardware = summary["hardware"]
     here = provenance(torch.device(hardware["device"]))
@@ -87,91 +92,42 @@ def condense(bench: dict[str, Any], heading: str, measured_at: str) -> dict[str,
 
 
 def _last_part(value: Any) -> Any:
-    """A path without its folders, so that a result says nothing of the machine that it came from."""
+    """A path without its folders, so that a result says nothing about the machine that measured it."""
     return Path(value).name if isinstance(value, str) and value.startswith(("/", "./", "../")) else value
 
 
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
-    data, seeds = result["data"], ", ".join(map(str, result["seeds"]))
-    options = result["options"]
-    measured = any(row["gpu_j"]["mean"] is not None for row in result["rows"])
-    lines = [
-        f"**{result['title']}**: {data['train']:,} pictures for training and {data['val']:,} for validation, "
-        f"{data['classes']} classes, `{options['arch']}` ({result['params'] / 1e6:.2f} M parameters) at "
-        f"{options['image_size']} px, {result['epochs']:g} epochs. Mean +- standard error over the seeds.",
-        "",
-        *_rows(result["rows"]),
-        "",
-        "Trained: share of the offered pictures of the gated part. Match: what a baseline took of what its gate took, "
-        "of what the two were to have in common. Seconds are of training, without start-up and evaluation.",
-        "",
-        *_speed(result["rows"]),
-        "",
-        "Of the gated part, in brackets of the whole run: speed-up over dense of the same seed; savings, estimated as "
-        "AST counts them, and arithmetic. Ceilings: of the cost model, and what the parts of training, timed on this "
-        "machine, leave room for; a speed-up above them is the clock's noise."
-        + ("" if measured else " Joules were not measured."),
-        "",
-        *(f"- {line}" for line in result["verdict"]["text"].splitlines()),
-        *(f"- {note}" for note in result["notes"]),
-        *(f"- failed: {place_name(f['role'], f['for'], f['gate'])}, seed {f['seed']}" for f in result["failures"]),
-        "",
-        f"{result['hardware']['name']}, seeds {seeds}; {stamp(result)}. `{result['command']}`",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [
-        "| run | n | top-1 | trained | forward units | training, s | match |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        cells = [
+    data, options = result["data"], result["options"]
+    columns = ("run", "n", "top-1", "trained", "forward units", "training, s", "offered/s", "speed-up", "ceiling")
+    rows = [
+        (
             place_name(row["role"], row["for"], row["gate"]),
-            str(row["n"]),
-            top1(row),
-            _figure(row["activation"], ".1%"),
-            _figure(row["forward_units"], ",.0f"),
-            _figure(row["train_s"], ",.1f"),
-            _figure(row["match"], ".3f") if "match" in row else "",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def _speed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [
-        "| gate | pictures offered/s | speed-up | ceiling | machine's | est. savings | arithmetic | data wait |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+            row["n"],
+            *(shown(row[key], form) if key in row else "" for key, form in FORMS.items()),
+        )
+        for row in result["rows"]
     ]
-    for row in rows:
-        if row["role"] != "gate":
-            continue
-        both = [
-            f"{_figure(row[name], form)} ({_figure(row[f'run_{name}'], form)})"
-            for name, form in (("speedup", ".2f"), ("savings_estimated", ".1%"), ("savings_arithmetic", ".1%"))
-        ]
-        cells = [
-            row["gate"],
-            _figure(row["offered_per_s"], ",.0f"),
-            both[0],
-            _figure(row["speedup_ceiling"], ".2f"),
-            _figure(row["machine_ceiling"], ".2f"),
-            *both[1:],
-            _figure(row["data_wait"], ".1%"),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    remarks = [
+        *result["verdict"]["text"].splitlines(),
+        *result["notes"],
+        *(f"failed: {place_name(f['role'], f['for'], f['gate'])}, seed {f['seed']}" for f in result["failures"]),
+    ]
+    remark_lines = "\n".join(f"- {line}" for line in remarks)
+    return f"""\
+**{result["title"]}**: {data["train"]:,} pictures for training and {data["val"]:,} for validation, \
+{data["classes"]} classes, `{options["arch"]}` ({result["params"] / 1e6:.2f} M parameters) at \
+{options["image_size"]} px, {result["epochs"]:g} epochs. Mean +- standard error over the seeds.
 
+{markdown_table((*columns, "arithmetic savings"), rows)}
 
-def _figure(value: Mapping[str, float | None], form: str) -> str:
-    mean, error = value["mean"], value["se"]
-    if mean is None:
-        return NONE
-    return f"{mean:{form}}" if error is None else f"{mean:{form}} +- {error:{form}}"
+Trained: share of the offered pictures of the gated part. Seconds are of training, without start-up and evaluation. \
+Speed-up over dense of the same seed, its ceiling by the cost model, and savings are of the gated part.
+
+{remark_lines}
+
+{result["hardware"]["name"]}, seeds {", ".join(map(str, result["seeds"]))}; {stamp(result)}. `{result["command"]}`
+"""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -186,8 +142,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"{source}: no such file; name the --out of a finished bench")
     ended = datetime.fromtimestamp(source.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
     result = condense(read_json(source), args.title, ended)
-    publish(result, str(args.out / f"{args.name}.json"))
-    write_whole(args.out / f"{args.name}.md", table(result))
+    publish(result, args.out / f"{args.name}.json", table)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,21 @@
-"""What the energy meter makes of GPU models, against a known power curve.
+"""What the energy meter reads from replayed GPU models, against a known power curve.
 
     python -m benchmarks.energy_models [--seconds 12] [--out benchmarks/results/energy_models.json]
 
-These are device models replayed by a compiled stand-in for NVIDIA's library (tests/energy/fake_nvml.c), read by the
-real pynvml through ctypes: the table says what the meter does with what a driver can answer, and nothing of hardware.
+The device models are replayed by a compiled replacement of NVIDIA's library (tests/energy/fake_nvml.c) and read by the
+real pynvml through ctypes: the table says how the meter handles a driver's answers, and nothing about hardware.
 Each model runs in a process of its own. With `--out` a Markdown table is written beside the JSON file.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.common import provenance, publish
-from fastast.atomic_files import write_whole
+from benchmarks.common import make_parser, markdown_table, provenance, publish
 from tests.energy.fake_driver import MODELS, FakeDriver
 
 # Seconds and watts: idle, bursts of training, an evaluation. Readings of 1 s averages lag behind it.
@@ -48,19 +46,19 @@ os.environ["FAKE_NVML_T0"] = str(zero_s)
 with EnergyMeter(cpu=False) as meter:
     time.sleep(0.2)
     begin_s = time.monotonic() - zero_s
-    with meter.measure("all") as measured:
+    with meter.measure("all") as measurement:
         time.sleep(float(sys.argv[1]))
     end_s = time.monotonic() - zero_s
-device = measured.devices[0] if measured.devices else None
+device = measurement.devices[0] if measurement.devices else None
 print(json.dumps({
     "bounds_s": [begin_s, end_s],
-    "joules": measured.joules,
-    "source": measured.source,
+    "joules": measurement.joules,
+    "source": measurement.source,
     "counter_j": device and not device.failure and device.counter_moves and device.counter_j or None,
     "integral_j": device and not device.failure and device.num_samples and device.integral_j or None,
     "power_kind": device and device.power_kind,
-    "num_samples": measured.num_samples,
-    "notes": [note for note in measured.notes if not note.startswith("CPU not read")],
+    "num_samples": measurement.num_samples,
+    "notes": [note for note in measurement.notes if not note.startswith("CPU not read")],
 }))
 """
 
@@ -99,36 +97,32 @@ def table(result: dict[str, Any]) -> str:
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{value:+.2%}"
 
-    lines = [
-        "# Energy meter against replayed device models",
-        "",
-        "Device models replayed by a stand-in for NVIDIA's library, read by the real `pynvml`: **not hardware**.",
-        f"One interval of {result['seconds']:g} s over a stepped power curve, 20 samples a second. Errors are against",
-        "the integral of the known curve. A dash means that there was nothing to read; it is never counted as 0 J.",
-        "",
-        "| model | what it offers | counter | integral | quoted | error | note or reason |",
-        "|---|---|---:|---:|---|---:|---|",
-    ]
+    rows = []
     for entry in result["rows"]:
         # A note begins with the device's name and UUID.
         notes = "; ".join(dict.fromkeys(note.rpartition("): ")[2] for note in entry["notes"]))
         errors = [percent(entry[key]) for key in ("counter_error", "integral_error", "error")]
         quoted = entry["source"] or "no figure"
-        cells = [entry["model"], entry["what"], errors[0], errors[1], quoted, errors[2], notes]
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append((entry["model"], entry["what"], errors[0], errors[1], quoted, errors[2], notes))
+    columns = ("model", "what it offers", "counter", "integral", "quoted", "error", "note or reason")
     versions = result["versions"]
-    lines += [
-        "",
-        f"Made by `python -m benchmarks.energy_models --seconds {result['seconds']:g}` at {result['measured_at']}, "
-        f"fastast {versions['fastast']} ({versions['commit']}), Python {versions['python']}.",
-    ]
-    return "\n".join(lines) + "\n"
+    return f"""\
+# Energy meter against replayed device models
+
+Device models replayed by a replacement of NVIDIA's library, read by the real `pynvml`: **not hardware**.
+One interval of {result["seconds"]:g} s over a stepped power curve, 20 samples a second. Errors are against
+the integral of the known curve. A dash means that there was nothing to read; it is never counted as 0 J.
+
+{markdown_table(columns, rows, num_left=2)}
+
+Made by `python -m benchmarks.energy_models --seconds {result["seconds"]:g}` at {result["measured_at"]}, \
+fastast {versions["fastast"]} ({versions["commit"]}), Python {versions["python"]}.
+"""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("benchmarks.energy_models", __doc__)
     parser.add_argument("--seconds", type=float, default=12.0, help="length of the metered interval")
-    parser.add_argument("--out", help="JSON file to write, with a .md file beside it")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         driver = FakeDriver.build(Path(folder))
@@ -149,9 +143,7 @@ def main() -> None:
         "models": MODELS,
         "rows": rows,
     }
-    publish(result, args.out)
-    if args.out:
-        write_whole(Path(args.out).with_suffix(".md"), table(result))
+    publish(result, args.out, table)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ default), the same with `torchvision.io.decode_image` and tensor transforms, and
 same shards with PIL.
 
 CPU time is user + system time of the process and its workers: it counts work wherever it is done, and more cores do
-not hide it. Every contender runs in a process of its own, in turns, so that a drifting machine hits all alike. Of
-each process the first pass is left out (start-up, page cache, fastast's header scan) and the second is counted. A
+not hide it. Every contender runs in a process of its own, in turns, so that a drifting machine affects all alike. In
+each process the first pass is not counted (start-up, page cache, fastast's header scan), the second is. A
 data set smaller than `--count` is offered several times over. Published are medians over the rounds: of the CPU time
 and of the ratio of fastast's pack to each rival. With `--out a.json` a table goes to a.md.
 """
@@ -35,12 +35,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import provenance, publish
-from fastast.atomic_files import write_whole
+from benchmarks.common import make_parser, markdown_table, provenance, publish
 from fastast.data import epoch_ids, open_folder
-from fastast.data.pack import run_pack
-from fastast.feed import TrainLoader
+from fastast.feed import LoaderOptions, TrainLoader
 from fastast.feed.pipeline import MEAN, STD
+from fastast.packing.packer import run_pack
 
 BATCH = 64
 MIN_AREA = 0.25
@@ -58,34 +57,33 @@ def offered(num_samples: int, count: int, epoch: int) -> np.ndarray:
 
 def fastast_passes(data: Path, side: int, count: int, workers: int) -> Passes:
     catalog = open_folder(data)
-    loader = TrainLoader(
-        catalog,
-        batch_size=BATCH,
-        image_size=side,
-        device=torch.device("cpu"),
-        seed=0,
-        num_threads=workers,
-        min_area=MIN_AREA,
-    )
+    options = LoaderOptions(batch_size=BATCH, image_size=side, device=torch.device("cpu"), num_threads=workers)
+    loader = TrainLoader(catalog, options, seed=0, min_area=MIN_AREA)
     return lambda epoch: loader.epoch(epoch, offered(catalog.num_samples, count, epoch)), list
+
+
+def torchvision_transforms(side: int, *, pil: bool) -> Callable[[Any], torch.Tensor]:
+    """Random resized crop, flip, conversion to float32, normalisation."""
+    from torchvision import transforms
+
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(side, scale=(MIN_AREA, 1), antialias=True),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor() if pil else transforms.ConvertImageDtype(torch.float32),
+            transforms.Normalize([level / 255 for level in MEAN], [level / 255 for level in STD]),
+        ]
+    )
 
 
 def torchvision_passes(
     data: Path, side: int, count: int, workers: int, *, pil: bool, batch_size: int = BATCH
 ) -> Passes:
     from torch.utils.data import DataLoader
-    from torchvision import transforms
     from torchvision.datasets import ImageFolder
     from torchvision.io import ImageReadMode, decode_image, read_file
 
-    mean, std = [level / 255 for level in MEAN], [level / 255 for level in STD]
-    chain = [
-        transforms.RandomResizedCrop(side, scale=(MIN_AREA, 1), antialias=True),
-        transforms.RandomHorizontalFlip(),
-        transforms.ToTensor() if pil else transforms.ConvertImageDtype(torch.float32),
-        transforms.Normalize(mean, std),
-    ]
-    dataset = ImageFolder(os.fspath(data), transforms.Compose(chain))
+    dataset = ImageFolder(os.fspath(data), torchvision_transforms(side, pil=pil))
     if not pil:
         dataset.loader = lambda path: decode_image(read_file(path), mode=ImageReadMode.RGB)
 
@@ -99,14 +97,8 @@ def torchvision_passes(
             return count
 
     sampler = Sampler()
-    loader = DataLoader(
-        dataset,
-        batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        persistent_workers=True,
-        pin_memory=torch.cuda.is_available(),
-    )
+    options: dict[str, Any] = {"num_workers": workers, "persistent_workers": True}
+    loader = DataLoader(dataset, batch_size, sampler=sampler, pin_memory=torch.cuda.is_available(), **options)
 
     def run(epoch: int) -> Iterator[Any]:
         sampler.epoch = epoch
@@ -117,19 +109,14 @@ def torchvision_passes(
 
 def webdataset_passes(data: Path, side: int, count: int, workers: int) -> Passes:
     import webdataset
-    from torchvision import transforms
 
-    chain = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(side, scale=(MIN_AREA, 1), antialias=True),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize([level / 255 for level in MEAN], [level / 255 for level in STD]),
-        ]
-    )
     shards = sorted(map(str, data.glob("train-*.tar")))
     dataset = webdataset.WebDataset(shards, resampled=True, shardshuffle=False).shuffle(100).decode("pil")
-    dataset = dataset.to_tuple("jpg", "cls").map_tuple(chain, int).with_epoch(count // workers)
+    dataset = (
+        dataset.to_tuple("jpg", "cls")
+        .map_tuple(torchvision_transforms(side, pil=True), int)
+        .with_epoch(count // workers)
+    )
     loader = torch.utils.data.DataLoader(dataset, BATCH, num_workers=workers, persistent_workers=True)
     return lambda _: iter(loader), lambda: [worker.pid for worker in loader._iterator._workers]
 
@@ -230,33 +217,31 @@ def plan_cost() -> dict[str, float]:
 
 def table(result: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    lines = [
-        f"CPU milliseconds for each training picture, {result['workers']} workers or decoder threads, batch {BATCH}; "
-        f"{result['hardware']['name']}, {result['measured_at'][:10]}. "
-        f"`python -m benchmarks.feed --data {' '.join(result['argv'])}`",
-        "",
-        "| pictures | crop | " + " | ".join(result["sets"][0]["cpu_ms_per_image"]) + " |",
-        "|---" * (2 + len(result["sets"][0]["cpu_ms_per_image"])) + "|",
-    ]
-    for row in result["sets"]:
-        cells = []
-        for name, cost in row["cpu_ms_per_image"].items():
-            ratio = row["ratio_of_cpu"].get(name)
-            cells.append(f"{cost:.3f}" if ratio is None else f"{cost:.3f} (pack: {ratio:.2f} of it)")
-        lines.append(f"| {row['data']} | {row['image_size']} px | {' | '.join(cells)} |")
+    rows = []
+    for found in result["sets"]:
+        ratios = {name: f" (pack: {ratio:.2f} of it)" for name, ratio in found["ratio_of_cpu"].items()}
+        cells = [f"{cost:.3f}{ratios.get(name, '')}" for name, cost in found["cpu_ms_per_image"].items()]
+        rows.append((found["data"], f"{found['image_size']} px", *cells))
+    columns = ("pictures", "crop", *result["sets"][0]["cpu_ms_per_image"])
     plan = result["plan"]
-    lines += ["", f"Planning {plan['ids']:,} ids: {plan['seconds']:.2f} s, {plan['peak_mb']:.0f} MB.", ""]
-    return "\n".join(lines)
+    return f"""\
+CPU milliseconds for each training picture, {result["workers"]} workers or decoder threads, batch {BATCH}; \
+{result["hardware"]["name"]}, {result["measured_at"][:10]}.
+`python -m benchmarks.feed --data {" ".join(result["argv"])}`
+
+{markdown_table(columns, rows, num_left=2)}
+
+Planning {plan["ids"]:,} ids: {plan["seconds"]:.2f} s, {plan["peak_mb"]:.0f} MB.
+"""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("benchmarks.feed", __doc__)
     parser.add_argument("--data", nargs="+", metavar="DIR:SIDE", help="class folders, and the crop in pixels")
     parser.add_argument("--count", type=int, default=1500, help="pictures in a pass")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="worker processes, or fastast's decoder threads")
-    parser.add_argument("--out", help="JSON file to write")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)  # one contender, in the process made for it
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # one contender, in its own process
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     if args.measure:
@@ -271,9 +256,7 @@ def main() -> None:
     shown = [f"{Path(entry).name}" for entry in args.data]
     result = {**provenance(torch.device("cpu")), "workers": args.workers, "argv": shown, "min_area": MIN_AREA}
     result.update(sets=sets, plan=plan_cost())
-    publish(result, args.out)
-    if args.out:
-        write_whole(Path(args.out).with_suffix(".md"), table(result))
+    publish(result, args.out, table)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes the page over all results, benchmarks/results/README.md, from the result files alone.
+"""Writes the index of all results, benchmarks/results/README.md, from the result files alone.
 
     python -m benchmarks.index [--results DIR]
 
@@ -13,28 +13,30 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import RESULTS, markdown_table
 from fastast.atomic_files import write_whole
 from fastast.errors import InputError
 from fastast.run_folder import read_json
 
-RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = "README.md"
 HEAD = """# Results
 
 Each result with its hardware, its versions, its commit and its day; below, the command or the module that measured it.
 `-dirty`: the working tree held further changes. This page is made by `python -m benchmarks.index`; edit nothing here.
 
-| result | what | hardware | versions | commit | day |
-|---|---|---|---|---|---|
 """
+COLUMNS = ("result", "what", "hardware", "versions", "commit", "day")
 NAMED = re.compile(r"python -m benchmarks\.(\w+)")
+# Results keep the command that measured them: modules that have another name now, and titles of modules that are gone.
+MOVED = {"crash_test": "robustness.crash_test", "fuzz": "robustness.fuzz", "gates": "gate_speed"}
+GONE = {"accuracy": "Accuracy of every gate beside random and dense training on CIFAR-10 (today: `fastast bench`)"}
 
 
 def index(folder: Path) -> str:
-    """The page over a folder of result files.
+    """The index of a folder of result files.
 
     Raises:
-        InputError: a file does not say where it is from.
+        InputError: a file does not say where it comes from.
     """
     results = {path: read_json(path) for path in sorted(folder.glob("*.json"))}
     rows, sections = [], []
@@ -47,16 +49,17 @@ def index(folder: Path) -> str:
             f"[{path.stem}]({table.name}) ([JSON]({path.name}))" if table.exists() else f"[{path.stem}]({path.name})"
         )
         versions = result["versions"]
-        rows.append(
-            f"| {shown} | {_what(path, result)} | {_hardware(result['hardware'])} | torch {versions['torch']}, "
-            f"DALI {versions['dali'] or 'none'}, Python {versions['python']} | {versions['commit'] or 'none'} | "
-            f"{result['measured_at'][:10]} |"
-        )
-        lines = [f"`{_command(path, result)}`"]
+        packages = f"torch {versions['torch']}, DALI {versions['dali'] or 'none'}, Python {versions['python']}"
+        what, hardware = _what(path, result), _hardware(result["hardware"])
+        rows.append((shown, what, hardware, packages, versions["commit"] or "none", result["measured_at"][:10]))
+        module = _module(path, result)
+        lines = [f"`{result.get('command') or f'benchmarks.{module}'}`"]  # older files have no command
+        if module in MOVED:
+            lines.append(f"(today `benchmarks.{MOVED[module]}`)")
         if not table.exists():
             lines.append(_scalars(result))
         sections.append(f"**{path.stem}**: " + " ".join(lines))
-    return HEAD + "\n".join(rows) + "\n\n" + "\n\n".join(sections) + "\n"
+    return HEAD + markdown_table(COLUMNS, rows, num_left=len(COLUMNS)) + "\n\n" + "\n\n".join(sections) + "\n"
 
 
 def _module(path: Path, result: dict[str, Any]) -> str:
@@ -68,7 +71,10 @@ def _what(path: Path, result: dict[str, Any]) -> str:
     """Its title, or the first sentence of the module that measured it."""
     if "title" in result:
         return str(result["title"])
-    spec = importlib.util.find_spec(f"benchmarks.{_module(path, result)}")
+    module = _module(path, result)
+    if module in GONE:
+        return GONE[module]
+    spec = importlib.util.find_spec(f"benchmarks.{MOVED.get(module, module)}")
     if spec is None or spec.origin is None:
         raise InputError(f"{path}: has no title, and no benchmark has its name")
     text = Path(spec.origin).read_text(encoding="utf-8").removeprefix('"""')
@@ -82,11 +88,6 @@ def _hardware(hardware: dict[str, Any]) -> str:
     if hardware.get("driver"):
         parts.append(f"driver {hardware['driver']}")
     return ", ".join(parts)
-
-
-def _command(path: Path, result: dict[str, Any]) -> str:
-    """Older files have no command, only their options."""
-    return result.get("command") or f"benchmarks.{_module(path, result)}"
 
 
 def _scalars(result: dict[str, Any]) -> str:

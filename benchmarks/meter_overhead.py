@@ -2,25 +2,24 @@
 
     python -m benchmarks.meter_overhead [--seconds 20] [--hz 20] [--out benchmarks/results/meter_overhead.json]
 
-With an NVIDIA driver the thread reads every visible GPU; without one it reads a stand-in whose
-calls cost nothing, so the figure is then of the meter's own arithmetic and Python's call overhead only, and says so.
+With an NVIDIA driver the thread reads every visible GPU; without one it reads a fake device whose calls cost nothing,
+so the figure then covers only the meter's own arithmetic and Python's call overhead, and says so.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from pathlib import Path
 
 import torch
 
-from benchmarks.common import provenance, publish
+from benchmarks.common import make_parser, provenance, publish
 from fastast.energy.meter import EnergyMeter
 from fastast.energy.nvml import Device, DeviceState, NvmlSystem, open_nvml
 
 
-class StandIn(Device):
+class FakeDevice(Device):
     """A GPU of 100 W that answers at once."""
 
     def read(self) -> tuple[float, float]:
@@ -45,16 +44,15 @@ def thread_cpu_s() -> dict[int, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("benchmarks.meter_overhead", __doc__, table=False)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--hz", type=float, default=20.0, help="samples per second")
-    parser.add_argument("--out", help="JSON file to write")
     options = parser.parse_args()
     nvml = open_nvml()
     real = any(device.refusal is None for device in nvml.devices)
     if not real:
-        stand_in = StandIn(0, "GPU-00000000", "stand-in", has_counter=True, power_kind="instant")
-        nvml = NvmlSystem(devices=(stand_in,))
+        fake = FakeDevice(0, "GPU-00000000", "fake", has_counter=True, power_kind="instant")
+        nvml = NvmlSystem(devices=(fake,))
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     others = set(thread_cpu_s())
     with EnergyMeter(hz=options.hz, nvml=nvml) as meter:

@@ -3,11 +3,11 @@
     python -m benchmarks.scaling --data DIR [--ranks 1 2] [--gates dense forward memory] [--rounds 3] [--out FILE]
 
 DIR holds train/ and val/ with class folders of JPEGs, of which `--count` training pictures are taken (seeded, class by
-class). Every run is a `fastast train` of its own on the CPU, in turns, so that a drifting machine hits all alike. N
-ranks get N cores, one compute thread and one decoder thread each, and talk by gloo; one rank talks to nobody. The batch
-of a rank is the same however many there are. A gate that does less work for each picture gets more epochs. Counted are
-pictures offered for each second of training, start-up and evaluation left out, in the run's own summary, whose counts
-must be right, or the benchmark fails. Efficiency = rate / (ranks x rate of one rank), taken within a round; published
+class). Every run is a `fastast train` of its own on the CPU, in turns, so that a drifting machine affects all alike. N
+ranks get N cores, one compute thread and one decoder thread each, and communicate by gloo. The batch of a rank is the
+same for any number of ranks. A gate that does less work for each picture gets more epochs. The rate is pictures offered
+per second of training, without start-up and evaluation, from the run's own summary, whose counts must be right, or the
+benchmark fails. Efficiency = rate / (ranks x rate of one rank), taken within a round; published
 are medians over the rounds, with the range. With `--out a.json` the table goes to a.md.
 """
 
@@ -25,13 +25,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import command_line, provenance, publish, stamp
+from benchmarks.common import command_line, make_parser, markdown_table, provenance, publish, stamp
 from benchmarks.subset import link_subset
-from fastast.atomic_files import write_whole
 from fastast.errors import InputError
 from fastast.run_folder import RunFolder, read_json
 
-EPOCHS = {"dense": 1, "forward": 2, "proxy": 2}  # of the others 4: most of what they are offered costs nothing
+EPOCHS = {"dense": 1, "forward": 2}  # 4 of the others: most of what they are offered costs nothing
 VALIDATION = 40  # pictures; evaluation is not counted
 
 Rates = dict[tuple[str, int], list[float]]
@@ -47,22 +46,9 @@ def offered_per_s(data: Path, out: Path, gate: str, num_ranks: int, seed: int, a
     epochs = EPOCHS.get(gate, 4)
     launch = ["torch.distributed.run", "--standalone", "--local-addr", "localhost", "--nproc-per-node", num_ranks, "-m"]
     words = [sys.executable, "-m", *(launch if num_ranks > 1 else []), "fastast", "train", "--device", "cpu"]
-    words += [
-        "--data",
-        data,
-        "--out",
-        out,
-        "--gate",
-        gate,
-        "--target",
-        args.target,
-        "--seed",
-        seed,
-        "--arch",
-        args.arch,
-    ]
-    words += ["--image-size", args.image_size, "--batch-size", args.batch_size, "--epochs", epochs]
-    words += ["--warmup-epochs", 0, "--threads", 1, "--checkpoint-every", 0]
+    words += ["--data", data, "--out", out, "--gate", gate, "--target", args.target, "--seed", seed]
+    words += ["--arch", args.arch, "--image-size", args.image_size, "--batch-size", args.batch_size]
+    words += ["--epochs", epochs, "--warmup-epochs", 0, "--threads", 1, "--checkpoint-every", 0]
     done = subprocess.run(
         list(map(str, words)),
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -83,13 +69,7 @@ def offered_per_s(data: Path, out: Path, gate: str, num_ranks: int, seed: int, a
 
 
 def figures(rates: Rates, gates: Sequence[str], counts: Sequence[int]) -> list[dict[str, Any]]:
-    """One row for each gate and number of ranks.
-
-    Args:
-        rates: pictures a second by gate and number of ranks, one for each round.
-        gates: names.
-        counts: numbers of ranks, 1 the first.
-    """
+    """One row for each gate and number of ranks, from the rates of each round; the first count is 1."""
     rows = []
     for gate in gates:
         for count in counts:
@@ -111,28 +91,28 @@ def figures(rates: Rates, gates: Sequence[str], counts: Sequence[int]) -> list[d
 
 def table(result: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    lines = [
-        f"Pictures offered for each second, {result['arch']} at {result['image_size']} px, batch "
-        f"{result['batch_size']} on each rank, gates at {result['target']:.0%}; medians of {result['rounds']} rounds "
-        "(range), one core for each rank, gloo.",
-        "",
-        "| gate | ranks | offered/s | times one rank | efficiency |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for row in result["rows"]:
         low, high = row["offered_per_s_range"]
         worst, best = row["efficiency_range"]
         spread = f" ({worst:.0%} to {best:.0%})" if row["ranks"] > 1 else ""
-        lines.append(
-            f"| `{row['gate']}` | {row['ranks']} | {row['offered_per_s']:.1f} ({low:.1f} to {high:.1f}) "
-            f"| {row['efficiency'] * row['ranks']:.2f}x | {row['efficiency']:.0%}{spread} |"
-        )
-    return "\n".join([*lines, "", f"`{result['command']}`", "", f"{result['hardware']['name']}; {stamp(result)}", ""])
+        rate = f"{row['offered_per_s']:.1f} ({low:.1f} to {high:.1f})"
+        times, share = f"{row['efficiency'] * row['ranks']:.2f}x", f"{row['efficiency']:.0%}{spread}"
+        rows.append((f"`{row['gate']}`", row["ranks"], rate, times, share))
+    return f"""\
+Pictures offered per second, {result["arch"]} at {result["image_size"]} px, batch {result["batch_size"]} on each rank, \
+gates at {result["target"]:.0%}; medians of {result["rounds"]} rounds (range), one core for each rank, gloo.
+
+{markdown_table(("gate", "ranks", "offered/s", "times one rank", "efficiency"), rows, num_left=5)}
+
+`{result["command"]}`
+
+{result["hardware"]["name"]}; {stamp(result)}
+"""
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str] | None = None) -> None:
+    parser = make_parser("benchmarks.scaling", __doc__)
     parser.add_argument("--data", required=True, type=Path, help="folder with train/ and val/ class folders")
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2], metavar="N", help="1 first (default 1 2)")
     parser.add_argument("--gates", nargs="+", default=["dense", "forward", "memory"], metavar="GATE")
@@ -143,12 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=32, help="of each rank (default 32)")
     parser.add_argument("--rounds", type=int, default=3, help="each with a seed of its own (default 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
-    parser.add_argument("--out", help="JSON file to write")
-    return parser
 
-
-def main(argv: list[str] | None = None) -> None:
-    parser = make_parser()
     args = parser.parse_args(argv)
     num_cores = len(os.sched_getaffinity(0))
     if args.ranks[0] != 1 or max(args.ranks) > num_cores:
@@ -165,19 +140,12 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"round {number + 1}: {gate} x {count}: {rates[gate, count][-1]:.1f}/s", file=sys.stderr)
     result = {
         **provenance(torch.device("cpu")),
-        "command": command_line("benchmarks.scaling", parser, args),
-        "arch": args.arch,
-        "image_size": args.image_size,
-        "batch_size": args.batch_size,
-        "target": args.target,
-        "count": args.count,
-        "rounds": args.rounds,
+        "command": command_line(parser, args),
+        **{key: getattr(args, key) for key in ("arch", "image_size", "batch_size", "target", "count", "rounds")},
         "seeds": [args.seed + number for number in range(args.rounds)],
         "rows": figures(rates, args.gates, args.ranks),
     }
-    publish(result, args.out)
-    if args.out:
-        write_whole(Path(args.out).with_suffix(".md"), table(result))
+    publish(result, args.out, table)
 
 
 if __name__ == "__main__":

@@ -3,20 +3,19 @@
     python -m benchmarks.step_overhead [--arch resnet18] [--image-size 64] [--batch-size 64] [--rounds 30] [--out FILE]
 
 Each round times, in turn, the eval-mode forward alone, the whole score step (forward, significance, controller, queue)
-and a dense training step, so that a drifting machine hits all three alike. Overhead = (score step - forward) / dense
+and a dense training step, so that a drifting machine affects all three alike. Overhead = (score step - forward) / dense
 step, from the medians; the goal is under 3 % for ResNet-18 at 64 px on CPU.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
 
-from benchmarks.common import provenance, publish
+from benchmarks.common import make_parser, provenance, publish
 from fastast.gates.queue import SampleQueue
 from fastast.gates.score_memory import ScoreMemory
 from fastast.gates.selector import Selector
@@ -26,13 +25,12 @@ from fastast.train.steps import Objective, ScoreStep, TrainStep, logits_of
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("benchmarks.step_overhead", __doc__, table=False)
     parser.add_argument("--arch", default="resnet18")
     parser.add_argument("--image-size", type=int, default=64, help="pixels")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="JSON file to write")
     args = parser.parse_args()
 
     device = torch.device("cpu")
@@ -41,9 +39,8 @@ def main() -> None:
     model, _ = build_model(args.arch, 10)
     model.train()
     twin = scoring_twin(model)
-    guard = GuardedStep(
-        model, build_optimizer(model, momentum=0.9, weight_decay=1e-4), scale_loss=False, compiled=False
-    )
+    optimizer = build_optimizer(model, momentum=0.9, weight_decay=1e-4)
+    guard = GuardedStep(model, optimizer, scale_loss=False, compiled=False)
     guard.set_lr(0.01)
     queue, gated_queue = (SampleQueue(batch, (3, size, size), device=device) for _ in range(2))
     score = ScoreStep(twin, Selector(0.1), gated_queue, dtype=torch.float32)
@@ -59,7 +56,7 @@ def main() -> None:
 
     def score_step() -> None:
         score(images, labels, ids, valid, epoch)
-        gated_queue.pushed.zero_()  # nobody pops here, so start over
+        gated_queue.pushed.zero_()  # nothing pops here, so start over
 
     def dense_step() -> None:
         queue.push(images, labels, ids, valid)
@@ -76,10 +73,7 @@ def main() -> None:
     publish(
         {
             **provenance(device),
-            "arch": args.arch,
-            "image_size": size,
-            "batch_size": batch,
-            "seed": args.seed,
+            **{key: getattr(args, key) for key in ("arch", "image_size", "batch_size", "seed")},
             "n": args.rounds,
             "forward_ms": forward_s * 1e3,
             "score_step_ms": score_s * 1e3,

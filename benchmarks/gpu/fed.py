@@ -1,91 +1,85 @@
-"""Training from JPEGs: our feed, what it costs, and the loops that people use, in turns."""
+"""Training from JPEGs: our feed, its cost, and the loops that people use, in turns."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from benchmarks.feed import torchvision_passes
-from benchmarks.gpu.dense import NUM_CLASSES, largest_fitting
-from benchmarks.gpu.loops import MIN_AREA, Ours, Pictures, Plain, fed, nvidia_batches
-from benchmarks.gpu.pictures import given_pictures, sizes
-from benchmarks.gpu.settings import Report, Settings
-from benchmarks.gpu.timing import race
+from benchmarks.gpu.items import Report, Settings
+from benchmarks.gpu.pictures import picture_sets, sizes
+from benchmarks.gpu.timing import largest_fitting, race
+from benchmarks.gpu.training import (
+    MIN_AREA,
+    Batches,
+    FastastStep,
+    PlainStep,
+    Task,
+    fed,
+    nvidia_batches,
+    synthetic_batches,
+)
 from fastast.data import epoch_ids, open_folder
-from fastast.device import open_machine
-from fastast.feed import TrainLoader
+from fastast.device import open_runtime
+from fastast.feed import LoaderOptions, TrainLoader
 
 SYNTHETIC, FED = "synthetic", "from JPEGs"
 NVIDIA, TORCHVISION = "NVIDIA-style DALI loop", "torchvision loop"
-LEAD = 8  # batches that may be ready when a turn begins
+LEAD = 8  # batches that may be prefetched when a turn begins
 
 
 def fed_training(settings: Settings, report: Report) -> None:
     """Our step on synthetic pictures and from JPEGs, decode alone, and both rivals' loops."""
-    machine = open_machine(settings.device, compile="off" if settings.tiny else "auto")
-    mode: bool | str = machine.compiled and machine.compile_mode
-    report.add(compile_note=machine.compile_note, precision=machine.precision_note, sets={})
+    runtime = open_runtime(settings.device, compile="off" if settings.tiny else "auto")
+    mode: bool | str = runtime.compiled and runtime.compile_mode
+    report.add(compile_note=runtime.compile_note, precision=runtime.precision_note, sets={})
 
     def measure(batch_size: int) -> None:
-        for name, folder in given_pictures(settings).items():
-            race_on(name, folder / "train", settings, report, machine.device, machine.dtype, mode, batch_size)
+        task = Task.of(settings, runtime.device, runtime.dtype, batch_size)
+        for name, folder in picture_sets(settings).items():
+            _race_on(name, folder / "train", settings, report, task, mode)
 
-    largest_fitting(measure, settings.batch_size, machine.device)
+    largest_fitting(measure, settings.batch_size, runtime.device)
 
 
-def race_on(
-    name: str,
-    folder: Path,
-    settings: Settings,
-    report: Report,
-    device: torch.device,
-    dtype: torch.dtype,
-    mode: bool | str,
-    batch_size: int,
-) -> None:
+def _race_on(name: str, folder: Path, settings: Settings, report: Report, task: Task, mode: bool | str) -> None:
     """All contenders on one set of pictures."""
     threads = len(os.sched_getaffinity(0))
-    side, common = settings.image_size, {"num_classes": NUM_CLASSES, "seed": settings.seed}
-    ours = Ours(settings.arch, device, dtype, mode, batch_size=batch_size, image_size=side, **common)
+    ours, plain = FastastStep(task, mode), PlainStep(task, channels_last=True)
     catalog = open_folder(folder)
-    loaders: dict[str, TrainLoader] = {}
-    for decode in ("auto", "gpu", "cpu") if device.type == "cuda" else ("cpu",):
-        loaders[decode] = TrainLoader(
+    loaders = {
+        decode: TrainLoader(
             catalog,
-            batch_size=batch_size,
-            image_size=side,
-            device=device,
-            dtype=torch.float16 if device.type == "cuda" else torch.float32,
-            seed=settings.seed,
-            decode=decode,
+            LoaderOptions(
+                batch_size=task.batch_size,
+                image_size=task.image_size,
+                device=task.device,
+                dtype=task.image_dtype,
+                decode=decode,
+            ),
+            seed=task.seed,
             min_area=MIN_AREA,
         )
-    first = next(iter(loaders))
-    synthetic = Pictures(device, batch_size=batch_size, image_size=side, **common)
-    steps: dict[str, Callable[[], int]] = {SYNTHETIC: fed(ours, synthetic)}
+        for decode in (("auto", "gpu", "cpu") if task.device.type == "cuda" else ("cpu",))
+    }
+    steps: dict[str, Callable[[], int]] = {SYNTHETIC: fed(ours, synthetic_batches(task))}
+    alone: dict[str, Callable[[], int]] = {}
     for decode, loader in loaders.items():
-        shown = FED if decode == first else f"{FED}, decode {decode}"
-        steps[shown] = fed(ours, endless(loader, settings))
-    alone = {f"decode alone, {decode}": _counted(endless(loader, settings)) for decode, loader in loaders.items()}
-    plain = Plain(settings.arch, device, dtype, channels_last=True, **common)
-    steps[NVIDIA] = fed(
-        plain,
-        nvidia_batches(folder, device, batch_size=batch_size, image_size=side, num_threads=threads, seed=settings.seed),
-    )
+        steps[f"{FED}, decode {decode}" if FED in steps else FED] = fed(ours, _endless(loader, settings))
+        alone[f"decode alone, {decode}"] = fed(lambda images, labels: len(labels), _endless(loader, settings))
+    steps[NVIDIA] = fed(plain, nvidia_batches(folder, task, threads))
     workers = 1 if settings.tiny else threads
-    torchvision = fed(plain, torchvision_batches(folder, settings, batch_size, workers))
-    entry: dict[str, Any] = {**sizes(folder), "batch_size": batch_size, "cores": threads, "rates": {}}
+    torchvision = fed(plain, _torchvision_batches(folder, settings, task.batch_size, workers))
+    entry: dict[str, Any] = {**sizes(folder), "batch_size": task.batch_size, "cores": threads, "rates": {}}
     report.figures["sets"][name] = entry
-    report.save()
-    # A loader has one pass at a time, so decode alone comes when training is through. Each worker of a DataLoader has
-    # two batches ready when a turn begins: so that loop has one turn, of its own.
+    report.add()
+    # A loader serves one iterator at a time, so decode alone comes after training. Each worker of a DataLoader has
+    # two batches prefetched when a turn begins: so that loop has one turn, of its own.
     lead = 1 if settings.tiny else LEAD
     try:
         for group, rounds, unused in (
@@ -94,16 +88,16 @@ def race_on(
             ({TORCHVISION: torchvision}, 1, 2 * workers + 1),
         ):
             rates = entry["rates"]
-            rates.update(race(group, device, rounds=rounds, block_s=settings.block_s, lead=unused))
+            rates.update(race(group, task.device, rounds=rounds, turn_s=settings.turn_s, lead=unused))
             entry["share_of_synthetic"] = rates[FED]["images_per_s"] / rates[SYNTHETIC]["images_per_s"]
-            report.save()
+            report.add()
     finally:  # a smaller batch may follow
         for loader in loaders.values():
             loader.close()
 
 
-def endless(loader: TrainLoader, settings: Settings) -> Iterator[tuple[Tensor, Tensor]]:
-    """Full batches without an end, in one pass as far as possible."""
+def _endless(loader: TrainLoader, settings: Settings) -> Batches:
+    """Full batches without an end, from long epochs."""
     num = loader.catalog.num_samples
     ids = np.concatenate([epoch_ids(num, settings.seed, epoch) for epoch in range(2 if settings.tiny else 100)])
     for epoch in itertools.count():
@@ -112,23 +106,11 @@ def endless(loader: TrainLoader, settings: Settings) -> Iterator[tuple[Tensor, T
                 yield batch.images, batch.labels
 
 
-def torchvision_batches(
-    folder: Path, settings: Settings, batch_size: int, workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _torchvision_batches(folder: Path, settings: Settings, batch_size: int, workers: int) -> Batches:
     """Full batches of `ImageFolder` and `DataLoader` with PIL, without an end."""
-    run, _ = torchvision_passes(
-        folder,
-        settings.image_size,
-        8 * batch_size if settings.tiny else 100_000,
-        workers,
-        pil=True,
-        batch_size=batch_size,
-    )
+    count = 8 * batch_size if settings.tiny else 100_000
+    run, _ = torchvision_passes(folder, settings.image_size, count, workers, pil=True, batch_size=batch_size)
     for epoch in itertools.count():
         for images, labels in run(epoch):
             if len(labels) == batch_size:
                 yield images, labels
-
-
-def _counted(batches: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], int]:
-    return lambda: len(next(batches)[1])

@@ -1,9 +1,8 @@
-"""JPEGs to measure with where none are given: the drawn set, at ImageNet's sizes."""
+"""JPEGs to measure with: those of --data, and the drawn set, enlarged to ImageNet's sizes."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -11,32 +10,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.gpu.settings import Settings
+from benchmarks.gpu.items import Settings
 from fastast.data.demo import draw_dataset
 
 ENLARGE = 4  # 72 to 135 pixels a side become 288 to 540; ImageNet's mean is 469 x 387
 GRAIN = 22  # levels: with it a picture has about 110 kB, as ImageNet's have
-NUM_CLASSES, TRAIN, VAL = 12, 85, 12  # pictures of each class
+NUM_CLASSES, TRAIN, VAL = 12, 85, 12  # classes; pictures of each
 
 
 def drawn_pictures(settings: Settings) -> Path:
     """A folder with train/ and val/, drawn on first use. Full size: 1,020 + 144 pictures; tiny: 96 + 24, small ones."""
-    per_class = (24, 6) if settings.tiny else (TRAIN, VAL)
-    num_classes = 4 if settings.tiny else NUM_CLASSES
-    small = settings.work / f"drawn-{num_classes}x{per_class[0]}"
-    draw_dataset(
-        small,
-        num_classes=num_classes,
-        train_per_class=per_class[0],
-        val_per_class=per_class[1],
-        seed=settings.seed,
-    )
+    num_classes, train, val = (4, 24, 6) if settings.tiny else (NUM_CLASSES, TRAIN, VAL)
+    small = settings.work / f"drawn-{num_classes}x{train}"
+    draw_dataset(small, num_classes=num_classes, train_per_class=train, val_per_class=val, seed=settings.seed)
     if settings.tiny:
         return small
     large = settings.work / f"{small.name}-large"
     if not large.exists():
         temporary = large.with_name(f".{large.name}.{os.getpid()}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
         jobs = [(path, temporary / path.relative_to(small)) for path in sorted(small.glob("*/*/*.jpg"))]
         for folder in {target.parent for _, target in jobs}:
             folder.mkdir(parents=True)
@@ -55,12 +46,10 @@ def _enlarge(source: Path, target: Path, number: int) -> None:
     Image.fromarray((pixels + grain).clip(0, 255).astype(np.uint8)).save(target, quality=90)
 
 
-def given_pictures(settings: Settings) -> dict[str, Path]:
-    """Folders to measure with, by name: "drawn", and what the user gave."""
-    found = {"drawn": drawn_pictures(settings)}
-    if settings.data is not None:
-        found = {settings.data.name: settings.data, **found}
-    return found
+def picture_sets(settings: Settings) -> dict[str, Path]:
+    """Folders to measure with, by name: that of --data, if any, and "drawn"."""
+    own = {} if settings.data is None else {settings.data.name: settings.data}
+    return {**own, "drawn": drawn_pictures(settings)}
 
 
 def linked(folder: Path, target: Path, times: int) -> None:
@@ -79,9 +68,5 @@ def sizes(folder: Path) -> dict[str, float]:
     for path in paths[:: max(1, len(paths) // 200)]:
         with Image.open(path) as image:
             pixels.append(image.width * image.height)
-    num_bytes = [path.stat().st_size for path in paths]
-    return {
-        "pictures": len(paths),
-        "mean_pixels": float(np.mean(pixels)),
-        "mean_bytes": float(np.mean(num_bytes)),
-    }
+    mean_bytes = float(np.mean([path.stat().st_size for path in paths]))
+    return {"pictures": len(paths), "mean_pixels": float(np.mean(pixels)), "mean_bytes": mean_bytes}

@@ -1,1 +1,1 @@
-"""Other ways to train on the same pictures with the same network, beside fastast: `python -m benchmarks.peers`."""
+"""Other trainers beside fastast on the same pictures with the same network: `python -m benchmarks.peers`."""

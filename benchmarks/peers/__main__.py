@@ -1,16 +1,15 @@
-"""Others' ways to train beside ours, on the same pictures with the same network: one command, one table.
+"""Other trainers beside fastast, on the same pictures with the same network: one command, one table.
 
     python -m benchmarks.peers --data DIR [--train N --val N] [--epochs N] [--seeds 3] [--out FILE]
 
 DIR holds train/ and val/ with class folders. Every run is a process of its own; seed by seed, so that a drifting
-machine hits all alike. What is finished stays in the work folder, apart for each commit, and in FILE: an interrupted
+machine affects all alike. Finished runs stay in the work folder, one for each commit, and in FILE: an interrupted
 table continues. With `--out a.json` the table goes to a.md. A peer that fails, or whose package is not installed, is
-named with the reason.
+listed with the reason.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -23,15 +22,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.accuracy import make_data
-from benchmarks.common import command_line, provenance, publish
+from benchmarks.common import ROOT, command_line, make_parser, provenance, publish
 from benchmarks.peers.one import PEERS
 from benchmarks.peers.setting import Setting
 from benchmarks.peers.table import rows, table
+from benchmarks.subset import link_splits
 from fastast.atomic_files import write_whole
 from fastast.run_folder import code_version
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = "adaptive-sparse-training"
 
 
@@ -56,7 +54,7 @@ def run_one(name: str, setting: Setting, work: Path) -> dict[str, Any]:
 
 
 def start(words: list[str], log: Path) -> int:
-    """Runs a command from the checkout, what it prints in a file; returns its exit code."""
+    """Runs a command from the checkout, with its output in a file; returns its exit code."""
     search = os.pathsep.join(path for path in (str(ROOT), os.environ.get("PYTHONPATH")) if path)
     with open(log, "w") as file:
         environment = {**os.environ, "PYTHONPATH": search}
@@ -72,9 +70,7 @@ def version_of(package: str) -> str | None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("benchmarks.peers", __doc__)
     parser.add_argument("--data", required=True, type=Path, help="folder with train/ and val/ class folders")
     parser.add_argument("--train", type=int, default=4000, help="training pictures, as many of each class")
     parser.add_argument("--val", type=int, default=2000, help="validation pictures")
@@ -87,18 +83,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ...")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(PEERS), help="these rows; default all")
     parser.add_argument("--work", type=Path, default=Path("runs/peers"), help="folder that keeps finished runs")
-    parser.add_argument("--out", help="JSON file to write")
     args = parser.parse_args(argv)
     names, (version, commit) = args.only or list(PEERS), code_version()
     work = args.work.resolve() / (commit or version)
-    mark = hashlib.sha256(os.fsencode(args.data.resolve())).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(args.data.resolve())).hexdigest()[:8]
     work.mkdir(parents=True, exist_ok=True)
-    data = make_data(args.data, work / f"data-{args.train}-{args.val}-{mark}", args.train, args.val, 0)
+    data = link_splits(args.data, work / f"data-{args.train}-{args.val}-{digest}", args.train, args.val)
     shared = {key: getattr(args, key) for key in ("arch", "image_size", "epochs", "batch_size", "lr", "target")}
     result: dict[str, Any] = {
         "title": "Others' ways to train beside ours: accuracy, seconds, counted forward units",
         **provenance(torch.device("cpu")),
-        "command": command_line("benchmarks.peers", parser, args),
+        "command": command_line(parser, args),
         "packages": {PACKAGE: version_of(PACKAGE)},
         "seeds": list(range(args.seeds)),
         "setting": shared,

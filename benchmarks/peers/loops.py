@@ -29,12 +29,7 @@ KEEP = 0.5  # Composer's default
 
 
 class Rule:
-    """Trains on everything.
-
-    Args:
-        setting: of the run.
-        num_samples: training pictures.
-    """
+    """Trains on all pictures."""
 
     def __init__(self, setting: Setting, num_samples: int) -> None:
         self.setting, self.num_samples = setting, num_samples
@@ -101,13 +96,8 @@ def run_loop(setting: Setting, kind: type[Rule]) -> dict[str, Any]:
     optimizer = optimizer_of(setting, network)
     rule = kind(setting, len(pictures))
     order = Order(rule.generator)
-    loader: DataLoader[Any] = DataLoader(
-        Numbered(pictures),
-        setting.batch_size,
-        sampler=order,
-        num_workers=setting.workers,
-        persistent_workers=setting.workers > 0,
-    )
+    options: dict[str, Any] = {"num_workers": setting.workers, "persistent_workers": setting.workers > 0}
+    loader: DataLoader[Any] = DataLoader(Numbered(pictures), setting.batch_size, sampler=order, **options)
     network.train()
     began = time.perf_counter()
     for epoch in range(setting.epochs):

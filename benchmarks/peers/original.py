@@ -21,7 +21,7 @@ from benchmarks.peers.setting import (
 )
 from fastast.errors import InputError
 
-WARMUP_EPOCHS = 1  # with two or more, version 1.0.1 never returns from the warm-up's target of 1
+WARMUP_EPOCHS = 1  # with two or more, version 1.0.1 never leaves the warm-up's target of 1
 
 
 def run_original(setting: Setting) -> dict[str, Any]:
@@ -41,13 +41,8 @@ def run_original(setting: Setting) -> dict[str, Any]:
     work = Work(setting.image_size)
     network = network_of(setting, len(pictures.classes), work)
     optimizer = optimizer_of(setting, network)
-    loader: DataLoader[Any] = DataLoader(
-        pictures,
-        setting.batch_size,
-        shuffle=True,
-        num_workers=setting.workers,
-        persistent_workers=setting.workers > 0,
-    )
+    options: dict[str, Any] = {"num_workers": setting.workers, "persistent_workers": setting.workers > 0}
+    loader: DataLoader[Any] = DataLoader(pictures, setting.batch_size, shuffle=True, **options)
     steps, total = iter(range(setting.epochs * len(loader))), setting.epochs * len(loader)
     optimizer.register_step_pre_hook(lambda *_: set_lr(setting, optimizer, next(steps) / total))
     config = ASTConfig(target_activation_rate=setting.target, use_amp=False, device="cpu")
@@ -62,11 +57,5 @@ def run_original(setting: Setting) -> dict[str, Any]:
     claim = f"savings {results['energy_savings']:.1f} %"
     if rates:
         claim += f" at {100 * sum(rates) / len(rates):.1f} % active"
-    return outcome(
-        setting,
-        work,
-        top1=results["final_accuracy"] / 100,
-        seconds=seconds,
-        offered=setting.epochs * len(pictures),
-        claim=claim,
-    )
+    offered, accuracy = setting.epochs * len(pictures), results["final_accuracy"] / 100
+    return outcome(setting, work, top1=accuracy, seconds=seconds, offered=offered, claim=claim)

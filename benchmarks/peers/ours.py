@@ -24,7 +24,7 @@ _arch: str
 
 def counted_network(num_classes: int) -> nn.Module:
     """The run's network, counted: for `--arch`."""
-    return _work.watch(build_model(_arch, num_classes)[0])
+    return _work.count(build_model(_arch, num_classes)[0])
 
 
 def run_ours(setting: Setting, gate: str) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def run_ours(setting: Setting, gate: str) -> dict[str, Any]:
         words += [word for name, value in values.items() for word in (f"--{name}", str(value))]
         # Neither evaluation nor the look at whether the network takes such pictures is training.
         with (
-            mock.patch.object(EvalStep, "forward", _work.unseen(EvalStep.forward)),
-            mock.patch.object(engine, "check_fits", _work.unseen(engine.check_fits)),
+            mock.patch.object(EvalStep, "forward", _work.paused()(EvalStep.forward)),
+            mock.patch.object(engine, "check_fits", _work.paused()(engine.check_fits)),
         ):
             code = cli.main(words)
         summary = RunFolder(Path(out, "run")).finished_summary()

@@ -1,9 +1,9 @@
-"""What all peers have in common: pictures, network, optimizer, schedule, and how time and work are counted."""
+"""What all peers share: pictures, network, optimizer, schedule, and how time and work are counted."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from torchvision import datasets, transforms
 
 from fastast.feed.pipeline import MEAN, STD
 from fastast.models.build import build_model
-from fastast.train.optimizer import lr_at
+from fastast.train.schedule import lr_at
 
 MIN_CROP, MOMENTUM, WEIGHT_DECAY, LR_WARMUP = 0.25, 0.9, 1e-4, 0.05  # fastast's defaults
 
@@ -73,7 +73,7 @@ class Work:
         """Forward units: 1 for a forward, 2 for a backward."""
         return self.forward + 2 * self.backward
 
-    def watch(self, network: nn.Module) -> nn.Module:
+    def count(self, network: nn.Module) -> nn.Module:
         """Counts `network` and every copy that is made of it; returns it."""
 
         # A function, not a method: copying a network copies the object of a method with it.
@@ -94,7 +94,7 @@ class Work:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Counts nothing within the block."""
+        """Counts nothing within the block, or in the function that it decorates."""
         began = time.perf_counter()
         self._paused += 1
         try:
@@ -102,15 +102,6 @@ class Work:
         finally:
             self._paused -= 1
             self.unseen_s += time.perf_counter() - began
-
-    def unseen(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, paused."""
-
-        def quiet(*args: Any, **kwargs: Any) -> Any:
-            with self.paused():
-                return function(*args, **kwargs)
-
-        return quiet
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +152,7 @@ def _to_numbers() -> list[Any]:
 def network_of(setting: Setting, num_classes: int, work: Work) -> nn.Module:
     """The network with the seed's weights, counted."""
     torch.manual_seed(setting.seed)
-    return work.watch(build_model(setting.arch, num_classes)[0])
+    return work.count(build_model(setting.arch, num_classes)[0])
 
 
 def optimizer_of(setting: Setting, network: nn.Module) -> SGD:

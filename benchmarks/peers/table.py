@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.accuracy_table import mean_and_error
-from benchmarks.common import stamp
+from benchmarks.common import markdown_table, mean_and_error, shown, stamp
 
 FIGURES = ("top1", "seconds", "offered_per_s", "forward_units", "forward", "backward")
 
@@ -41,52 +40,43 @@ def rows(runs: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _shown(value: dict[str, float | None], form: str, scale: float = 1.0) -> str:
-    mean, error = value["mean"], value["se"]
-    assert mean is not None
-    return f"{scale * mean:{form}}" + ("" if error is None else f" +- {scale * error:{form}}")
-
-
 def table(result: dict[str, Any]) -> str:
     """The rows as Markdown."""
     setting, sizes = result["setting"], result["sizes"]
-    lines = [
-        f"**Peers**: {sizes['train']:,} pictures for training and {sizes['val']:,} for validation, {sizes['classes']} "
-        f"classes, `{setting['arch']}` at {setting['image_size']} px, {setting['epochs']} epochs, batches of "
-        f"{setting['batch_size']}, peak learning rate {setting['lr']:g}. Mean +- standard error over the seeds.",
-        "",
-        "| | n | top-1, % | training, s | pictures offered/s | forward units | for each picture | says of itself |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
-    ]
-    for row in result["rows"]:
-        cells = [
+    columns = ("", "n", "top-1, %", "training, s", "pictures offered/s", "forward units", "for each picture")
+    cells = [
+        (
             row["peer"],
-            str(row["n"]),
-            _shown(row["top1"], ".2f", 100),
-            _shown(row["seconds"], ".1f"),
-            _shown(row["offered_per_s"], ",.0f"),
-            _shown(row["forward_units"], ",.0f"),
+            row["n"],
+            shown(row["top1"], ".2f", 100),
+            shown(row["seconds"], ".1f"),
+            shown(row["offered_per_s"], ",.0f"),
+            shown(row["forward_units"], ",.0f"),
             f"{row['units_per_picture']:.2f}",
             row["claim"],
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "Forward units are counted by hooks on the network, the same way for all: 1 for a picture that goes forward, 2 "
-        "for one in a backward pass; evaluation is left out of them and of the seconds, and so is start-up. They see "
-        "rows that only fill up a last batch as well, which a run's own account does not. All share "
-        "network, pictures, crops, batches, loss (plain cross entropy), optimizer (SGD, Nesterov momentum 0.9, weight "
-        "decay 1e-4 on weights alone), peak learning rate and a cosine to zero. Each run is a process with all cores. "
-        "With few seeds a difference below 2 standard errors is no difference.",
-        "",
+        )
+        for row in result["rows"]
     ]
-    packages = result["packages"]
-    lines += [
-        f"- **{name}**: {note.format(target=setting['target'], ast=packages['adaptive-sparse-training'])}"
-        for name, note in NOTES.items()
-        if name in {row["peer"] for row in result["rows"]}
-    ]
-    lines += [f"- **{fail['peer']}**, seed {fail['seed']}, failed: {fail['reason']}" for fail in result["failures"]]
-    hardware, seeds = result["hardware"], ", ".join(map(str, result["seeds"]))
-    lines += ["", f"{hardware['name']}, seeds {seeds}; {stamp(result)}. `{result['command']}`", ""]
-    return "\n".join(lines)
+    versions = {"target": setting["target"], "ast": result["packages"]["adaptive-sparse-training"]}
+    names = {row["peer"] for row in result["rows"]}
+    notes = [f"- **{name}**: {note.format(**versions)}" for name, note in NOTES.items() if name in names]
+    notes += [f"- **{fail['peer']}**, seed {fail['seed']}, failed: {fail['reason']}" for fail in result["failures"]]
+    note_lines = "\n".join(notes)
+    return f"""\
+**Peers**: {sizes["train"]:,} pictures for training and {sizes["val"]:,} for validation, {sizes["classes"]} classes, \
+`{setting["arch"]}` at {setting["image_size"]} px, {setting["epochs"]} epochs, batches of {setting["batch_size"]}, \
+peak learning rate {setting["lr"]:g}. Mean +- standard error over the seeds.
+
+{markdown_table((*columns, "its own claim"), cells)}
+
+Forward units are counted by hooks on the network, the same way for all: 1 for a picture that goes forward, 2 for one \
+in a backward pass; evaluation and start-up are counted neither in them nor in the seconds. They include rows that only
+fill up a last batch, which a run's own account does not. All share network, pictures, crops, batches, loss (plain \
+cross entropy), optimizer (SGD, Nesterov momentum 0.9, weight decay 1e-4 on weights alone), peak learning rate and a \
+cosine to zero. Each run is a process with all cores. With few seeds a difference below 2 standard errors is no \
+difference.
+
+{note_lines}
+
+{result["hardware"]["name"]}, seeds {", ".join(map(str, result["seeds"]))}; {stamp(result)}. `{result["command"]}`
+"""

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.crash_test import same
+from benchmarks.robustness.crash_test import same
 from fastast.checkpoint.file_format import SCHEMA, load_checkpoint, load_last, save_checkpoint, snapshot
 from fastast.checkpoint.writer import CheckpointWriter
 from fastast.errors import InputError

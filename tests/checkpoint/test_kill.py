@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from benchmarks import crash_test
+from benchmarks.robustness import crash_test
 from fastast.checkpoint.file_format import load_checkpoint, save_checkpoint
 from fastast.run_folder import RunFolder
 from tests.processes import FORKS

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from benchmarks.crash_test import differences
+from benchmarks.robustness.crash_test import differences
 from fastast.cli import main
 from fastast.config import GATES
 from fastast.run_folder import RunFolder

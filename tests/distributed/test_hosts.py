@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.crash_test import differences
+from benchmarks.robustness.crash_test import differences
 from fastast.run_folder import RunFolder
 from tests.conftest import ROOT
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from benchmarks.crash_test import differences
+from benchmarks.robustness.crash_test import differences
 from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
 from tests.distributed.rank_processes import RESTARTED, RankProcesses, command, train

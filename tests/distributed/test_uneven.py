@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.crash_test import differences
+from benchmarks.robustness.crash_test import differences
 from fastast.cli import main
 from fastast.feed.prefetch import PrefetchLoader
 from fastast.run_folder import RunFolder

@@ -1,4 +1,4 @@
-"""On a GPU: what the feed decodes there, and what becomes of pictures that do not decode."""
+"""On a GPU: the feed's pixels, pictures that do not decode, and fp16 steps."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fastast.feed import EvalLoader, LoaderOptions, TrainLoader
 from fastast.train.optimizer import GuardedStep, build_optimizer
 from fastast.train.steps import logits_of
 from tests.conftest import damaged_png, write_pictures
+from tests.data.image_files import encode, picture, write_tree
 from tests.nets import tiny
 
 pytestmark = [
@@ -59,17 +60,17 @@ def mean_levels(found: dict[int, torch.Tensor], reference: dict[int, torch.Tenso
 
 
 @pytest.mark.parametrize(("decode", "limit"), [("gpu", 6.0), ("cpu", 1.0)])
-def test_training_pictures_are_those_of_the_cpu(folder: Path, decode: str, limit: float) -> None:
-    """Decoders on a GPU may round chroma otherwise; the window, the flip and the scale are the same."""
+def test_training_pictures_equal_the_cpu(folder: Path, decode: str, limit: float) -> None:
+    """Decoders on a GPU may round chroma differently; the crop window, the flip and the scale are the same."""
     ids = epoch_ids(64, 0, 0)
     reference = delivered(train_loader(folder, CPU), ids)
     found = delivered(train_loader(folder, CUDA, decode=decode), ids)
     assert mean_levels(found, reference) < limit
-    shifted = {i: picture.roll(2, dims=2) for i, picture in reference.items()}
+    shifted = {i: pixels.roll(2, dims=2) for i, pixels in reference.items()}
     assert mean_levels(found, shifted) > 2 * mean_levels(found, reference)
 
 
-def test_evaluation_pictures_are_those_of_the_cpu(folder: Path) -> None:
+def test_evaluation_pictures_equal_the_cpu(folder: Path) -> None:
     loaders = [
         EvalLoader(open_folder(folder), LoaderOptions(batch_size=B, image_size=SIDE, device=device, dtype=dtype))
         for device, dtype in ((CPU, torch.float32), (CUDA, torch.float16))
@@ -78,17 +79,17 @@ def test_evaluation_pictures_are_those_of_the_cpu(folder: Path) -> None:
     assert mean_levels(found, reference) < 1.5
 
 
-def test_a_deterministic_feeds_bits_do_not_depend_on_the_place_in_the_batch(folder: Path) -> None:
+def test_deterministic_pixels_ignore_the_place_in_the_batch(folder: Path) -> None:
     ids = epoch_ids(64, 0, 0)
     one = delivered(train_loader(folder, CUDA, deterministic=True), ids)
     other = delivered(train_loader(folder, CUDA, deterministic=True), ids[::-1].copy())
     assert one.keys() == other.keys()
-    for sample, picture in one.items():
-        assert torch.equal(picture, other[sample]), sample
+    for sample, pixels in one.items():
+        assert torch.equal(pixels, other[sample]), sample
 
 
 @pytest.mark.parametrize("decode", ["gpu", "cpu"])
-def test_a_damaged_picture_costs_its_own_row(tmp_path: Path, decode: str) -> None:
+def test_damaged_picture_costs_only_its_row(tmp_path: Path, decode: str) -> None:
     write_pictures(tmp_path / "train", num_classes=2, per_class=12, seed=4, side=96)
     bad = tmp_path / "train" / "class_0" / "0003.jpg"
     bad.write_bytes(damaged_png())
@@ -97,10 +98,36 @@ def test_a_damaged_picture_costs_its_own_row(tmp_path: Path, decode: str) -> Non
     found = delivered(train_loader(tmp_path / "train", CUDA, **options), epoch_ids(24, 0, 0))
     assert lost == ["0003.jpg"]
     assert len(found) == 23
-    assert all(torch.isfinite(picture).all() for picture in found.values())
+    assert all(torch.isfinite(pixels).all() for pixels in found.values())
 
 
-def test_fp16_steps_are_those_of_autocast_and_gradscaler() -> None:
+@pytest.mark.parametrize("decode", ["gpu", "cpu"])
+def test_hostile_files_cost_only_themselves(tmp_path: Path, decode: str) -> None:
+    image = picture(120, 160)
+    good, png = encode(image), encode(image, "PNG")
+    frame = good.index(b"\xff\xc0")
+    bad = {
+        "text": b"this is no picture\n" * 20,
+        "empty": b"",
+        "gif": encode(image, "GIF"),
+        "cut": good[: len(good) // 2],
+        "header only": good[:100],
+        "20000 x 20000": good[: frame + 5] + b"\x4e\x20\x4e\x20" + good[frame + 9 :],
+        "damaged tables": good[:25] + bytes(120) + good[145:],
+        "noise": good[:4] + np.random.default_rng(0).bytes(2000),
+        "damaged png": png[:100] + bytes(len(png) - 200) + png[-100:],
+    }
+    odd = {"progressive": encode(image, progressive=True), "gray": encode(image.convert("L"))}
+    odd["cmyk"] = encode(image.convert("CMYK"))
+    files = {**bad, **odd, **{f"good {number}": good for number in range(40)}}
+    write_tree(tmp_path, {f"train/a/{name}.jpg": data for name, data in files.items()})
+    loader = train_loader(tmp_path / "train", CUDA, decode=decode)
+    catalog = loader.catalog
+    found = delivered(loader, epoch_ids(catalog.num_samples, 0, 0))
+    assert {Path(catalog.path(sample)).stem for sample in found} == files.keys() - bad.keys()
+
+
+def test_fp16_steps_equal_autocast_and_gradscaler() -> None:
     torch.manual_seed(0)
     ours = tiny(4).to(CUDA, memory_format=torch.channels_last)
     plain = copy.deepcopy(ours)

@@ -17,8 +17,8 @@ from fastast.cli import main
 from fastast.config import TrainConfig
 from fastast.device import open_runtime
 from fastast.feed import Batch
-from fastast.gates.lagged_reader import LaggedReader
-from fastast.train.engine import Engine, Status
+from fastast.loggers.device_status import StatusReader, merge_status
+from fastast.train.engine import Engine
 from fastast.train.epoch_plan import EpochPlanner
 from fastast.train.trainer import Trainer
 from tests.train.test_run import options
@@ -29,12 +29,7 @@ pytestmark = [
 ]
 
 B, SIDE, CLASSES, TRAIN_SIZE = 16, 32, 3, 128
-GATES: dict[str, dict[str, Any]] = {
-    "forward": {"gate": "forward", "unbiased": True, "explore": 0.1},
-    "proxy": {"gate": "proxy", "proxy_size": 16, "proxy_bn_every": 4},
-    "proxy network": {"gate": "proxy", "proxy_size": 16, "proxy_bn_every": 4, "proxy_arch": "tests.nets:tiny"},
-    "thumbnails": {"gate": "proxy", "proxy_arch": "tests.nets:tiny", "unbiased": True, "thumbnail_side": 16},
-}
+FORWARD: dict[str, Any] = {"gate": "forward", "unbiased": True, "explore": 0.1}
 
 
 @pytest.fixture(autouse=True)
@@ -55,19 +50,17 @@ def waiting(mode: str) -> Iterator[None]:
         torch.cuda.set_sync_debug_mode(before)
 
 
-def engine(compile: str, *, precision: str = "auto", thumbnail_side: int | None = None, **changes: Any) -> Engine:
+def engine(compile: str, precision: str = "auto") -> Engine:
     config = TrainConfig(
-        arch="tests.nets:tiny", image_size=SIDE, batch_size=B, lr=0.1, epochs=4, target=0.5, device="cuda", **changes
+        arch="tests.nets:tiny", image_size=SIDE, batch_size=B, lr=0.1, epochs=4, target=0.5, device="cuda", **FORWARD
     )
     runtime = open_runtime("cuda", precision, compile, deterministic=True)
-    return Engine(
-        config, runtime, weights="none", num_classes=CLASSES, num_train=TRAIN_SIZE, thumbnail_side=thumbnail_side
-    )
+    return Engine(config, runtime, weights="none", num_classes=CLASSES, num_train=TRAIN_SIZE)
 
 
-def batch(one: Engine, seed: int, side: int = SIDE) -> Batch:
+def batch(one: Engine, seed: int) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(B, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(B, 3, SIDE, SIDE, generator=generator).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, CLASSES, (B,), generator=generator)
     ids, valid = torch.arange(B) + seed % (TRAIN_SIZE // B) * B, torch.ones(B, dtype=torch.bool)
     device = one.device
@@ -80,45 +73,29 @@ class Loop:
     def __init__(self, one: Engine) -> None:
         self.one = one
         self.batches = [batch(one, seed) for seed in range(24)]
-        self.thumbs = [] if one.select_step is None else [batch(one, seed, one.proxy.size) for seed in range(24)]
-        self.reports = LaggedReader(len(Status._fields), one.device, torch.float64)
-        self.decisions = LaggedReader(2 * B, one.device, torch.float64)
+        self.reports = StatusReader(1, one.device)
         self.popped = self.step = 0
 
     def run(self, seeds: range) -> None:
         for seed in seeds:
             if self.step % 6 == 0:
                 self.one.begin_epoch(self.step // 6)
-                self.one.memory.tick()
-            if self.thumbs:
-                decision, _ = self.one.select(self.thumbs[seed])
-                self.decisions.push(decision)
-                self.one.enqueue(self.batches[seed], self.one.selected_weights)
-            else:
-                self.one.score(self.batches[seed])
+                self.one.memory.end_epoch()
+            self.one.score(self.batches[seed])
             self.one.set_lr(0.1 / (1 + self.step))
-            report = self.reports.push(self.one.status())
-            while report is not None and Status(*report.tolist()).pushed - self.popped >= B:
+            report = self.reports.push(self.one.gather_status())
+            while report is not None and merge_status(report).pushed - self.popped >= B:
                 self.one.train()
                 self.popped += B
             self.step += 1
 
 
 @pytest.mark.parametrize(
-    ("gate", "compile", "precision"),
-    [
-        ("forward", "off", "auto"),
-        ("forward", "on", "auto"),
-        ("forward", "reduce-overhead", "auto"),
-        ("forward", "reduce-overhead", "fp16"),
-        ("proxy", "off", "auto"),
-        ("proxy", "reduce-overhead", "auto"),
-        ("proxy network", "reduce-overhead", "auto"),
-        ("thumbnails", "reduce-overhead", "auto"),
-    ],
+    ("compile", "precision"),
+    [("off", "auto"), ("on", "auto"), ("reduce-overhead", "auto"), ("reduce-overhead", "fp16")],
 )
-def test_no_operator_of_the_loop_waits_for_the_gpu(gate: str, compile: str, precision: str) -> None:
-    one = engine(compile, precision=precision, **GATES[gate])
+def test_no_operator_of_the_loop_waits(compile: str, precision: str) -> None:
+    one = engine(compile, precision)
     loop = Loop(one)
     loop.run(range(12))  # compiles, and records what is recorded
     trained = loop.popped
@@ -140,26 +117,25 @@ def relaxed(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-@pytest.mark.parametrize("gate", ["dense", "forward", "proxy", "memory"])
-def test_no_operator_of_a_run_waits_between_the_ends_of_two_epochs(pictures, tmp_path, monkeypatch, gate: str) -> None:
-    """With the loader: plans and evaluation may wait, as they stand outside the loop."""
-    run_stretch = Trainer._run_stretch
+@pytest.mark.parametrize("gate", ["dense", "forward", "memory"])
+def test_no_operator_waits_within_an_epoch(pictures, tmp_path, monkeypatch, gate: str) -> None:
+    """With the loader: plans and evaluation may wait, since they are outside the loop."""
+    run_segment = Trainer._run_segment
 
     def guarded(self: Trainer, *args: Any) -> None:
         with waiting("error"):
-            run_stretch(self, *args)
+            run_segment(self, *args)
 
-    monkeypatch.setattr(Trainer, "_run_stretch", guarded)
+    monkeypatch.setattr(Trainer, "_run_segment", guarded)
     monkeypatch.setattr(EpochPlanner, "plan", relaxed(EpochPlanner.plan))
     arguments = options(pictures, tmp_path / "run", gate=gate, epochs=2, device="cuda", compile="off")
     assert main(["train", *arguments, "--unbiased"]) == 0
 
 
-@pytest.mark.parametrize("gate", ["forward", "proxy", "proxy network"])
-def test_steps_as_cuda_graphs_equal_eager_ones(gate: str, monkeypatch) -> None:
+def test_steps_as_cuda_graphs_equal_eager_ones(monkeypatch) -> None:
     fills, states = [], []
     for compile in ("off", "reduce-overhead"):
-        one = engine(compile, precision="fp32", **GATES[gate])
+        one = engine(compile, "fp32")
         torch.set_float32_matmul_precision("highest")
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # which a new engine switches on
         fill, popped = [], 0
@@ -180,10 +156,9 @@ def test_steps_as_cuda_graphs_equal_eager_ones(gate: str, monkeypatch) -> None:
         torch.testing.assert_close(states[1][name], eager, rtol=1e-3, atol=1e-4, equal_nan=True, msg=name)
 
 
-@pytest.mark.parametrize("gate", list(GATES))
-def test_every_step_is_recorded_once_and_none_is_skipped(gate: str) -> None:
+def test_every_step_is_recorded_once() -> None:
     """Also where a batch comes from another place of the ring at every step, and after the state was loaded."""
-    one = engine("reduce-overhead", **GATES[gate])
+    one = engine("reduce-overhead")
     one.warm_up()
     loop = Loop(one)
     loop.run(range(24))
@@ -197,15 +172,15 @@ def test_every_step_is_recorded_once_and_none_is_skipped(gate: str) -> None:
     assert recordings == [1] * len(recordings)
 
 
-def test_a_state_read_on_the_host_continues_without_waiting_or_another_recording() -> None:
-    one, other = (engine("reduce-overhead", **GATES["forward"]) for _ in range(2))
+def test_loaded_state_needs_no_wait_or_new_recording() -> None:
+    one, other = (engine("reduce-overhead") for _ in range(2))
     loops = Loop(one), Loop(other)
     for loop in loops:
         loop.run(range(12))
     file = io.BytesIO()
-    torch.save(one.state_dict(), file)
+    torch.save((one.shared_state(), one.rank_state()), file)
     file.seek(0)
-    other.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    other.load_states(*torch.load(file, map_location="cpu", weights_only=True))
     for loop in loops:
         with waiting("error"):
             loop.run(range(12, 24))
@@ -214,7 +189,7 @@ def test_a_state_read_on_the_host_continues_without_waiting_or_another_recording
     assert counters["inductor"]["cudagraph_skips"] == 0
 
 
-def test_a_run_with_cuda_graphs_trains_and_says_so(pictures, tmp_path) -> None:
+def test_run_with_cuda_graphs(pictures, tmp_path) -> None:
     out = tmp_path / "run"
     assert main(["train", *options(pictures, out, device="cuda", compile="reduce-overhead", epochs=2)]) == 0
     model = json.loads((out / "summary.json").read_text())["model"]

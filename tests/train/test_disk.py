@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from benchmarks.crash_test import differences
+from benchmarks.robustness.crash_test import differences
 from fastast.checkpoint.file_format import load_checkpoint
 from fastast.cli import main
 from fastast.report.run_page import write_report

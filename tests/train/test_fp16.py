@@ -9,8 +9,8 @@ import torchvision
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from benchmarks.gpu.traffic import estimate_memory
 from fastast.train.steps import Objective, logits_of
+from tests.memory_estimate import estimate_memory
 from tests.nets import tiny
 from tests.sync_guard import no_sync
 from tests.train.engines import CLASSES, SIDE, B, batch, engine

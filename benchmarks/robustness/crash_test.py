@@ -1,6 +1,6 @@
 """Kills trainings at random times, resumes them, and compares what comes out with undisturbed trainings.
 
-    python -m benchmarks.crash_test [--kills 50] [--gate GATE ...] [--data DIR] [--out FILE]
+    python -m benchmarks.robustness.crash_test [--kills 50] [--gate GATE ...] [--data DIR] [--out FILE]
 
 Every start is the same command, `fastast train ... --resume auto`, with a checkpoint at every batch. It is ended by
 SIGKILL at a time drawn uniformly from the length of an undisturbed run; every other kill then waits until a file is

@@ -1,4 +1,4 @@
-"""The notebook for Kaggle, executed whole: a session that is cut short, and the one that continues it."""
+"""The notebook for Kaggle, executed whole: a session that is cut short, and the one that resumes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read():
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
-def test_it_is_valid_and_holds_no_outputs():
+def test_notebook_is_valid_and_has_no_outputs():
     notebook = read()
     nbformat.validate(notebook)
     for cell in notebook.cells:
@@ -33,7 +33,7 @@ def test_it_is_valid_and_holds_no_outputs():
             assert cell.execution_count is None
 
 
-def test_no_cell_imports_torch_in_the_notebook_process():
+def test_no_cell_imports_torch():
     code = "\n".join(cell.source for cell in read().cells if cell.cell_type == "code")
     assert "import torch" not in code
     assert "subprocess" in code
@@ -55,7 +55,7 @@ def execute(monkeypatch, folder, work, **settings):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_all_of_it_runs_and_a_second_session_continues_the_first(pictures: Path, tmp_path: Path, monkeypatch) -> None:
+def test_second_session_resumes_the_first(pictures: Path, tmp_path: Path, monkeypatch) -> None:
     mounted = tmp_path / "input" / "datasets" / "someone" / "imagenet100"  # as it comes on Kaggle
     mounted.mkdir(parents=True)
     for place, split in (("train.X1", "train"), ("val.X", "val")):

@@ -1,4 +1,4 @@
-"""The recipes hold options that exist, each with its reason; the files for clusters are as their tools want them."""
+"""Recipes: options exist and have reasons; the files for clusters are valid."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ SBATCH_OPTION = re.compile(
 )
 
 
-def test_all_recipes_are_there():
+def test_all_recipes_exist():
     assert sorted(path.stem for path in RECIPES.glob("*.toml")) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_holds_options_that_exist_each_with_its_reason(name):
+def test_recipe_is_valid_with_reasons(name):
     path = RECIPES / f"{name}.toml"
     config = resolve({"data": "somewhere", **read_toml(str(path))})
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
@@ -48,17 +48,12 @@ def test_a_recipe_holds_options_that_exist_each_with_its_reason(name):
     for line in lines:
         assert re.fullmatch(r"\w+ = [^#]+ # \S.+", line), line
     assert config.gate != "forward"  # whose ceiling leaves little at a share of 10 %
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_command_in_a_recipe_parses_and_names_it(name):
-    text = (RECIPES / f"{name}.toml").read_text()
-    (command,) = re.findall(r"^#   (fastast train .*)$", text, re.MULTILINE)
-    args = build_parser().parse_args(shlex.split(command)[1:])
+    (words,) = re.findall(r"^#   (fastast train .*)$", path.read_text(), re.MULTILINE)
+    args = build_parser().parse_args(shlex.split(words)[1:])
     assert args.config == f"benchmarks/recipes/{name}.toml"
 
 
-def test_the_quick_recipe_needs_what_the_long_one_needs():
+def test_quick_recipe_matches_the_long_one():
     long, quick = (read_toml(str(RECIPES / f"imagenet100-{name}.toml")) for name in ("t4x2", "quick"))
     differing = {"epochs", "warmup_epochs", "max_time", "checkpoint_every", "explore"}
     assert {k: v for k, v in long.items() if k not in differing} == {
@@ -66,7 +61,7 @@ def test_the_quick_recipe_needs_what_the_long_one_needs():
     }
 
 
-def test_the_recipe_for_a_cpu_trains(tmp_path, monkeypatch):
+def test_cpu_recipe_trains(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "write_report", lambda folder: None)
     draw_dataset(tmp_path / "data", num_classes=4, train_per_class=64, val_per_class=8)
     words = ["--config", RECIPES / "cifar10-cpu.toml", "--data", tmp_path / "data", "--out", tmp_path / "run"]
@@ -86,13 +81,13 @@ def beside_python(name: str) -> str:
     return found
 
 
-def test_the_batch_script_is_sound_shell():
+def test_sbatch_passes_shellcheck():
     assert subprocess.run(["bash", "-n", SBATCH]).returncode == 0
     done = subprocess.run([beside_python("shellcheck"), SBATCH], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-def test_the_batch_script_asks_slurm_for_options_that_it_knows():
+def test_sbatch_options_exist():
     asked = re.findall(r"^#SBATCH --([a-z-]+)", SBATCH.read_text(), re.MULTILINE)
     assert {"signal", "requeue", "time", "ntasks-per-node", "gpus-per-node"} <= set(asked)
     assert all(SBATCH_OPTION.fullmatch(option) for option in asked)
@@ -108,7 +103,7 @@ FAKES = {
 @pytest.mark.parametrize(
     ("code", "requeued"), [(0, False), (2, False), (1, False), (138, True), (143, True), (3, True)]
 )
-def test_the_batch_script_goes_back_into_the_queue_only_after_a_planned_stop(tmp_path, code, requeued):
+def test_sbatch_requeues_only_after_a_planned_stop(tmp_path, code, requeued):
     for name, text in FAKES.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}")
         (tmp_path / name).chmod(0o755)
@@ -143,7 +138,7 @@ def misfits(value: Any, kind: str, models: Any, place: str) -> list[str]:
     return lines
 
 
-def test_the_kubernetes_file_fits_the_schemas_of_kubernetes_and_kubeflow():
+def test_kubernetes_file_fits_the_schemas():
     validator = pytest.importorskip("kubernetes_validate", reason="pip install -e '.[dev]'")
     models = pytest.importorskip("kubeflow.training.models", reason="pip install -e '.[dev]'")
     *claims, job = documents()
@@ -157,7 +152,7 @@ def test_the_kubernetes_file_fits_the_schemas_of_kubernetes_and_kubeflow():
     assert len(misfits(broken, "KubeflowOrgV1PyTorchJob", models, "job")) == 2
 
 
-def test_the_parts_of_the_kubernetes_file_fit_one_another():
+def test_kubernetes_file_is_consistent():
     *claims, job = documents()
     worker = job["spec"]["pytorchReplicaSpecs"]["Worker"]
     spec = worker["template"]["spec"]

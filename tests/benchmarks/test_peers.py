@@ -1,4 +1,4 @@
-"""The peers: each rule against a plain twin, each loop from end to end, and work that is counted, not trusted."""
+"""The peers: each rule against a plain twin, each loop from end to end, and the counted work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections import Counter
 
 import pytest
 import torch
-from torch import nn
 
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import loops, one, rules
@@ -24,17 +23,8 @@ NUM_TRAIN, EPOCHS, BATCH = 240, 2, 16  # of the fixture `pictures`
 
 @pytest.fixture
 def setting(pictures):
-    return Setting(
-        data=str(pictures),
-        arch="tests.nets:tiny",
-        image_size=32,
-        epochs=EPOCHS,
-        batch_size=BATCH,
-        lr=0.1,
-        target=0.25,
-        seed=0,
-        workers=0,
-    )
+    options = {"image_size": 32, "epochs": EPOCHS, "batch_size": BATCH, "lr": 0.1, "target": 0.25}
+    return Setting(data=str(pictures), arch="tests.nets:tiny", seed=0, workers=0, **options)
 
 
 def twin_of_infobatch(losses, prune):
@@ -46,7 +36,7 @@ def twin_of_infobatch(losses, prune):
 
 
 @pytest.mark.parametrize("prune", [0.0, 0.3, 0.5, 0.9])
-def test_infobatch_leaves_out_a_share_of_the_learned_and_scales_the_rest(prune):
+def test_infobatch_prunes_and_rescales_learned_samples(prune):
     generator = torch.Generator().manual_seed(1)
     losses = torch.rand(501, generator=generator) ** 3
     learned, weights, num_kept = twin_of_infobatch(losses.tolist(), prune)
@@ -57,12 +47,6 @@ def test_infobatch_leaves_out_a_share_of_the_learned_and_scales_the_rest(prune):
     assert len(kept & learned) == num_kept
     other, _ = rules.infobatch_plan(losses, prune, generator)
     assert (set(other.tolist()) == kept) == (prune == 0.0)
-
-
-def test_infobatch_keeps_everything_before_it_knows_a_loss():
-    ids, weights = rules.infobatch_plan(torch.zeros(10), 0.5, torch.Generator())
-    assert ids.tolist() == list(range(10))
-    assert weights.tolist() == [1.0] * 10
 
 
 def twin_of_selective_backprop(losses, keep, draw):
@@ -77,8 +61,8 @@ def twin_of_selective_backprop(losses, keep, draw):
     return drawn
 
 
-@pytest.mark.parametrize("keep", [0.25, 0.5])
-def test_selective_backprop_draws_as_its_twin(keep):
+@pytest.mark.parametrize("keep", [0.25, 0.5, 1.0])
+def test_selective_backprop_equals_its_twin(keep):
     generator, draw, num_draws = torch.Generator().manual_seed(0), random.Random(0), 3000
     losses = torch.tensor([0.3, 2.0, 0.1, 1.1, 0.9, 0.2, 3.0, 0.5])
     mine, theirs = Counter(), Counter()
@@ -91,29 +75,20 @@ def test_selective_backprop_draws_as_its_twin(keep):
         assert abs(mine[row] - theirs[row]) / num_draws < 0.05  # 4 standard errors of the difference
 
 
-def test_selective_backprop_keeps_all_rows_at_a_share_of_one():
-    rows = rules.selective_backprop_rows(torch.rand(6), 1.0, torch.Generator())
-    assert sorted(rows.tolist()) == list(range(6))
-
-
 @pytest.mark.parametrize(
     ("progress", "batch", "interrupt", "on"),
     [
-        (0.49, 0, 2, False),
-        (0.5, 0, 2, True),
-        (0.5, 1, 2, False),
-        (0.89, 2, 2, True),
-        (0.9, 0, 2, False),
-        (0.6, 1, 0, True),
+        *((0.49, 0, 2, False), (0.5, 0, 2, True), (0.5, 1, 2, False)),
+        *((0.89, 2, 2, True), (0.9, 0, 2, False), (0.6, 1, 0, True)),
     ],
 )
-def test_selective_backprop_works_on_part_of_the_run(progress, batch, interrupt, on):
+def test_selective_backprop_schedule(progress, batch, interrupt, on):
     assert rules.selective_backprop_is_on(progress, batch, interrupt=interrupt) is on
 
 
-def test_work_is_counted_with_copies_and_smaller_pictures_but_not_while_paused():
+def test_work_counts_copies_and_small_pictures_unless_paused():
     work = Work(32)
-    network = work.watch(tiny(4))
+    network = work.count(tiny(4))
     images = torch.rand(8, 3, 32, 32)
     network(images).sum().backward()
     assert (work.forward, work.backward, work.units) == (8, 8, 24)
@@ -130,23 +105,25 @@ def test_work_is_counted_with_copies_and_smaller_pictures_but_not_while_paused()
     assert work.unseen_s > 0
 
 
-def test_the_plain_loop_trains_every_picture_in_every_epoch(setting):
+def test_plain_loop_trains_every_picture_from_the_seeds_weights(setting):
+    first, second = (network_of(setting, 4, Work(32)).parameters() for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     found = loops.run_loop(setting, loops.Rule)
     assert found["forward"] == found["backward"] == found["offered"] == NUM_TRAIN * EPOCHS
     assert found["top1"] > 0.35  # of four classes
     assert found["seconds"] > 0
 
 
-def test_a_run_with_infobatch_leaves_out_half_of_the_learned_pictures(setting, monkeypatch):
+def test_infobatch_run_prunes_half_of_learned_pictures(setting, monkeypatch):
     monkeypatch.setattr(loops, "DELTA", 1.0)
     plans = []
     plan = rules.infobatch_plan
 
-    def watched(losses, prune, generator):
+    def recorded(losses, prune, generator):
         plans.append((losses.clone(), *plan(losses, prune, generator)))
         return plans[-1][1:]
 
-    monkeypatch.setattr(rules, "infobatch_plan", watched)
+    monkeypatch.setattr(rules, "infobatch_plan", recorded)
     found = loops.run_loop(setting, loops.InfoBatch)
     losses = plans[1][0]
     learned = int((losses < losses.mean()).sum())
@@ -155,21 +132,23 @@ def test_a_run_with_infobatch_leaves_out_half_of_the_learned_pictures(setting, m
     assert found["offered"] == 2 * NUM_TRAIN
 
 
-def test_infobatch_trains_everything_at_the_end(setting):
+def test_infobatch_starts_and_ends_unpruned(setting):
     rule = loops.InfoBatch(setting, 10)
+    ids, weights = rule.plan(0)
+    assert (ids.tolist(), weights.tolist()) == (list(range(10)), [1.0] * 10)
     rule.learn(torch.arange(10), torch.arange(10.0))
     assert len(rule.plan(1)[0]) < 10
     assert len(rule.plan(2)[0]) == 10
 
 
-def test_a_run_with_selective_backprop_is_counted_with_its_extra_forwards(setting):
+def test_selective_backprop_run_counts_extra_forwards(setting):
     found = loops.run_loop(setting, loops.SelectiveBackprop)
     # The second epoch is half of the run; of its 15 batches, 12 begin before 90 %, and 6 of those have even places.
     assert found["forward"] == 2 * NUM_TRAIN - 6 * BATCH // 2 + 6 * BATCH
     assert found["backward"] == 2 * NUM_TRAIN - 6 * BATCH // 2
 
 
-def test_the_original_package_is_counted_as_it_runs(setting):
+def test_original_package_is_counted(setting):
     pytest.importorskip("adaptive_sparse_training", reason="pip install adaptive-sparse-training")
     found = run_original(setting)
     assert found["forward"] == 2 * found["offered"] == 2 * NUM_TRAIN * EPOCHS
@@ -179,17 +158,11 @@ def test_the_original_package_is_counted_as_it_runs(setting):
 
 
 @pytest.mark.parametrize("gate", ["dense", "forward"])
-def test_our_own_count_is_what_the_hooks_count(setting, gate):
+def test_hooks_agree_with_our_own_count(setting, gate):
     found = run_ours(setting, gate)
     assert found["claim"].startswith(f"{found['forward_units']:,.0f} units")
     assert found["offered"] == NUM_TRAIN * EPOCHS
     assert (found["forward"] == found["backward"]) == (gate == "dense")
-
-
-def test_all_start_from_the_weights_of_their_seed(setting):
-    first, second = (network_of(setting, 4, Work(32)) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    assert isinstance(first, nn.Sequential)
 
 
 @pytest.fixture
@@ -209,7 +182,7 @@ def run_here(monkeypatch):
     return started
 
 
-def test_the_command_publishes_what_ran_names_what_failed_and_repeats_nothing(pictures, tmp_path, run_here, capsys):
+def test_command_publishes_runs_and_failures_and_repeats_none(pictures, tmp_path, run_here, capsys):
     out = tmp_path / "peers.json"
     options = "--train 64 --val 16 --arch tests.nets:tiny --epochs 1 --batch-size 8 --seeds 2"
     words = ["--data", str(pictures), "--work", str(tmp_path / "work"), "--out", str(out), *options.split(), "--only"]
@@ -229,7 +202,7 @@ def test_the_command_publishes_what_ran_names_what_failed_and_repeats_nothing(pi
     assert len(json.loads(out.read_text())["runs"]) == 2
 
 
-def test_rows_are_means_over_the_seeds_of_what_was_counted():
+def test_rows_are_means_over_seeds():
     def run(peer, seed, top1):
         figures = {"seconds": 2.0, "offered": 100, "offered_per_s": 50.0, "forward": 200, "backward": 50}
         return {"peer": peer, "seed": seed, "top1": top1, **figures, "forward_units": 300, "claim": f"seed {seed}"}

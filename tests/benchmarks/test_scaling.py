@@ -1,4 +1,4 @@
-"""The scaling benchmark at its smallest: real ranks, and a table that says what was found."""
+"""The scaling benchmark at its smallest: real ranks, and the table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_efficiency_is_taken_within_a_round():
 
 
 @pytest.mark.parametrize("ranks", [["2"], ["1", "4096"]])
-def test_one_rank_comes_first_and_every_rank_has_a_core(ranks, tmp_path):
+def test_ranks_start_with_one_and_have_a_core_each(ranks, tmp_path):
     with pytest.raises(InputError, match="--ranks"):
         scaling.main(["--data", str(tmp_path), "--ranks", *ranks])
 

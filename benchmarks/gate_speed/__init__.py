@@ -1,0 +1,1 @@
+"""Wall-clock speed-up of every gate over dense training, beside what arithmetic and this machine allow."""
