@@ -14,7 +14,7 @@ from fastast.signals import StopRequest
 from fastast.train.checkpointer import Checkpointer
 from tests.conftest import damaged_png
 from tests.train.test_disk import assert_resumes
-from tests.train.test_run import gated, lines_of, losses, options
+from tests.train.test_run import gated, lines_of, losses, options, summary_of
 
 __all__ = ["gated"]
 
@@ -54,14 +54,14 @@ def test_resumed_run_equals_undisturbed_run(pictures, tmp_path, monkeypatch, gat
         codes = [main(["train", *arguments]) for _ in range(4)]
     assert codes == [128 + signal.SIGUSR1] * 3 + [0]
     assert differences(RunFolder(parts), RunFolder(whole)) == []
-    assert len(json.loads((parts / "summary.json").read_text())["resumes"]) == 3
+    assert len(summary_of(parts)["resumes"]) == 3
 
 
 def test_max_time_stops_with_a_checkpoint_and_its_exit_code(gated, pictures, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", *options(pictures, out), "--max-time", "0.001s"]) == 3
     assert "--max-time is up" in capsys.readouterr().out
-    assert json.loads((out / "summary.json").read_text())["stopped"] == "max_time"
+    assert summary_of(out)["stopped"] == "max_time"
     assert_resumes(out, gated, "--max-time", "1h")
 
 
@@ -82,7 +82,7 @@ def test_force_resumes_with_other_options(pictures, tmp_path, monkeypatch, capsy
     assert main(["train", *options(pictures, out, gate="memory"), "--resume", "--force"]) == 2
     assert "started with forward" in capsys.readouterr().err
     assert main(["train", *options(pictures, out, target=0.5, epochs=4), "--resume", "--force"]) == 0
-    summary = json.loads((out / "summary.json").read_text())
+    summary = summary_of(out)
     (resumed,) = summary["resumes"]
     assert resumed["changed"] == ["--epochs 3.0 -> 4.0", "--target 0.3 -> 0.5"]
     assert json.loads((out / "config.json").read_text())["target"] == 0.5
@@ -174,7 +174,7 @@ def test_step_lines_and_quarantine_survive_a_resume(pictures, tmp_path, monkeypa
     assert main(["train", *options(data, tmp_path / "whole", log_every=4)]) == 0
     stopped_run(monkeypatch, data, tmp_path / "parts", log_every=4)
     assert_resumes(tmp_path / "parts", tmp_path / "whole")
-    assert json.loads((tmp_path / "parts" / "summary.json").read_text())["data"]["quarantined"] == 2
+    assert summary_of(tmp_path / "parts")["data"]["quarantined"] == 2
 
 
 def test_lost_logs_are_not_padded(gated, pictures, tmp_path, monkeypatch):

@@ -1,7 +1,5 @@
 """Two ranks with half the batch each train what one does with all of it."""
 
-import json
-
 import numpy as np
 import pytest
 import safetensors.torch
@@ -17,7 +15,7 @@ from fastast.gates.queue import SampleQueue
 from fastast.train.engine import Engine
 from fastast.train.optimizer import GuardedStep
 from tests.distributed.rank_processes import plain, results, train, with_ranks
-from tests.train.test_run import lines_of, options
+from tests.train.test_run import lines_of, options, summary_of
 
 BATCH, SIDE, NUM_STEPS = 32, 16, 25
 SMOOTHING = 0.1
@@ -42,7 +40,7 @@ def test_two_ranks_with_half_the_batch_train_the_same_weights(pictures, tmp_path
                 assert other[name] == pytest.approx(value, rel=1e-4), name
             elif name not in ("offered_per_s", "data_wait_s", "seconds", "threshold"):
                 assert other[name] == value, name
-    ours, theirs = (json.loads((out / "summary.json").read_text()) for out in (one, two))
+    ours, theirs = (summary_of(out) for out in (one, two))
     for part in ("data", "samples", "accuracy", "compute", "model"):
         assert ours[part] == theirs[part]
     assert (ours["hardware"]["world_size"], theirs["hardware"]["world_size"]) == (1, 2)

@@ -1,7 +1,6 @@
 """`--nproc` and `torchrun` as child processes: exit codes, signals, restarts."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from fastast.distributed.launch import _without_nproc, count_processes
 from fastast.errors import InputError
 from tests.conftest import ROOT
 from tests.train.test_faults import num_lines
-from tests.train.test_run import losses, options
+from tests.train.test_run import losses, options, summary_of
 
 ALONE = [sys.executable, "-m", "fastast", "train", "--nproc", "2"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
@@ -65,10 +64,6 @@ def wait_for_lines(out, count, process):
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.02)
-
-
-def summary_of(out):
-    return json.loads((out / "summary.json").read_text())
 
 
 def arguments(data, out, **changes):

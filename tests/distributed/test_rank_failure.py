@@ -1,6 +1,5 @@
 """One rank is told to stop, or killed: all end together, and the run resumes to the same bits."""
 
-import json
 import os
 import signal
 import time
@@ -12,17 +11,13 @@ from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
 from tests.distributed.rank_processes import RESTARTED, RankProcesses, command, train
 from tests.train.test_faults import num_lines
-from tests.train.test_run import lines_of, options
+from tests.train.test_run import lines_of, options, summary_of
 
 SIZE = 240
 
 
 def arguments(data, out, **changes):
     return options(data, out, **{"batch_size": 8, "target": 0.4, **changes})
-
-
-def summary_of(out):
-    return json.loads((out / "summary.json").read_text())
 
 
 def ask_one_rank(which, number):

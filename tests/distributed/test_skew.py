@@ -1,7 +1,6 @@
 """One rank has all the hard samples: no rank waits, nothing overflows, every sample counts once."""
 
 import collections
-import json
 import os
 
 import numpy as np
@@ -13,7 +12,7 @@ from fastast.gates.queue import SampleQueue
 from fastast.gates.significance import Significance
 from fastast.train.trainer import Trainer
 from tests.distributed.rank_processes import results
-from tests.train.test_run import options
+from tests.train.test_run import options, summary_of
 
 SIZE, GLOBAL = 240, 16
 QUEUE_EVENTS = ("loaded", "pushed", "popped", "sent", "received", "waiting")
@@ -80,7 +79,7 @@ def skewed(data, out, folder, num_ranks, **changes):
     """A run with skewed scores, its counts checked; returns its summary and what went through each rank's queue."""
     chosen = {"batch_size": GLOBAL // num_ranks, "epochs": 4, "log_every": 5, **changes}
     ranks = results(folder, num_ranks, record_rows, options(data, out, **chosen), 100.0)
-    summary = json.loads((out / "summary.json").read_text())
+    summary = summary_of(out)
     samples, epochs = summary["samples"], chosen["epochs"]
     assert samples["offered"] == epochs * SIZE
     assert samples["backward"] == GLOBAL * samples["steps"]

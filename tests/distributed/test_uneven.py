@@ -17,7 +17,7 @@ from fastast.train import session
 from fastast.train.trainer import Trainer
 from tests.conftest import damaged_png, write_pictures
 from tests.distributed.rank_processes import RankProcesses, command, results, train
-from tests.train.test_run import lines_of, options
+from tests.train.test_run import lines_of, options, summary_of
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_a_last_batch_of_one_sample_and_a_slow_rank(few, tmp_path, gate):
     assert train(tmp_path, 3, options(few, runs[0], **changes)) == [0, 0, 0]
     assert results(tmp_path, 3, run_slowly, options(few, runs[1], **changes), 1) == [0, 0, 0]
     assert differences(*map(RunFolder, runs)) == []
-    samples = json.loads((runs[0] / "summary.json").read_text())["samples"]
+    samples = summary_of(runs[0])["samples"]
     assert samples["offered"] == epochs * 25
     assert samples["backward"] == 12 * samples["steps"] > 0
     assert samples["backward"] + samples["leftover"] == samples["selected"]
@@ -68,7 +68,7 @@ def test_ranks_and_one_process_evaluate_alike(few, tmp_path, capsys):
     """The exported weights and the mean of the ranks' batch statistics, evaluated by one process."""
     out = tmp_path / "run"
     assert train(tmp_path, 3, options(few, out, batch_size=4, epochs=2, gate="dense")) == [0, 0, 0]
-    best = json.loads((out / "summary.json").read_text())["accuracy"]
+    best = summary_of(out)["accuracy"]
     assert main(["evaluate", str(out), "--data", str(few), "--out", str(tmp_path / "predictions.csv")]) == 0
     assert f"top-1 {best['best_val_top1']:.4f}  " in capsys.readouterr().out
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + 7
@@ -110,7 +110,7 @@ def test_a_picture_that_one_rank_finds_damaged_is_known_to_all(damaged, tmp_path
     assert (len(bad), len(bad_val)) == (6, 3)
     listed = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
     assert len(listed) == len({entry["path"] for entry in listed}) == 6 + 3 + 1
-    summary = json.loads((out / "summary.json").read_text())
+    summary = summary_of(out)
     samples = summary["samples"]
     assert summary["data"]["quarantined"] == 10
     assert samples["offered"] == epochs * (240 - 6)

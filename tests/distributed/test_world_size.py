@@ -2,7 +2,6 @@
 
 import collections
 import itertools
-import json
 import shutil
 
 import numpy as np
@@ -19,7 +18,7 @@ from fastast.train.engine import Engine
 from fastast.train.watchdog import Watchdog
 from tests.distributed.rank_processes import RESTARTED, RankProcesses, command, results
 from tests.distributed.test_skew import QUEUE_EVENTS, record_rows
-from tests.train.test_run import lines_of, options
+from tests.train.test_run import lines_of, options, summary_of
 
 SIZE, EPOCHS, BATCH = 240, 4, 8
 
@@ -64,7 +63,7 @@ def test_another_number_of_ranks_needs_force_and_counts_exactly(stopped, tmp_pat
         assert ranks.codes() == [2] * now
         (line,) = ranks.error_lines()
     assert f"{change}; add --force" in line
-    assert json.loads((out / "summary.json").read_text())["stopped"] == "signal"
+    assert summary_of(out)["stopped"] == "signal"
 
     state, old_lines = torch.load(out / "checkpoints" / "last.pt")["trainer"], lines_of(out)
     asked, variables = ["--resume", "--force"], {}
@@ -80,7 +79,7 @@ def test_another_number_of_ranks_needs_force_and_counts_exactly(stopped, tmp_pat
     assert max(loaded) - min(loaded) <= 1
     assert counts["loaded"] + counts["pushed"] == counts["popped"] + counts["waiting"]
 
-    summary = json.loads((out / "summary.json").read_text())
+    summary = summary_of(out)
     samples = summary["samples"]
     earlier = sum(phase["backward"] for phase in state["shared"]["log"]["counters"]["phases"].values())
     assert samples["offered"] == EPOCHS * SIZE

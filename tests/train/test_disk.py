@@ -1,6 +1,5 @@
 """A full or read-only disk: what was saved remains, and the run goes on or can be resumed."""
 
-import json
 import os
 import subprocess
 import threading
@@ -13,7 +12,7 @@ from fastast.cli import main
 from fastast.report.run_page import write_report
 from fastast.run_folder import RunFolder
 from fastast.train import session
-from tests.train.test_run import gated, lines_of, losses, options
+from tests.train.test_run import gated, lines_of, losses, options, summary_of
 
 __all__ = ["gated"]
 
@@ -150,7 +149,7 @@ def test_a_report_that_cannot_be_written_costs_a_note(pictures, out, filler, mon
     assert main(["train", *options(pictures, out, epochs=1)]) == 0
     assert "report.html was not written: " in capsys.readouterr().out
     assert not (out / "report.html").exists()
-    assert json.loads((out / "summary.json").read_text())["stopped"] is None
+    assert summary_of(out)["stopped"] is None
     filler.free()
     assert main(["report", str(out)]) == 0
     assert (out / "report.html").exists()

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import functools
 import itertools
-import json
 import os
 import signal
 import threading
@@ -20,7 +19,7 @@ from fastast.train import trainer, watchdog
 from tests.processes import FORKS, command, hang_reads_after
 from tests.train.test_disk import assert_resumes
 from tests.train.test_out_of_memory import allow
-from tests.train.test_run import gated, lines_of, losses, options
+from tests.train.test_run import gated, lines_of, losses, options, summary_of
 
 __all__ = ["gated"]
 
@@ -69,7 +68,7 @@ def test_a_second_process_is_refused_and_signals_set_the_exit_code(pictures, tmp
             process.join(60)
         assert process.exitcode == 128 + getattr(signal, name)
         assert f"stopped by {name}; continue from there with" in log.read_text()
-        summary = json.loads((out / "summary.json").read_text())
+        summary = summary_of(out)
         samples = summary["samples"]
         assert summary["stopped"] == "signal"
         assert samples["offered"] == max(line["offered"] for line in lines_of(out) if line["kind"] == "step")
@@ -89,7 +88,7 @@ def test_a_signal_in_evaluation_resumes_with_the_evaluation(gated, pictures, tmp
         patch.setattr(trainer, "evaluate", evaluate_and_signal)
         assert main(["train", *options(pictures, out)]) == 143
     assert {line["kind"] for line in lines_of(out)} == {"step"}
-    summary = json.loads((out / "summary.json").read_text())
+    summary = summary_of(out)
     assert (summary["samples"]["offered"], summary["accuracy"]["val_top1"]) == (240, None)
     assert_resumes(out, gated)
 
@@ -138,7 +137,7 @@ def test_a_signal_while_a_read_hangs_saves_and_ends_the_run(gated, pictures, tmp
         process.join(60)
         assert process.exitcode == 143
     assert "a read of the data hangs; ended without it" in log.read_text()
-    summary = json.loads((out / "summary.json").read_text())
+    summary = summary_of(out)
     assert summary["stopped"] == "signal"
     assert summary["samples"]["offered"] >= 20 * 16  # nothing that was trained is lost
     assert_resumes(out, gated)
@@ -195,6 +194,6 @@ def test_clock_jumps_change_nothing(gated, pictures, tmp_path, monkeypatch):
     assert main(["train", *options(pictures, out), *limits]) == 0
     assert losses(out) == losses(gated)
     assert len(saves) == 3  # at the ends of the epochs
-    for name, seconds in json.loads((out / "summary.json").read_text())["time_s"].items():
+    for name, seconds in summary_of(out)["time_s"].items():
         assert 0 <= seconds < 600, name
     assert all(0 < line["seconds"] < 600 for line in lines_of(out) if line["kind"] == "epoch")

@@ -14,7 +14,7 @@ from fastast.cli import main
 from fastast.data import epoch_ids
 from tests.train.test_disk import when_lines_are_written
 from tests.train.test_faults import num_lines, training, until
-from tests.train.test_run import gated, lines_of, losses, options
+from tests.train.test_run import gated, lines_of, losses, options, summary_of
 
 __all__ = ["gated"]
 
@@ -53,7 +53,7 @@ def test_a_deleted_picture_costs_no_other(data, tmp_path, monkeypatch, capsys):
     assert [line["offered"] for line in lines_of(out) if line["kind"] == "epoch"] == [240, 239, 239]
     with np.load(out / "samples.npz") as table:
         assert table["offered"].tolist() == [1 if sample == last else 3 for sample in range(240)]
-    samples = json.loads((out / "summary.json").read_text())["samples"]
+    samples = summary_of(out)["samples"]
     assert samples["backward"] + samples["leftover"] == samples["selected"]
 
 
@@ -90,7 +90,7 @@ def test_a_run_that_waits_for_its_data_can_be_stopped(gated, data, tmp_path):
         os.kill(process.pid, signal.SIGTERM)
         process.join(30)
         assert process.exitcode == 143
-    assert json.loads((out / "summary.json").read_text())["stopped"] == "signal"
+    assert summary_of(out)["stopped"] == "signal"
     elsewhere.rename(data)
     assert main(["train", "--out", str(out), "--resume"]) == 0
     assert_undisturbed(out, gated)
