@@ -56,9 +56,9 @@ LIMIT_S = 60.0
 Parts = dict[str, float]
 
 
-def scoring_gates(gates: Sequence[str]) -> list[str]:
+def scoring_gates(options: Mapping[str, Any], gates: Sequence[str]) -> list[str]:
     """Gates that score every offered sample; all others share the parts of dense."""
-    return [gate for gate in gates if make_gate(gate).scores]
+    return [gate for gate in gates if make_gate(gate, dict(options)).scores]
 
 
 def measure_parts(options: Mapping[str, Any], gates: Sequence[str]) -> dict[str, Parts]:
@@ -73,10 +73,12 @@ def measure_parts(options: Mapping[str, Any], gates: Sequence[str]) -> dict[str,
     """
     reporter = Reporter(Console(file=StringIO()))
     dataset = open_data(resolve({**options, "gate": "dense"}), reporter)
-    found = {gate: _measure({**options, "gate": gate}, dataset, reporter) for gate in (DENSE, *scoring_gates(gates))}
+    found = {
+        gate: _measure({**options, "gate": gate}, dataset, reporter) for gate in (DENSE, *scoring_gates(options, gates))
+    }
     for gate in gates:
         if gate not in found:
-            all_s = 0.0 if make_gate(gate).plans else found[DENSE]["decode_s"]
+            all_s = 0.0 if make_gate(gate, dict(options)).plans else found[DENSE]["decode_s"]
             selected_s = found[DENSE]["decode_s"] - all_s
             found[gate] = {**found[DENSE], "decode_all_s": all_s, "decode_selected_s": selected_s}
     return found
