@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,13 +66,25 @@ def open_runtime(
     place = torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.backends.cudnn.benchmark = not deterministic
-        torch.backends.cudnn.deterministic = deterministic
+        if deterministic:
+            use_deterministic_kernels()
         torch.backends.cudnn.allow_tf32 = True
         torch.set_float32_matmul_precision("high")
     dtype, precision_note = choose_precision(place, precision)
     compiled, compile_note = choose_compile(place, compile, dtype)
     mode = compile if compile == "reduce-overhead" else "default"
     return Runtime(place, dtype, precision_note, compiled, compile_note, mode)
+
+
+def use_deterministic_kernels() -> None:
+    """Makes torch choose kernels that give the same bits every time; call it before the first use of CUDA.
+
+    An operation that has no such kernel runs all the same, with a warning of torch that names it. Other versions of
+    torch, CUDA or the driver, another model of GPU, or another number of GPUs may still give other bits.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def choose_precision(device: torch.device, wanted: str) -> tuple[torch.dtype, str]:

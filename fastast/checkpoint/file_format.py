@@ -190,6 +190,15 @@ def load_last(folder: RunFolder) -> tuple[dict[str, Any], Path, str | None]:
 
 
 def export_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Writes a model's state dict as safetensors, under its own (torchvision) names."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    """Writes a model's state dict as safetensors, under its own (torchvision) names.
+
+    Tied weights are written under each of their names: safetensors refuses tensors that share memory.
+    """
+    tensors: dict[str, Tensor] = {}
+    storages = set()
+    for name, value in weights.items():
+        tensor = value.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if storage in storages else tensor
+        storages.add(storage)
     write_whole(path, safetensors.torch.save(tensors))

@@ -109,7 +109,10 @@ class PIController(nn.Module):
         return self.log_threshold.exp()
 
     def set_target(self, target: float) -> None:
-        """Changes the target; the next batch then solves for a new threshold. Shapes stay as they are."""
+        """Changes the target; the next batch then solves for a new threshold. Shapes stay as they are.
+
+        The debt towards the old target is dropped: in units of the new one it could take hundreds of batches.
+        """
         if not 0.0 < target <= 1.0:
             raise InputError(f"target {target} is outside (0, 1]: give the share of samples to select, such as 0.1")
         if not 0.0 <= self.explore < target:
@@ -118,6 +121,7 @@ class PIController(nn.Module):
         self.rate.fill_(target)
         self.mean_probability.fill_(target)
         self.last_error.zero_()
+        self.debt.zero_()
         self.started.zero_()
 
     @torch.no_grad()

@@ -53,16 +53,19 @@ class ScoreMemory(nn.Module):
         """Writes the scores of trained samples.
 
         Args:
-            ids: int64 [B], each valid one at most once.
+            ids: int64 [B]. Of an id that occurs twice the last row counts, and both are counted in `selected`.
             scores: float [B].
             valid: bool [B]; rows where it is false are left out.
         """
         slot = torch.where(valid, ids, self.num_samples)
+        self._selected.index_add_(0, slot, torch.ones_like(slot, dtype=torch.int32))
+        # A batch may hold two epochs of one sample. Which row `index_copy_` keeps is undefined on CUDA.
+        repeated = torch.triu(slot[:, None] == slot, diagonal=1).any(1)  # [B], a later row has the same id
+        slot = torch.where(repeated, self.num_samples, slot)
         self._num_records += 1
         self._score.index_copy_(0, slot, scores.to(self._score.dtype))
         self._recorded.index_copy_(0, slot, self._num_records.expand(len(slot)))
         self._age.index_fill_(0, slot, 0)
-        self._selected.index_add_(0, slot, torch.ones_like(slot, dtype=torch.int32))
 
     @torch.no_grad()
     def end_epoch(self, chosen: Tensor | None = None) -> None:

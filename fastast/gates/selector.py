@@ -96,6 +96,19 @@ class Selector(nn.Module):
         self.controller.update(selected, usable, expected, *moves.unbind())
         self.significance.update(totals[Total.FIRST_TERM :])
 
+    @torch.no_grad()
+    def set_target(self, target: float, totals: Tensor) -> None:
+        """Changes the target; the next batch solves for a new threshold.
+
+        Args:
+            target: share to select, in (0, 1].
+            totals: the last call's, summed over all ranks. They were counted under the old target: they are folded in
+                now, and zeroed so that the next call does not take them for the new target's.
+        """
+        self.fold(totals)
+        totals.zero_()
+        self.controller.set_target(target)
+
     def no_totals(self) -> Tensor:
         """The totals of no batch, for the first call and after steps without the gate."""
         return torch.zeros(len(Total), device=self.controller.target.device)

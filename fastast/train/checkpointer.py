@@ -63,8 +63,7 @@ class Checkpointer:
             write_power(self._trainer.energy.meter.power_rows(), self._folder)
             if best is not None:
                 write_best(self._folder, *best)
-                if self._best is best:  # not of a later epoch
-                    self._best = None
+                self._best = None  # nothing else changes it while this thread runs
 
         self._writer.submit(state, write_first)
 

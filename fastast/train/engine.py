@@ -122,7 +122,7 @@ class Engine:
         """Sets the share that the gate selects; a change solves for a new threshold at the next batch."""
         if target != self._target:
             self._target = target
-            self.selector.controller.set_target(target)
+            self.selector.set_target(target, self.score_step.totals)
 
     def set_lr(self, value: float) -> None:
         """Sets the learning rate of the next steps."""
