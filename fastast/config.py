@@ -6,6 +6,7 @@ The command line, its `--help`, TOML files and `config.json` are all made from t
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from fastast.gates.registry import GATES
@@ -14,6 +15,13 @@ from fastast.options import checked_value, option, parse_duration, require
 SIGNIFICANCE = ("loss", "loss+std", "margin", "el2n")
 
 STALL_TIMEOUT_S = 1800.0
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
 
 
 @dataclass(kw_only=True, slots=True)
@@ -96,6 +104,13 @@ class TrainConfig:
         0.25,
         "smallest share of a picture's area in a training crop; raise it for small pictures or short runs",
         metavar="F",
+    )
+
+    eval_every: str = option(
+        "auto",
+        "epochs' worth of dense training between two evaluations; auto: they take 5 % of the work, at least three are "
+        "made, always one at the end",
+        metavar="auto|EPOCHS",
     )
 
     # The gate
@@ -208,6 +223,10 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             setattr(self, field.name, checked_value(field, getattr(self, field.name)))
         require(0 < self.target <= 1, f"--target {self.target:g}: must be in (0, 1], for example 0.1")
+        require(
+            self.eval_every == "auto" or _is_positive(self.eval_every),
+            f"--eval-every {self.eval_every}: give auto, or a number of epochs above 0, for example 1",
+        )
         require(self.epochs > 0, f"--epochs {self.epochs:g}: must be above 0, for example 10")
         require(self.warmup_epochs >= 0, f"--warmup-epochs {self.warmup_epochs:g}: must be 0 or more")
         require(self.anneal >= 0, f"--anneal {self.anneal:g}: must be 0 or more")

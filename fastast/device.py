@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fastast.cores import usable_cores
 from fastast.errors import InputError
 
 _WANTED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -74,6 +75,16 @@ def open_runtime(
     compiled, compile_note = choose_compile(place, compile, dtype)
     mode = compile if compile == "reduce-overhead" else "default"
     return Runtime(place, dtype, precision_note, compiled, compile_note, mode)
+
+
+def limit_torch_threads(num_processes: int) -> None:
+    """Gives torch no more threads than cores that this process may use; OMP_NUM_THREADS, where it is set, decides.
+
+    Args:
+        num_processes: processes of the run on this machine, which share its cores.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), usable_cores() // num_processes)))
 
 
 def use_deterministic_kernels() -> None:

@@ -41,7 +41,7 @@ def require(holds: bool, message: str) -> None:
 
 
 def checked_value(field: dataclasses.Field, value: Any) -> Any:
-    """The value of an option as its field's kind (an int serves as a float).
+    """The value of an option as its field's kind (an int serves as a float, a number as a str).
 
     Raises:
         InputError: it is of another type, not finite, or none of the choices.
@@ -53,6 +53,8 @@ def checked_value(field: dataclasses.Field, value: Any) -> Any:
     if type(value) is int:
         require(abs(value) < 2**63, f"{flag}: a number of 2^63 or more")
         value = float(value) if kind is float else value
+    if kind is str and type(value) in (int, float):  # such as --nproc and --eval-every, which take a word as well
+        value = f"{value:g}" if type(value) is float else str(value)
     require(type(value) is kind, f"{flag} {value!r}: expected {kind.__name__}, got {type(value).__name__}")
     require(kind is not float or math.isfinite(value), f"{flag} {value}: must be a finite number")
     if choices:

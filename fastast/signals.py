@@ -6,13 +6,13 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 # SLURM sends SIGUSR1 ahead of a time limit (`sbatch --signal=USR1@120`).
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 EXIT_MAX_TIME = 3
-_TIME_IS_UP = 1000  # above every signal
+TIME_IS_UP = 1000  # above every signal
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -35,39 +35,26 @@ class StopRequest:
 
     Args:
         max_time_s: seconds from now after which the run is to stop; None for no limit.
-        agree: gives the largest of the numbers that all ranks call it with, so that they stop at the same batch.
 
     Attributes:
         signum: the first signal that asked, or None.
     """
 
-    def __init__(self, max_time_s: float | None = None, agree: Callable[[float], float] = float) -> None:
+    def __init__(self, max_time_s: float | None = None) -> None:
         self.signum: int | None = None
-        self._agree = agree
         self._max_time_s = max_time_s
         self._began = time.monotonic()
 
     def check(self) -> None:
-        """Raises Stopped if there is a request, of this rank or another."""
-        self._raise(int(self._agree(self._own())))
+        """Raises Stopped if this rank was asked to stop."""
+        stop_if_requested(self.requested())
 
-    def check_alone(self) -> None:
-        """Raises Stopped if there is a request of this rank, while others cannot be asked."""
-        self._raise(self._own())
-
-    def _own(self) -> int:
-        """The number of a signal, _TIME_IS_UP, or 0."""
+    def requested(self) -> int:
+        """What this rank was asked for: the number of a signal, TIME_IS_UP, or 0 for nothing."""
         if self.signum is not None:
             return self.signum
         up = self._max_time_s is not None and time.monotonic() - self._began >= self._max_time_s
-        return _TIME_IS_UP if up else 0
-
-    @staticmethod
-    def _raise(request: int) -> None:
-        if request == _TIME_IS_UP:
-            raise Stopped("max_time", EXIT_MAX_TIME, "stopped: --max-time is up")
-        if request:
-            raise Stopped("signal", 128 + request, f"stopped by {signal.Signals(request).name}")
+        return TIME_IS_UP if up else 0
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -84,6 +71,14 @@ class StopRequest:
         finally:
             for signum, handler in previous.items():
                 signal.signal(signum, handler)
+
+
+def stop_if_requested(request: int) -> None:
+    """Raises Stopped for what `StopRequest.requested` returned, or for the largest that it returned on any rank."""
+    if request == TIME_IS_UP:
+        raise Stopped("max_time", EXIT_MAX_TIME, "stopped: --max-time is up")
+    if request:
+        raise Stopped("signal", 128 + request, f"stopped by {signal.Signals(request).name}")
 
 
 def _leave() -> NoReturn:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fastast.cores import usable_cores
 from fastast.distributed.parent_death import with_parent_death_signal
 from fastast.errors import InputError
 from fastast.signals import SIGNALS
@@ -57,8 +58,7 @@ def launch(num_processes: int, argv: list[str]) -> int:
         The exit code that one process would have had.
     """
     environment = dict(os.environ)
-    cores = len(os.sched_getaffinity(0))
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_processes)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // num_processes)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
     command += ["--nproc-per-node", str(num_processes), "-m", "fastast", *_without_nproc(argv)]
     with tempfile.TemporaryDirectory() as folder:

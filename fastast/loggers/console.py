@@ -128,9 +128,10 @@ def step_detail(line: dict[str, Any], left_s: float) -> str:
 def epoch_detail(line: dict[str, Any], num_epochs: int) -> str:
     """One line of text for an epoch line of `metrics.jsonl`."""
     loss = "-" if line["train_loss"] is None else f"{line['train_loss']:.3f}"
+    accuracy = "" if line["val_top1"] is None else f"val top-1 {line['val_top1']:.2%}, top-5 {line['val_top5']:.2%}, "
     return (
-        f"epoch {line['epoch']}/{num_epochs} {line['phase']}: val top-1 {line['val_top1']:.2%}, "
-        f"top-5 {line['val_top5']:.2%}, train loss {loss}, active {percent(line['activation'])} "
+        f"epoch {line['epoch']}/{num_epochs} {line['phase']}: {accuracy}train loss {loss}, "
+        f"active {percent(line['activation'])} "
         f"({line['backward']:,} of {line['offered']:,} trained), {duration(line['seconds'])}"
     )
 
@@ -161,7 +162,9 @@ def verdict(summary: dict[str, Any]) -> Table:
     if energy["gpu_j"] is not None:
         table.add_row("GPU energy", f"{energy['gpu_j']:,.0f} J")
     table.add_row("throughput", f"{summary['throughput']['offered_per_s'] or 0:,.0f} offered/s in the gated part")
-    table.add_row("time", f"{duration(summary['time_s']['total'])}, of it evaluation {summary['time_s']['eval']:.0f} s")
+    time_s = summary["time_s"]
+    parts = f"training {duration(time_s['train'])}, evaluation {duration(time_s['eval'])}"
+    table.add_row("time", f"{duration(time_s['total'])}: {parts}")
     if summary["data"]["quarantined"]:
         table.add_row("quarantined", f"{summary['data']['quarantined']:,} pictures (quarantine.jsonl)")
     if samples["nonfinite_steps"]:

@@ -56,6 +56,15 @@ class BatchRecord:
     ids: np.ndarray
     backward: int = 0
 
+    def host_counts(self) -> list[float]:
+        """What this rank's host counted: offered, decoded, scored, seconds of waiting."""
+        return [self.counts.offered, self.counts.decoded, self.counts.scored, self.counts.data_wait]
+
+    def set_host_counts(self, rows: np.ndarray) -> None:
+        """Takes the `host_counts` of all ranks, float64[ranks, 4]: their sums, and the mean of the waiting time."""
+        self.counts.offered, self.counts.decoded, self.counts.scored = map(int, rows[:, :3].sum(0))
+        self.counts.data_wait = float(rows[:, 3].mean())
+
     def state_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint, without the ids, which were counted when the batch was logged."""
         return {"first": self.first, "last": self.last, "backward": self.backward} | {

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from fastast.loggers.counters import PhaseCounts
 from fastast.loggers.device_status import DeviceStatus
 
+VALIDATION = ("val_loss", "val_top1", "val_top5")  # nats, and shares in [0, 1]
+
 
 class Baseline(NamedTuple):
     """What the run had done when the sums of a line started."""
@@ -115,7 +117,7 @@ class MetricsWriter:
         epoch: int,
         phase: str,
         threshold: float | None,
-        validation: dict[str, float],
+        validation: dict[str, float | None],
         hist: dict[str, Any] | None,
         gpu_j: float | None,
     ) -> dict[str, Any]:
@@ -123,7 +125,7 @@ class MetricsWriter:
 
         Args:
             whole, status, epoch, phase, threshold: as for `step_line`.
-            validation: val_loss (nats), val_top1 and val_top5 (shares).
+            validation: the VALIDATION figures, None where the epoch was not evaluated.
             hist: losses of selected and skipped samples, or None.
             gpu_j: joules of the epoch, or None.
         """

@@ -69,9 +69,10 @@ class Checkpointer:
 
     def finish_epoch(self, line: dict[str, Any]) -> None:
         """Saves an epoch's end: the weights if they are the best so far, then the state."""
-        if self._trainer.ranks.is_first and all(
-            line["val_top1"] > earlier["val_top1"] for earlier in self._trainer.log.epochs[:-1]
-        ):
+        evaluated = [e["val_top1"] for e in self._trainer.log.epochs if e["val_top1"] is not None]
+        is_best = line["val_top1"] is not None and line["val_top1"] > max(evaluated[:-1], default=-1.0)
+        if self._trainer.ranks.is_first and is_best:
+            self._writer.wait()  # its thread clears the weights that it has written
             self._best = snapshot(self._trainer.engine.model.state_dict()), line
         self.save()
 

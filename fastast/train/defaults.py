@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 
 from fastast.config import TrainConfig
+from fastast.cores import usable_cores
 from fastast.device import Runtime
 from fastast.errors import InputError
+
+# More threads than this take turns at the memory.
+MAX_DECODER_THREADS = 32
 
 
 def complete_config(
@@ -30,7 +33,7 @@ def complete_config(
     if config.lr is None:
         config.lr = 0.1 * config.batch_size * num_ranks / 256 * (1.0 if config.weights == "none" else 0.01)
     if config.threads is None:
-        config.threads = max(1, min(8, len(os.sched_getaffinity(0)) // num_local))
+        config.threads = max(1, min(MAX_DECODER_THREADS, usable_cores() // num_local))
     if config.batch_size * num_ranks > num_train:
         fitting = 2 ** int(math.log2(num_train / num_ranks)) if num_train >= 2 * num_ranks else 2
         times = f" x {num_ranks} processes" if num_ranks > 1 else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from fastast.checkpoint.reshard import reshard_module
 from fastast.config import TrainConfig
@@ -100,18 +102,24 @@ class Engine:
             torch.manual_seed(config.seed + ranks.rank)  # for dropout: all ranks built the same network
 
     def warm_up(self) -> None:
-        """Runs every step and restores the state, so that compiling is not part of what is timed."""
+        """Runs every step and restores the state, so that compiling is not part of what is timed.
+
+        No rank waits for another in here: if one fails, the others learn of it afterwards.
+        """
         state = copy.deepcopy((self.shared_state(), self.rank_state()))
         size = self.queue.batch_size
         images = torch.randn(self.queue.images.shape[1:], device=self.device).to(self.queue.images.dtype)
         labels = torch.zeros(size, dtype=torch.int64, device=self.device)
         ids, valid = torch.arange(size, device=self.device), labels == 0
         batch = Batch(images.expand(size, -1, -1, -1).contiguous().permute(0, 3, 1, 2), labels, ids, valid, size)
-        for _ in range(3):  # compiles, records CUDA graphs, replays them
-            self.score(batch)
-            self.enqueue(batch)
-            self.train()
-            self.evaluate(batch.images, labels, valid)
+        objective = self.train_step.objective
+        local = objective.no_sync() if isinstance(objective, DistributedDataParallel) else contextlib.nullcontext()
+        with local:
+            for _ in range(3):  # compiles, records CUDA graphs, replays them
+                self.score(batch)
+                self.enqueue(batch)
+                self.train()
+                self.evaluate(batch.images, labels, valid)
         self.load_states(*state)
 
     def begin_epoch(self, epoch: int) -> None:

@@ -40,6 +40,7 @@ class EpochPlanner:
     Args:
         config: completed options.
         num_train: size of the training set.
+        num_val: size of the validation set.
         num_ranks: processes that train together.
 
     Attributes:
@@ -47,11 +48,12 @@ class EpochPlanner:
         schedule: the segments of the run.
     """
 
-    def __init__(self, config: TrainConfig, num_train: int, *, num_ranks: int = 1) -> None:
+    def __init__(self, config: TrainConfig, num_train: int, num_val: int, *, num_ranks: int = 1) -> None:
         assert config.batch_size is not None, "complete_config was not called"
         self._config = config
         self._num_train = num_train
         self.gate: Gate = make_gate(config.gate, dataclasses.asdict(config))
+        share = self.gate.planned_share(config.target)
         self.schedule = Schedule(
             num_train,
             epochs=config.epochs,
@@ -59,8 +61,11 @@ class EpochPlanner:
                 config.warmup_epochs, config.dense_calibration * config.batch_size * num_ranks / num_train
             ),
             anneal_epochs=config.anneal,
-            planned_share=self.gate.planned_share(config.target),
+            planned_share=share,
+            gated_cost=self.gate.cost(share),
             gated=config.gate != "dense",
+            num_val=num_val,
+            eval_every=None if config.eval_every == "auto" else float(config.eval_every),
         )
 
     def plan(self, segment: Segment, bad_ids: np.ndarray, memory: ScoreMemory) -> EpochPlan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import groupby
 from typing import Any
 
@@ -11,26 +12,29 @@ from torch import Tensor, nn
 from fastast.device import compile_step
 from fastast.errors import InputError
 
+# Scales, tokens and position embeddings by the names of torchvision and timm.
+_NO_DECAY = re.compile(r"(^|\.)(layer_scale\w*|\w+_token|pos_embed\w*|relative_position_bias_table)(\.|$)")
 # As `torch.amp.GradScaler` begins.
 FIRST_SCALE = 2.0**16
 
 
 def build_optimizer(model: nn.Module, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """Fused SGD with Nesterov momentum; norms and biases (parameters of one dimension) take no weight decay.
+    """Fused SGD with Nesterov momentum; `has_weight_decay` says which parameters are decayed.
 
     The learning rate is a tensor on the model's device: it changes without a recompile or a new CUDA graph.
 
     Raises:
         InputError: the network has no parameter that trains.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         raise InputError("the network has no parameter that trains: every requires_grad is off")
+    decayed = {name for name, p in parameters.items() if has_weight_decay(model, name, p)}
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for name, p in parameters.items() if name in decayed], "weight_decay": weight_decay},
+        {"params": [p for name, p in parameters.items() if name not in decayed], "weight_decay": 0.0},
     ]
-    lr = torch.zeros((), device=parameters[0].device)
+    lr = torch.zeros((), device=next(iter(parameters.values())).device)
     optimizer = torch.optim.SGD(
         [group for group in groups if group["params"]], lr=0.0, momentum=momentum, nesterov=True, fused=True
     )
@@ -41,6 +45,18 @@ def build_optimizer(model: nn.Module, *, momentum: float, weight_decay: float) -
             # zero buffer gives the same first step as none.
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
     return optimizer
+
+
+def has_weight_decay(model: nn.Module, name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is decayed: not norms, biases and scales, nor tokens and position embeddings.
+
+    Args:
+        model: the network; what its own `no_weight_decay()` lists, as timm's networks have it, is not decayed either.
+        name: of the parameter within it.
+        parameter: a scale may have more dimensions than one, such as [C, 1, 1]; a weight has not.
+    """
+    own: set[str] = getattr(model, "no_weight_decay", set)()
+    return not (name in own or _NO_DECAY.search(name) or max(parameter.shape[1:], default=1) == 1)
 
 
 class GuardedStep(nn.Module):

@@ -12,7 +12,7 @@ from fastast.distributed.ranks import Ranks
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
 from fastast.loggers.console import Reporter, epoch_detail, step_detail
-from fastast.loggers.counters import BatchRecord, Counters, PhaseCounts
+from fastast.loggers.counters import BatchRecord, Counters
 from fastast.loggers.device_status import DeviceStatus, merge_status
 from fastast.loggers.metrics import MetricsWriter
 from fastast.phases import GATED
@@ -66,6 +66,7 @@ class RunLog:
         self._ranks, self._batch_size = ranks, config.batch_size
         self._metrics = MetricsWriter(log_every=config.log_every)
         self._pending: list[BatchRecord] = []  # batches that the device has not reported on
+        self._num_local = 0  # of these, the last ones, whose counts are of this rank alone
         self._epoch_status = self.status
 
     def add(self, record: BatchRecord) -> None:
@@ -73,13 +74,17 @@ class RunLog:
         record.backward = self.counters.whole.backward
         self._pending.append(record)
         self.offered[record.ids] += 1
-        self._add_ranks(record.counts)
+        self._num_local += 1
 
-    def _add_ranks(self, counts: PhaseCounts) -> None:
-        names = ("offered", "decoded", "scored", "data_wait")
-        for name, value in zip(names, self._ranks.all_sum([getattr(counts, name) for name in names]), strict=True):
-            setattr(counts, name, type(getattr(counts, name))(value))
-        counts.data_wait /= self._ranks.size
+    def merge_counts(self, rows: np.ndarray) -> None:
+        """Completes the oldest record whose counts are of this rank alone, if there is one.
+
+        Args:
+            rows: float64[ranks, fields], `BatchRecord.host_counts` of that batch on all ranks.
+        """
+        if self._num_local:
+            self._pending[-self._num_local].set_host_counts(rows)
+            self._num_local -= 1
 
     def report(self, statuses: np.ndarray, segment: Segment, lr: float) -> None:
         """Logs the oldest batch that waits for its report.
@@ -130,7 +135,7 @@ class RunLog:
         if line is not None:
             self._folder.append_metrics(line)
             position = segment.offered_before + record.last
-            done = self._planner.schedule.cost_share(position, self._planner.gate.cost)
+            done = self._planner.schedule.cost_share(position)
             self._reporter.advance(done, step_detail(line, whole.seconds * (1 / done - 1)))
 
     def finish_epoch(
@@ -138,7 +143,7 @@ class RunLog:
         status: DeviceStatus,
         segment: Segment,
         *,
-        validation: dict[str, float],
+        validation: dict[str, float | None],
         hist: dict[str, Any] | None,
         gpu_j: float | None,
     ) -> dict[str, Any]:
@@ -147,7 +152,7 @@ class RunLog:
         Args:
             status: the device's, once all of the epoch's steps are done.
             segment: the last of the epoch.
-            validation: loss and accuracies on the validation split, as the line names them.
+            validation: the VALIDATION figures, None where the epoch was not evaluated.
             hist: losses of selected and skipped samples, or None.
             gpu_j: joules of the epoch, or None.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from fastast.cost_model import DENSE_COST
 from fastast.phases import ANNEAL, DENSE, GATED, WARMUP
+
+# The evaluations of `--eval-every auto`: their share of the run's work, and how many there are at least.
+_EVAL_SHARE, _MIN_EVALUATIONS = 0.05, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,30 +22,34 @@ class Segment:
     Attributes:
         epoch: index of the epoch, from 0.
         phase: "warmup" (dense, before the gate), "gated", "anneal" (dense, after the gate), or "dense" (no gate).
-        share: share of the segment's samples that is planned to reach backward; 1 unless gated.
         start, stop: positions in the epoch's order, in samples.
         offered_before: samples that the run has offered before this segment.
-        ends_epoch: True for the last segment of its epoch; evaluation and a checkpoint follow.
+        ends_epoch: True for the last segment of its epoch; a checkpoint follows.
+        evaluates: True if an evaluation follows.
     """
 
     epoch: int
     phase: str
-    share: float
     start: int
     stop: int
     offered_before: int
     ends_epoch: bool
+    evaluates: bool
 
 
 class Schedule:
-    """The segments of a run, and its progress at any point.
+    """The segments of a run, and its progress at any point. Segments are computed, not listed.
 
     Args:
-        num_samples: size of the training set.
+        num_samples: size of the training set, N.
         epochs: passes over it; a fraction ends within the last epoch.
         warmup_epochs, anneal_epochs: dense passes at the start and at the end; ignored when `gated` is False.
         planned_share: planned share of gated samples that reach backward.
+        gated_cost: planned cost of a gated sample, in forwards.
         gated: False for a run that is dense throughout.
+        num_val: size of the validation set; an evaluation costs one forward of each picture.
+        eval_every: epochs' worth of dense work between two evaluations. None: evaluations take 5 % of the work, spread
+            evenly over the epochs, but there are at least three. The end of the run is always evaluated.
     """
 
     def __init__(
@@ -53,52 +60,67 @@ class Schedule:
         warmup_epochs: float = 0.0,
         anneal_epochs: float = 0.0,
         planned_share: float,
+        gated_cost: float,
         gated: bool,
+        num_val: int = 0,
+        eval_every: float | None = None,
     ) -> None:
         total = max(1, round(epochs * num_samples))
-        first = min(total, round(warmup_epochs * num_samples))
-        last = max(first, total - round(anneal_epochs * num_samples))
-        phases = [(WARMUP, 0, first), (GATED, first, last), (ANNEAL, last, total)] if gated else [(DENSE, 0, total)]
+        first = min(total, round(warmup_epochs * num_samples)) if gated else total
+        last = max(first, total - round(anneal_epochs * num_samples)) if gated else total
         self.num_offered = total
-        self.segments: list[Segment] = []
-        for phase, position, end in phases:
-            while position < end:
-                epoch = position // num_samples
-                origin = epoch * num_samples
-                stop = min(end, origin + num_samples)
-                self.segments.append(
-                    Segment(
-                        epoch=epoch,
-                        phase=phase,
-                        share=planned_share if phase == GATED else 1.0,
-                        start=position - origin,
-                        stop=stop - origin,
-                        offered_before=position,
-                        ends_epoch=stop in (origin + num_samples, total),
-                    )
-                )
-                position = stop
+        self.num_epochs = -(-total // num_samples)
+        self._num_samples = num_samples
+        self._ends = {WARMUP: first, GATED: last, ANNEAL: total} if gated else {DENSE: total}
+        self._bounds = [0, first, last, total]
+        self._work = np.cumsum([0.0, first, planned_share * (last - first), total - last])
+        self._units = np.cumsum([0.0, DENSE_COST * first, gated_cost * (last - first), DENSE_COST * (total - last)])
+        self._eval_units = None if eval_every is None else eval_every * DENSE_COST * num_samples
+        affordable = _EVAL_SHARE * self._units[-1] / num_val if num_val else math.inf
+        self._num_evaluations = min(self.num_epochs, max(_MIN_EVALUATIONS, affordable))
 
-    @property
-    def num_epochs(self) -> int:
-        """Epochs that the run enters, the last perhaps in part."""
-        return self.segments[-1].epoch + 1
+    def segments(self, offered: int = 0) -> Iterator[Segment]:
+        """The segments that are left once `offered` samples have been offered, the end of one of them."""
+        while offered < self.num_offered:
+            phase, end = next((phase, end) for phase, end in self._ends.items() if offered < end)
+            epoch = offered // self._num_samples
+            origin = epoch * self._num_samples
+            stop = min(end, origin + self._num_samples)
+            ends_epoch = stop in (origin + self._num_samples, self.num_offered)
+            yield Segment(
+                epoch=epoch,
+                phase=phase,
+                start=offered - origin,
+                stop=stop - origin,
+                offered_before=offered,
+                ends_epoch=ends_epoch,
+                evaluates=ends_epoch and self._evaluates(epoch, stop),
+            )
+            offered = stop
+
+    def _evaluates(self, epoch: int, stop: int) -> bool:
+        if stop == self.num_offered:
+            return True
+        if self._eval_units is None:
+            share = self._num_evaluations / self.num_epochs
+            return math.floor((epoch + 1) * share) > math.floor(epoch * share)
+        before, now = (self.units(offered) / self._eval_units for offered in (epoch * self._num_samples, stop))
+        return math.floor(now + 1e-9) > math.floor(before + 1e-9)
 
     def progress(self, offered: float) -> float:
         """Share of the planned backward work, in [0, 1], once `offered` samples have been offered.
 
         It follows the plan, not what the gate really selects, so it always ends at 1.
         """
-        return self._share(offered, lambda segment: segment.share)
+        return float(np.interp(offered, self._bounds, self._work) / self._work[-1])
 
-    def cost_share(self, offered: float, gated_cost: Callable[[float], float]) -> float:
-        """Share of the planned forwards, in [0, 1]; a gated sample costs `gated_cost(share)`."""
-        return self._share(offered, lambda s: gated_cost(s.share) if s.phase == GATED else DENSE_COST)
+    def units(self, offered: float) -> float:
+        """Planned work in forwards, evaluations left out, once `offered` samples have been offered."""
+        return float(np.interp(offered, self._bounds, self._units))
 
-    def _share(self, offered: float, weight: Callable[[Segment], float]) -> float:
-        bounds = [0, *(s.offered_before + s.stop - s.start for s in self.segments)]
-        work = np.cumsum([0.0, *(weight(s) * (s.stop - s.start) for s in self.segments)])
-        return float(np.interp(offered, bounds, work) / work[-1])
+    def cost_share(self, offered: float) -> float:
+        """Share of the planned forwards, in [0, 1], once `offered` samples have been offered."""
+        return self.units(offered) / float(self._units[-1])
 
 
 def lr_at(progress: float, *, peak: float, warmup: float) -> float:

@@ -17,7 +17,7 @@ from fastast.atomic_files import cache_root
 from fastast.checkpoint.resume import RunStart, find_start
 from fastast.config import STALL_TIMEOUT_S, TrainConfig
 from fastast.data import Dataset, draw_dataset, open_dataset
-from fastast.device import Runtime, is_out_of_memory, open_runtime
+from fastast.device import Runtime, is_out_of_memory, limit_torch_threads, open_runtime
 from fastast.distributed.environment import find_world, is_elastic, is_restart, launched_by_torchrun
 from fastast.distributed.launch import count_processes, launch
 from fastast.distributed.process_group import RankLost, open_ranks
@@ -111,7 +111,7 @@ def _train(
     if unused := unused_options(options, start.config.gate):
         reporter.note(f"no effect with --gate {start.config.gate}: {', '.join(map(flag_of, unused))}")
     max_time_s = parse_duration(start.config.max_time, "--max-time") if start.config.max_time else None
-    return _run(start, StopRequest(max_time_s, ranks.all_max), argv, reporter, ranks, force=force)
+    return _run(start, StopRequest(max_time_s), argv, reporter, ranks, force=force)
 
 
 def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
@@ -146,6 +146,7 @@ def _run(
     _refuse_data_folder(config, folder)
     dataset = ranks.call_in_turn(lambda: open_data(config, reporter))
     _require_one_data_set(dataset, ranks)
+    limit_torch_threads(ranks.local_size)
     runtime = open_runtime(config.device, config.precision, config.compile, deterministic=config.deterministic)
     if state is not None:
         require_same_pictures(state, dataset, start.checkpoint)

@@ -67,8 +67,9 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
     gate_is_dense = config.gate == "dense"
     dense_counts, gated_counts = (part_counts(counts, trainer.gate) for counts in (counters.dense, gated))
     gated_part = DENSE_PART if gate_is_dense else GATED_PART
-    best = max(log.epochs, key=lambda line: line["val_top1"], default=None)
-    last = log.epochs[-1] if log.epochs else None
+    evaluated = [line for line in log.epochs if line["val_top1"] is not None]
+    best = max(evaluated, key=lambda line: line["val_top1"], default=None)
+    last = evaluated[-1] if evaluated else None
     return {
         "schema": 1,
         "version": version,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from fastast.config import TrainConfig
 from fastast.data import Dataset, rank_slices
 from fastast.device import Runtime
 from fastast.distributed.gradient_averaging import average_statistics
+from fastast.distributed.lagged_gather import LaggedGather
 from fastast.distributed.queue_balance import QueueBalancer
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
@@ -25,8 +26,10 @@ from fastast.feed import Batch
 from fastast.loggers.console import Reporter
 from fastast.loggers.counters import BatchRecord, PhaseCounts
 from fastast.loggers.device_status import StatusReader
+from fastast.loggers.metrics import VALIDATION
 from fastast.phases import GATED
 from fastast.run_folder import RunFolder
+from fastast.signals import stop_if_requested
 from fastast.train.engine import Engine, build_engine
 from fastast.train.epoch_plan import EpochPlanner
 from fastast.train.evaluation import evaluate
@@ -77,6 +80,7 @@ class Trainer:
         log: counts and logs what the run has done.
         between: called between two batches, of training as of evaluation; may raise to end the run there.
         waiting: called every second while pictures do not come; may raise as well.
+        requested: called between two batches; what `stop_if_requested` takes. All ranks then stop at the same batch.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Trainer:
         self.ranks = ranks = ranks or Ranks()
         self.between: Callable[[], None] = lambda: None
         self.waiting: Callable[[], None] = lambda: None
+        self.requested: Callable[[], int] = lambda: 0
         num_train = dataset.train.num_samples
         self.engine, self.runtime = build_engine(
             config,
@@ -110,10 +115,11 @@ class Trainer:
             ranks=ranks,
             num_waiting=0 if state is None else Engine.num_waiting(_part(state, "engine"), ranks.size),
         )
-        self.planner = EpochPlanner(config, num_train, num_ranks=ranks.size)
+        self.planner = EpochPlanner(config, num_train, dataset.val.num_samples, num_ranks=ranks.size)
         self.gate, self.schedule = self.planner.gate, self.planner.schedule
         self.log = RunLog(config, self.planner, folder, energy.meter, reporter, num_train=num_train, ranks=ranks)
         self._reports = StatusReader(ranks.size, runtime.device)
+        self._hosts = LaggedGather(ranks)
         self._balancer = QueueBalancer(config.batch_size, ranks.size)
         self._quarantine = Quarantine(folder, self.log.counters, reporter, ranks)
         self.loaders = Loaders(
@@ -124,7 +130,7 @@ class Trainer:
             on_wait=lambda: self.waiting(),
             on_note=self._note_loader,
         )
-        self._next_segment = 0
+        self._position = 0  # samples offered before the current segment
         self._progress: EpochProgress | None = None
         self._trained = False  # all of the next segment is done except the evaluation
         self._lap_s = self._began_s = time.monotonic()
@@ -157,11 +163,12 @@ class Trainer:
         self._began_s = time.monotonic() - self.log.counters.total_s
         self.reporter.begin("training", 1.0)
         try:
-            for segment in self.schedule.segments[self._next_segment :]:
+            for segment in self.schedule.segments(self._position):
                 if not self._trained:
                     self._run_segment(segment, saver)
                 line = self._finish_epoch(segment) if segment.ends_epoch else None
-                self._next_segment, self._trained = self._next_segment + 1, False
+                self._position += segment.stop - segment.start
+                self._trained = False
                 if line is not None:
                     saver.finish_epoch(line)
         finally:
@@ -202,15 +209,18 @@ class Trainer:
                 record.counts.data_wait, waited = loader.wait_s - waited, loader.wait_s
                 record.counts.seconds = self._lap()
                 self.log.add(record)
+                request, due = self._agree(record.host_counts(), due=saver.due())
                 self._train_ready(self._reports.push(self.engine.gather_status()), segment)
                 self.between()
-                if self.ranks.all_max(saver.due()):
+                stop_if_requested(request)
+                if due:
                     self.engine.synchronize()
                     part.stop()
                     counts.seconds += self._lap()
                     saver.save()
                     part.start()
                     self._lap()  # saving is no part of training
+            self._agree_last()
             self._train_ready(self._reports.flush(), segment)
             self.engine.synchronize()  # the last steps are still running
         finally:
@@ -224,6 +234,25 @@ class Trainer:
         if segment.ends_epoch:
             self.engine.memory.end_epoch(progress.plan.keep)
         self._progress, self._trained = None, True
+
+    def _agree(self, counts: Sequence[float] = (0, 0, 0, 0), *, due: bool = False) -> tuple[int, bool]:
+        """Tells the other hosts what this one counted and was asked for; returns what any was asked for."""
+        rows = self._hosts.push((*counts, self.requested(), due))
+        if rows is None:
+            return 0, False
+        self.log.merge_counts(rows[:, :-2])
+        return int(rows[:, -2].max()), bool(rows[:, -1].max())
+
+    def _agree_last(self) -> None:
+        """Completes the counts of the last batch; a request in it is repeated with the next one."""
+        if (rows := self._hosts.flush()) is not None:
+            self.log.merge_counts(rows[:, :-2])
+
+    def _check(self) -> None:
+        """Between two batches of the evaluation."""
+        request, _ = self._agree()
+        self.between()
+        stop_if_requested(request)
 
     def _scores(self, segment: Segment) -> bool:
         return segment.phase == GATED and self.gate.scores
@@ -253,6 +282,17 @@ class Trainer:
         self.log.count_steps(segment.phase, work.num_steps)
 
     def _finish_epoch(self, segment: Segment) -> dict[str, Any]:
+        validation = self._evaluate() if segment.evaluates else dict.fromkeys(VALIDATION)
+        self._quarantine.end_epoch()
+        return self.log.finish_epoch(
+            self.engine.read_status(),
+            segment,
+            validation=validation,
+            hist=self.engine.read_hist() if self._scores(segment) else None,
+            gpu_j=self.energy.epoch_j(self.ranks),
+        )
+
+    def _evaluate(self) -> dict[str, Any]:
         self.energy.meter.set_phase("eval")
         began = time.monotonic()
         ids, ranks = np.arange(self.dataset.val.num_samples), self.ranks
@@ -262,31 +302,29 @@ class Trainer:
                 self.engine.eval_step,
                 self.loaders.val.over(rank_slices(ids, self.batch_size, ranks.rank, ranks.size)),
                 run=self.engine.evaluate,
-                on_logits=lambda *_: self.between(),
+                on_logits=lambda *_: self._check(),
                 ranks=ranks,
             )
+            self._agree_last()
             self._quarantine.share(self.loaders)
         finally:
             self.log.counters.eval_s += time.monotonic() - began
-        self._quarantine.end_epoch()
-        return self.log.finish_epoch(
-            self.engine.read_status(),
-            segment,
-            validation={"val_loss": accuracy.loss, "val_top1": accuracy.top1, "val_top5": accuracy.top5},
-            hist=self.engine.read_hist() if self._scores(segment) else None,
-            gpu_j=self.energy.epoch_j(ranks),
-        )
+        return dict(zip(VALIDATION, (accuracy.loss, accuracy.top1, accuracy.top5), strict=True))
 
     @property
     def epoch(self) -> int:
         """The current epoch, counted from 1; the last one once all is done."""
-        left = self.schedule.segments[self._next_segment :]
-        return left[0].epoch + 1 if left else self.schedule.num_epochs
+        segment = self._segment()
+        return self.schedule.num_epochs if segment is None else segment.epoch + 1
+
+    def _segment(self) -> Segment | None:
+        """The current segment, or None once all is done."""
+        return next(self.schedule.segments(self._position), None)
 
     def _place(self) -> list[Any] | None:
-        """The current segment, or None once all is done."""
-        left = self.schedule.segments[self._next_segment :]
-        return [left[0].epoch, left[0].phase, left[0].start, left[0].stop] if left else None
+        """The current segment in plain values, or None once all is done."""
+        segment = self._segment()
+        return None if segment is None else [segment.epoch, segment.phase, segment.start, segment.stop]
 
     def state_dict(self) -> dict[str, Any]:
         """A copy on the CPU of everything that the rest of the run depends on, at any place between two batches.
@@ -295,6 +333,7 @@ class Trainer:
         the others take part, and get nothing.
         """
         self._read_clock()
+        self._agree_last()
         self._quarantine.share(self.loaders)
         self.engine.merge_memory()
         self.log.merge_offered()
@@ -307,7 +346,7 @@ class Trainer:
             "log": self.log.state_dict(),
             "report": self._reports.state_dict(),
             "loaders": self.loaders.state_dict(),
-            "next_segment": self._next_segment,
+            "position": self._position,
             "segment": self._place(),
             "trained": self._trained,
             "progress": None if self._progress is None else self._progress.state_dict(),
@@ -326,16 +365,17 @@ class Trainer:
         self.log.load_state_dict(shared["log"])
         self._reports.load_state_dict(shared["report"])
         self.loaders.load_state_dict(shared["loaders"])
-        self._next_segment, self._trained = shared["next_segment"], shared["trained"]
+        self._position, self._trained = shared["position"], shared["trained"]
         # Within a segment all of it must be the same; between two, the end of the next one may have changed.
         known = slice(None) if shared["progress"] is not None or self._trained else slice(3)
         here, there = self._place(), shared["segment"]
         if there is not None and (here is None or here[known] != there[known]):
             raise ValueError("its schedule differs at the point that the run has reached")
-        if shared["progress"] is not None:
+        segment = self._segment()
+        if shared["progress"] is not None and segment is not None:
             self._progress = EpochProgress.from_state(
                 shared["progress"],
-                self.schedule.segments[self._next_segment],
+                segment,
                 self.planner,
                 self.runtime.device,
                 batch_size=self.batch_size,

@@ -99,6 +99,7 @@ def _report(folder: RunFolder, timeout_s: float, file_name: str) -> None:
 def supervised(trainer: Trainer, request: StopRequest, folder: RunFolder, ranks: Ranks) -> Iterator[None]:
     """Makes the trainer check for requests to stop between two batches, and ends it when it hangs."""
     timeout_s = trainer.config.stall_timeout
+    trainer.requested = request.requested
     if ranks.size == 1:
         trainer.waiting = request.check
     else:
@@ -106,23 +107,17 @@ def supervised(trainer: Trainer, request: StopRequest, folder: RunFolder, ranks:
         trainer.waiting = lambda: _leave_if_asked(request, ranks)
         timeout_s *= 1.25  # only if the error of the others, who lose patience first, does not end this rank
     if timeout_s == 0:
-        trainer.between = request.check
         yield
         return
     name = f"stall-rank{ranks.rank}.txt" if ranks.rank else STALL_FILE
     with Watchdog(timeout_s, lambda: end_stalled_run(folder, timeout_s, name)) as watchdog:
-
-        def between() -> None:
-            watchdog.beat()
-            request.check()
-
-        trainer.between = between
+        trainer.between = watchdog.beat
         yield
 
 
 def _leave_if_asked(request: StopRequest, ranks: Ranks) -> None:
     try:
-        request.check_alone()
+        request.check()
     except Stopped as stop:
         os.write(
             2, f"fastast: rank {ranks.rank} {stop} while it waited for pictures; the last checkpoint stands\n".encode()
