@@ -9,7 +9,7 @@ from fastast.cores import usable_cores
 from fastast.device import Runtime
 from fastast.errors import InputError
 
-# More threads than this take turns at the memory.
+# Hosts with hundreds of cores need no thread on each.
 MAX_DECODER_THREADS = 32
 
 

@@ -1,0 +1,54 @@
+"""The weights of the best epoch are never lost between the loop and the thread that writes them."""
+
+import threading
+
+import torch
+
+from fastast.run_folder import RunFolder
+from fastast.train import checkpointer
+from fastast.train.checkpointer import Checkpointer
+
+
+class FakeTrainer:
+    """What a `Checkpointer` reads of a trainer."""
+
+    def __init__(self):
+        from types import SimpleNamespace as Space
+
+        self.model = torch.nn.Linear(1, 1)
+        self.ranks, self.runtime = Space(is_first=True), Space(dtype=torch.float32)
+        self.log, self.engine = Space(epochs=[]), Space(model=self.model)
+        self.dataset, self.energy = Space(fingerprint="f"), Space(meter=Space(trace_rows=list))
+        from fastast.config import TrainConfig
+
+        self.config = TrainConfig()
+
+    def state_dict(self):
+        return {}
+
+
+def test_best_of_a_later_epoch_survives_a_slow_write(tmp_path, monkeypatch):
+    folder, trainer = RunFolder(tmp_path), FakeTrainer()
+    folder.create()
+    written, slow = [], threading.Event()
+
+    def write_best(_, weights, line):
+        if line["epoch"] == 1:
+            slow.wait(5)  # the first write is still under way as the second epoch ends
+        written.append(line["epoch"])
+
+    class NoReporter:
+        def note(self, line):
+            raise AssertionError(line)
+
+    monkeypatch.setattr(checkpointer, "write_best", write_best)
+    keeper = Checkpointer(trainer, folder, 0, NoReporter())
+    for epoch, top1 in ((1, 0.1), (2, 0.2)):
+        line = {"epoch": epoch, "val_top1": top1}
+        trainer.log.epochs.append(line)
+        if epoch == 2:
+            threading.Timer(0.1, slow.set).start()
+        keeper.finish_epoch(line)
+    assert keeper.close() is None
+    assert written == [1, 2]
+    assert keeper._best is None
