@@ -77,12 +77,6 @@ class Ranks:
         """The largest of the ranks' numbers; the hosts wait for each other."""
         return value if self.size == 1 else float(self.all_reduce(torch.tensor(value, dtype=torch.float64), "max"))
 
-    def all_sum(self, values: Sequence[float]) -> list[float]:
-        """The sums over the ranks of some numbers; the hosts wait for each other."""
-        if self.size == 1:
-            return list(values)
-        return self.all_reduce(torch.tensor(values, dtype=torch.float64)).tolist()
-
     def all_gather_object(self, value: T) -> list[T]:
         """The values of all ranks, on every rank; anything that can be pickled."""
         if self.size == 1:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fastast.config import TrainConfig
-from fastast.data import Batch
 from fastast.device import open_runtime
+from fastast.feed import Batch
 from fastast.gates.importance_weights import importance_weights
 from fastast.gates.selector import Selector
 from fastast.train.engine import Engine

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastast.phases import ANNEAL, DENSE, GATED, WARMUP
+from fastast.phases import ANNEAL, DENSE, WARMUP
 from fastast.train.schedule import Schedule, lr_at
 
 
@@ -12,16 +12,20 @@ from fastast.train.schedule import Schedule, lr_at
 def test_segments_cover_the_planned_samples(epochs, warmup, anneal, gated):
     num = 1000
     phases = {"warmup_epochs": warmup, "anneal_epochs": anneal}
-    schedule = Schedule(num, epochs=epochs, planned_share=0.1, gated=gated, **phases)
+    schedule = Schedule(num, epochs=epochs, planned_share=0.1, gated_cost=0.3, gated=gated, **phases)
+    segments = list(schedule.segments())
     position = 0
-    for segment in schedule.segments:
+    for segment in segments:
         assert segment.offered_before == position == segment.epoch * num + segment.start
         assert 0 <= segment.start < segment.stop <= num
-        assert segment.share == (0.1 if segment.phase == GATED else 1.0)
+        assert segment.evaluates <= segment.ends_epoch
+        assert next(schedule.segments(position)) == segment  # so a run resumes at any of them
         position += segment.stop - segment.start
         assert segment.ends_epoch == (segment.stop == num or position == schedule.num_offered)
     assert position == schedule.num_offered == round(epochs * num)
-    size = {p: sum(s.stop - s.start for s in schedule.segments if s.phase == p) for p in (WARMUP, ANNEAL, DENSE)}
+    assert segments[-1].evaluates
+    assert list(schedule.segments(position)) == []
+    size = {p: sum(s.stop - s.start for s in segments if s.phase == p) for p in (WARMUP, ANNEAL, DENSE)}
     if gated:
         assert size[WARMUP] == min(position, round(warmup * num))
         assert size[ANNEAL] == min(position - size[WARMUP], round(anneal * num))
@@ -31,20 +35,20 @@ def test_segments_cover_the_planned_samples(epochs, warmup, anneal, gated):
 
 
 def test_progress_follows_planned_backward_work():
-    schedule = Schedule(1000, epochs=4, warmup_epochs=1, anneal_epochs=1, planned_share=0.3, gated=True)
+    schedule = Schedule(1000, epochs=4, warmup_epochs=1, anneal_epochs=1, planned_share=0.3, gated_cost=0.9, gated=True)
     work = 1000 + 300 + 300 + 1000
     for offered, done in ((0, 0), (1000, 1000), (1500, 1150), (3000, 1600), (4000, work)):
         assert schedule.progress(offered) == pytest.approx(done / work)
     assert schedule.num_epochs == 4
-    dense = Schedule(1000, epochs=2.5, planned_share=0.1, gated=False)
+    dense = Schedule(1000, epochs=2.5, planned_share=0.1, gated_cost=0.3, gated=False)
     assert dense.progress(1250) == pytest.approx(0.5)
     assert dense.num_epochs == 3
 
 
 def test_cost_share_counts_scoring():
-    schedule = Schedule(1000, epochs=2, warmup_epochs=1, planned_share=0.1, gated=True)
-    assert schedule.cost_share(1000, lambda a: 1 + 3 * a) == pytest.approx(3 / 4.3)
-    assert schedule.cost_share(2000, lambda a: 1 + 3 * a) == 1
+    schedule = Schedule(1000, epochs=2, warmup_epochs=1, planned_share=0.1, gated_cost=1.3, gated=True)
+    assert schedule.cost_share(1000) == pytest.approx(3 / 4.3)
+    assert schedule.cost_share(2000) == 1
 
 
 @pytest.mark.parametrize(
