@@ -18,7 +18,7 @@ class FakeTrainer:
         self.model = torch.nn.Linear(1, 1)
         self.ranks, self.runtime = Space(is_first=True), Space(dtype=torch.float32)
         self.log, self.engine = Space(epochs=[]), Space(model=self.model)
-        self.dataset, self.energy = Space(fingerprint="f"), Space(meter=Space(trace_rows=list))
+        self.dataset, self.energy = Space(fingerprint="f"), Space(meter=Space(power_rows=list))
         from fastast.config import TrainConfig
 
         self.config = TrainConfig()
