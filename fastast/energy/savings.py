@@ -43,31 +43,37 @@ class PartCounts:
     score_units: float = 1.0
 
     @property
+    def processed(self) -> int:
+        """Samples that were trained or skipped. Selected ones that did not fill a batch are neither work nor saving."""
+        return self.offered - self.selected + self.backward
+
+    @property
     def forward_units(self) -> float:
         """Executed work, in full-size forwards."""
         return DENSE_COST * self.backward + self.score_units * self.scored
 
     @property
     def dense_forward_units(self) -> float:
-        """Work of training every offered sample."""
-        return DENSE_COST * self.offered
+        """Work of training every processed sample."""
+        return DENSE_COST * self.processed
 
 
 def estimated_savings(*parts: PartCounts) -> float | None:
-    """1 - (active x 1.0 + skipped x 0.01) / offered; None when nothing was offered.
+    """1 - (trained x 1.0 + skipped x 0.01) / (trained + skipped); None when nothing was trained.
 
     With activation a in one part it is AST's formula 1 - (a + 0.01 (1 - a)).
     """
-    offered, selected = sum(part.offered for part in parts), sum(part.selected for part in parts)
-    if offered == 0:
+    trained, processed = sum(part.backward for part in parts), sum(part.processed for part in parts)
+    if trained == 0:
         return None
-    return 1 - (ACTIVE_COST * selected + SKIPPED_COST * (offered - selected)) / offered
+    return 1 - (ACTIVE_COST * trained + SKIPPED_COST * (processed - trained)) / processed
 
 
 def arithmetic_savings(*parts: PartCounts) -> float | None:
-    """1 - work done / work of training every offered sample; None when nothing was offered."""
-    dense_units = sum(part.dense_forward_units for part in parts)
-    return 1 - sum(part.forward_units for part in parts) / dense_units if dense_units else None
+    """1 - work done / work of training every processed sample; None when nothing was trained."""
+    if not any(part.backward for part in parts):
+        return None
+    return 1 - sum(part.forward_units for part in parts) / sum(part.dense_forward_units for part in parts)
 
 
 def speedup_ceiling(part: PartCounts) -> float | None:
@@ -166,6 +172,7 @@ def energy_summary(
         measured_note = "a dense run is its own reference: savings 0"
     offered = dense.offered + gated.offered
     trained = (part.whole.joules for part in (dense_energy, gated_energy) if part is not None)
+    untrained = [] if gated.backward else ["savings of the gated part are null: it trained no full batch"]
     idle_notes = [idle.note] if idle is not None and run.joules is not None else []
     joules, idle_w = run.joules, None if idle is None else idle.watts
     return {
@@ -184,7 +191,7 @@ def energy_summary(
         "dense_j_per_sample": dense_j,
         "gated_j_per_sample": gated_j,
         "source": run.source,
-        "notes": list(dict.fromkeys([*notes, *run.notes, measured_note, *idle_notes])),
+        "notes": list(dict.fromkeys([*notes, *run.notes, *untrained, measured_note, *idle_notes])),
     }
 
 

@@ -54,12 +54,28 @@ def test_summary_has_the_contract_keys() -> None:
 
 def test_estimated_and_arithmetic_follow_their_formulas() -> None:
     found = summary()
-    a = 0.1
-    assert found["savings_estimated"] == pytest.approx(1 - (a + 0.01 * (1 - a)))
-    assert found["savings_arithmetic"] == pytest.approx(1 - (30_000 + 3 * 2_990) / 90_000)
+    # The 10 selected samples that did not fill a batch are neither work nor saving.
+    assert found["savings_estimated"] == pytest.approx(1 - (2_990 + 0.01 * 27_000) / 29_990)
+    assert found["savings_arithmetic"] == pytest.approx(1 - (30_000 + 3 * 2_990) / (3 * 29_990))
     # The whole run: warm-up active throughout.
-    assert found["run_savings_estimated"] == pytest.approx(1 - (13_000 + 0.01 * 27_000) / 40_000)
-    assert found["run_savings_arithmetic"] == pytest.approx(1 - (30_000 + 30_000 + 3 * 2_990) / 120_000)
+    assert found["run_savings_estimated"] == pytest.approx(1 - (12_990 + 0.01 * 27_000) / 39_990)
+    assert found["run_savings_arithmetic"] == pytest.approx(1 - (30_000 + 30_000 + 3 * 2_990) / (3 * 39_990))
+
+
+def test_leftover_rows_save_nothing() -> None:
+    dense = summary(gated=PartCounts(offered=160, selected=160, backward=128), dense=NONE, gate_is_dense=True)
+    assert dense["savings_estimated"] == dense["savings_arithmetic"] == 0.0
+    # Rows left over by the warm-up and trained in the gated part count there.
+    warmup = PartCounts(offered=160, selected=160, backward=128)
+    found = summary(dense=warmup, gated=PartCounts(offered=160, selected=16, backward=48))
+    assert found["run_savings_arithmetic"] == pytest.approx(1 - 3 * 176 / (3 * 320))
+
+
+def test_gated_part_that_trained_nothing_has_no_savings() -> None:
+    found = summary(gated=PartCounts(offered=160, selected=16, backward=0, scored=160))
+    assert found["savings_estimated"] is None
+    assert found["savings_arithmetic"] is None
+    assert "savings of the gated part are null: it trained no full batch" in found["notes"]
 
 
 def test_run_savings_include_warmup() -> None:
@@ -78,7 +94,7 @@ def test_run_savings_include_warmup() -> None:
 def test_compute_and_ceiling() -> None:
     found = compute_summary(WARMUP, GATED)
     assert found["forward_units"] == 30_000 + 30_000 + 3 * 2_990
-    assert found["dense_forward_units"] == 120_000
+    assert found["dense_forward_units"] == 3 * 39_990
     assert found["speedup_ceiling"] == pytest.approx(3 / 1.3)
     assert speedup_ceiling(PartCounts(offered=100, selected=10, scored=100, score_units=0.25)) == pytest.approx(
         3 / 0.55
