@@ -82,7 +82,7 @@ def speedup_ceiling(part: PartCounts) -> float | None:
     `forward` at activation a: 3 / (1 + 3 a).
     """
     units = DENSE_COST * part.selected + part.score_units * part.scored
-    return part.dense_forward_units / units if units else None
+    return DENSE_COST * part.offered / units if units else None
 
 
 def compute_summary(dense: PartCounts, gated: PartCounts) -> dict[str, float | None]:

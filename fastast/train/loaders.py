@@ -34,8 +34,8 @@ class Loaders:
         dataset: Dataset,
         *,
         on_quarantine: OnQuarantine,
-        on_wait: Callable[[], None],
-        on_note: Callable[[str], None],
+        on_wait: Callable[[], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
     ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
         options = LoaderOptions(

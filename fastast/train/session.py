@@ -35,6 +35,7 @@ from fastast.run_folder import OtherRanksFolder, RunFolder
 from fastast.signals import Stopped, StopRequest
 from fastast.train.checkpointer import Checkpointer, write_power
 from fastast.train.defaults import complete_config
+from fastast.train.loaders import Loaders
 from fastast.train.out_of_memory import describe_out_of_memory, fitting_batch
 from fastast.train.run_energy import RunEnergy
 from fastast.train.start import (
@@ -164,7 +165,12 @@ def _run(
         if not is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the trainer, whose memory the trial needs
-    advice = describe_out_of_memory(config, fitting_batch(config, runtime, len(dataset.classes)))
+
+    def open_loaders(options: TrainConfig) -> Loaders:
+        return Loaders(options, runtime, dataset, on_quarantine=lambda *_: None)
+
+    fitting = fitting_batch(config, runtime, len(dataset.classes), open_loaders)
+    advice = describe_out_of_memory(config, fitting)
     raise InputError(advice if state is None else f"{advice}; that takes a new run, with another --out")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,20 @@ def config_of(batch_size, image_size):
     return TrainConfig(
         arch="tests.nets:tiny", image_size=image_size, batch_size=batch_size, lr=0.1, target=0.5, device="cpu"
     )
+
+
+class NoLoaders:
+    """Loaders of no memory: what they deliver is not looked at."""
+
+    def __init__(self, config):
+        self.train = self
+        self.catalog = SimpleNamespace(num_samples=4)
+
+    def epoch(self, epoch, ids):
+        yield None
+
+    def close(self):
+        pass
 
 
 def attempt(config, runtime):
@@ -49,7 +64,7 @@ def run_short(queue):
         config = config_of(batch_size, image_size)
         allow(room_mb)
         before = attempt(config, runtime)
-        fitting = fitting_batch(config, runtime, 3)
+        fitting = fitting_batch(config, runtime, 3, NoLoaders)
         after = None if fitting is None else attempt(config_of(fitting, image_size), runtime)
         found[name] = (before, fitting, after, describe_out_of_memory(config, fitting))
     queue.put(found)
@@ -85,11 +100,34 @@ def test_nothing_fits(found):
 
 
 def test_next_smaller_power_of_two_fits():
-    found = [fitting_batch(config_of(batch_size, 16), open_runtime("cpu"), 3) for batch_size in (12, 16, 2)]
+    found = [fitting_batch(config_of(batch_size, 16), open_runtime("cpu"), 3, NoLoaders) for batch_size in (12, 16, 2)]
     assert found == [8, 8, None]
 
 
 def test_other_errors_are_raised(monkeypatch):
     monkeypatch.setattr(Engine, "warm_up", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        fitting_batch(config_of(16, 16), open_runtime("cpu"), 3)
+        fitting_batch(config_of(16, 16), open_runtime("cpu"), 3, NoLoaders)
+
+
+def test_memory_of_the_loaders_counts():
+    open_now, most = [], []
+
+    class Loaders(NoLoaders):
+        def epoch(self, epoch, ids):
+            if self.batch_size > 4:  # as DALI puts it
+                raise RuntimeError("CUDA allocation failed")
+            yield None
+
+        def __init__(self, config):
+            super().__init__(config)
+            self.batch_size = config.batch_size
+            open_now.append(self)
+            most.append(len(open_now))
+
+        def close(self):
+            open_now.remove(self)
+
+    assert fitting_batch(config_of(32, 16), open_runtime("cpu"), 3, Loaders) == 4
+    assert max(most) == 1
+    assert not open_now
