@@ -53,6 +53,7 @@ def checked_value(field: dataclasses.Field, value: Any) -> Any:
     if type(value) is int:
         require(abs(value) < 2**63, f"{flag}: a number of 2^63 or more")
         value = float(value) if kind is float else value
+    require(not isinstance(value, str) or bool(value.strip()), f"{flag}: is empty; give a value, or leave it out")
     require(type(value) is kind, f"{flag} {value!r}: expected {kind.__name__}, got {type(value).__name__}")
     require(kind is not float or math.isfinite(value), f"{flag} {value}: must be a finite number")
     if choices:
