@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable
+import stat
+import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from fastast.errors import InputError
+
 # What `write_whole` leaves behind when the process is killed: .NAME.PID.tmp
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+_TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")
 
 
 def write_whole(
@@ -55,21 +59,43 @@ def write_whole(
         os.close(folder)
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Removes what writers that were killed left in `folder`; nobody may be writing there meanwhile."""
-    with contextlib.suppress(FileNotFoundError):
-        for path in folder.iterdir():
-            if _TEMPORARY.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+def remove_temporaries(files: Iterable[Path]) -> None:
+    """Removes what writers of these files that were killed left beside them; nobody may be writing meanwhile."""
+    wanted = set(files)
+    for folder in {path.parent for path in wanted}:
+        with contextlib.suppress(FileNotFoundError):
+            for path in folder.iterdir():
+                written = _TEMPORARY.fullmatch(path.name)
+                if written and folder / written[1] in wanted:
+                    path.unlink(missing_ok=True)
 
 
 def cache_root() -> Path:
-    """Folder for what can be made again: scans and drawn pictures (`$XDG_CACHE_HOME/fastast`).
+    """Folder for what can be made again, scans and drawn pictures: the first of these that can be written to.
 
-    A relative path is ignored, as the XDG Base Directory Specification says.
+    `$XDG_CACHE_HOME/fastast`; `~/.cache/fastast`; `$TMPDIR/fastast-UID`, for a user without a home. Relative paths are
+    ignored, as the XDG Base Directory Specification says.
+
+    Raises:
+        InputError: only the last is left, and it belongs to somebody else, who could put anything there.
     """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache"), "fastast")
+    for base in (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")):
+        if os.path.isabs(base) and _can_hold(Path(base, "fastast")):
+            return Path(base, "fastast")
+    folder = Path(tempfile.gettempdir(), f"fastast-{os.geteuid()}")
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{folder}: belongs to somebody else; set XDG_CACHE_HOME to a folder that you may write to")
+    return folder
+
+
+def _can_hold(folder: Path) -> bool:
+    """Whether a folder can be written to, or made where it is to be."""
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _beside(path: Path) -> Path:

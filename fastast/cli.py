@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
 from fastast._version import __version__
 from fastast.commands import bench, doctor, evaluate, meter, pack, report, train
-from fastast.commands.parser import Parser
+from fastast.commands.parser import Parser, any_text
 from fastast.errors import InputError, ReportedByOtherRank
+from fastast.output import kept_going
+from fastast.signals import EXIT_MAX_TIME, SIGNALS
 
 # Faults of a path that the user named.
 PATH_ERRORS = {
@@ -20,7 +22,7 @@ PATH_ERRORS = {
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 }
 
-PLANNED_STOPS = {3, 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR1}
+PLANNED_STOPS = {EXIT_MAX_TIME, *(128 + signum for signum in SIGNALS)}
 
 
 def build_parser() -> Parser:
@@ -30,6 +32,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (train, bench, evaluate, report, pack, doctor, meter):
         command.add_parser(commands)
+    commands.type = any_text  # each command checks its own arguments
     for own in commands.choices.values():
         own.set_defaults(parser=own)
     return parser
@@ -42,6 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 2 bad usage or input, 3 stopped at --max-time, 128 + n stopped by signal n.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(stack.enter_context(kept_going(sys.stdout))))
+        stack.enter_context(contextlib.redirect_stderr(stack.enter_context(kept_going(sys.stderr))))
+        return _main(arguments)
+
+
+def _main(arguments: list[str]) -> int:
     parser = build_parser()
     args, unknown = parser.parse_known_args(arguments)
     if unknown:  # said by the command's own parser, whose help lists what it takes

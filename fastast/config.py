@@ -41,11 +41,13 @@ class TrainConfig:
     )
     train_dir: str | None = option(
         None,
-        "training class folders, comma-separated; where --data does not find the two splits by itself",
+        "training class folders, comma-separated; instead of --data, where it does not find the two splits by itself",
         kind=str,
         metavar="A[,B...]",
     )
-    val_dir: str | None = option(None, "validation class folders; goes with --train-dir", kind=str, metavar="C")
+    val_dir: str | None = option(
+        None, "validation class folders; with --train-dir, or with --data where it has none", kind=str, metavar="C"
+    )
     val_split: float | None = option(
         None,
         "share of the training pictures held out for validation, in (0, 1), seeded and stratified; where there is no "
@@ -104,6 +106,9 @@ class TrainConfig:
         0.25,
         "smallest share of a picture's area in a training crop; raise it for small pictures or short runs",
         metavar="F",
+    )
+    no_flip: bool = option(
+        False, "never mirror training pictures: for digits, text, left and right in medicine, maps and the like"
     )
 
     eval_every: str = option(
@@ -274,11 +279,29 @@ class TrainConfig:
         require(self.threads is None or self.threads >= 1, f"--threads {self.threads}: must be at least 1")
         require(self.log_every >= 1, f"--log-every {self.log_every}: must be at least 1")
         require(
-            not (self.data and (self.train_dir or self.val_dir)),
-            "--data and --train-dir/--val-dir exclude each other: --data finds both splits by itself, so leave one out",
+            not (self.data and self.train_dir),
+            "--data and --train-dir exclude each other: both name training folders, so leave one out",
         )
-        require(not (self.val_dir and not self.train_dir), "--val-dir needs --train-dir: name the training folders too")
+        require(
+            all(part.strip() for part in (self.train_dir or "-").split(",")),
+            f"--train-dir {self.train_dir}: has an empty part; leave out that comma",
+        )
+        require(
+            not self.val_dir or bool(self.data or self.train_dir),
+            "--val-dir needs --data or --train-dir: name the training folders too",
+        )
         require(
             not (self.val_dir and self.val_split),
             "--val-dir and --val-split exclude each other: leave out --val-split to use the folder",
         )
+
+
+def idle_gate(config: TrainConfig) -> str | None:
+    """A line for the user where the dense epochs leave the gate nothing, else None."""
+    if config.gate == "dense" or config.warmup_epochs + config.anneal < config.epochs:
+        return None
+    dense = f"--warmup-epochs {config.warmup_epochs:g}" + (f" and --anneal {config.anneal:g}" if config.anneal else "")
+    return (
+        f"--gate {config.gate} never runs: {dense} take all --epochs {config.epochs:g}; give more epochs, or "
+        "--warmup-epochs 0"
+    )

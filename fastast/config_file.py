@@ -38,8 +38,12 @@ def resolve(options: dict[str, Any]) -> TrainConfig:
     Raises:
         InputError: a wrong type or a value out of range.
     """
-    names_data = any(options.get(name) for name in ("data", "train_dir", "val_dir"))
-    return TrainConfig(**{**({} if names_data else DEMO_DEFAULTS), **options})
+    return TrainConfig(**{**({} if names_data(options) else DEMO_DEFAULTS), **options})
+
+
+def names_data(options: dict[str, Any]) -> bool:
+    """Whether options, by field name, say what to train on; otherwise it is the demo set."""
+    return any(options.get(name) for name in ("data", "train_dir", "val_dir"))
 
 
 def read_toml(path: str) -> dict[str, Any]:

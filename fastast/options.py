@@ -55,6 +55,7 @@ def checked_value(field: dataclasses.Field, value: Any) -> Any:
         value = float(value) if kind is float else value
     if kind is str and type(value) in (int, float):  # such as --nproc and --eval-every, which take a word as well
         value = f"{value:g}" if type(value) is float else str(value)
+    require(not isinstance(value, str) or bool(value.strip()), f"{flag}: is empty; give a value, or leave it out")
     require(type(value) is kind, f"{flag} {value!r}: expected {kind.__name__}, got {type(value).__name__}")
     require(kind is not float or math.isfinite(value), f"{flag} {value}: must be a finite number")
     if choices:

@@ -92,8 +92,7 @@ class RunFolder:
             return
         try:
             with contextlib.suppress(OSError):  # neither is needed on a full disk
-                for folder in (self.path, self.checkpoints):
-                    remove_temporaries(folder)
+                remove_temporaries(self._files())
                 os.truncate(descriptor, 0)
                 os.write(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
             yield
@@ -105,6 +104,27 @@ class RunFolder:
     def holds_run(self) -> bool:
         """Whether a run was started here."""
         return self.config.exists() or self.last.exists()
+
+    def require_free(self) -> None:
+        """Call before a run starts in a folder that holds none.
+
+        Raises:
+            InputError: a file that the run would replace is there, and is somebody else's.
+        """
+        for path in (*self._files(), self.path / "thumbs", self.path / "tensorboard"):
+            if os.path.lexists(path):
+                raise InputError(
+                    f"--out {self.path}: holds {path.relative_to(self.path)} but no run (no config.json), and a run "
+                    "would replace it; name another folder, or move it away"
+                )
+
+    def _files(self) -> list[Path]:
+        """The files that a run writes, and replaces."""
+        return [
+            *(self.config, self.metrics, self.summary, self.quarantine, self.last, self.previous, self.best),
+            *(self.weights, self.classes, self.samples, self.power),
+            *(self.path / "report.html", self.path / "stall.txt"),
+        ]
 
     def finished_summary(self) -> dict[str, Any] | None:
         """The summary of a run that came to its end here, or None."""

@@ -9,11 +9,23 @@ import time
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-# SLURM sends SIGUSR1 ahead of a time limit (`sbatch --signal=USR1@120`).
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# SLURM sends SIGUSR1 ahead of a time limit (`sbatch --signal=USR1@120`), a terminal that closes SIGHUP.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 EXIT_MAX_TIME = 3
 TIME_IS_UP = 1000  # above every signal
 _SHOW_CURSOR = b"\x1b[?25h"
+
+
+@contextlib.contextmanager
+def stop_signals_handled(handle: Callable[[int, Any], None]) -> Iterator[None]:
+    """Calls `handle` for signals that ask to stop, within the block; `nohup` keeps its meaning."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    previous = {s: signal.signal(s, handle) for s in SIGNALS if not (ignored and s == signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
 
 
 class Stopped(Exception):
@@ -65,12 +77,8 @@ class StopRequest:
                 _leave()
             self.signum = self.signum or signum
 
-        previous = {signum: signal.signal(signum, handle) for signum in SIGNALS}
-        try:
+        with stop_signals_handled(handle):
             yield
-        finally:
-            for signum, handler in previous.items():
-                signal.signal(signum, handler)
 
 
 def stop_if_requested(request: int) -> None:

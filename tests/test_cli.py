@@ -1,5 +1,6 @@
 """The command line: its frozen surface, and one line with a remedy for every mistake."""
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -17,9 +18,9 @@ COMMON = (
     "--device --nproc"
 )
 ADVANCED = (
-    "--train-dir --val-dir --val-split --lr-warmup --momentum --weight-decay --label-smoothing --min-crop --selection "
-    "--explore --unbiased --prune --warmup-epochs --anneal --significance --checkpoint-every --stall-timeout "
-    "--dense-calibration --price-per-kwh --gco2-per-kwh --precision --compile --decode --deterministic --threads "
+    "--train-dir --val-dir --val-split --lr-warmup --momentum --weight-decay --label-smoothing --min-crop --no-flip "
+    "--selection --explore --unbiased --prune --warmup-epochs --anneal --significance --checkpoint-every "
+    "--stall-timeout --dense-calibration --price-per-kwh --gco2-per-kwh --precision --compile --decode --deterministic --threads "
     "--log-every --tensorboard"
 )
 TRAIN = "--out --gate --resume --max-time"
@@ -224,6 +225,29 @@ def test_bad_option_is_one_line(pictures, tmp_path, capsys, arguments, words):
     for word in words:
         assert word in error
     assert not (tmp_path / "run").exists()
+
+
+def text_arguments():
+    """Each option and positional argument that takes text, with what else its command needs."""
+    needed = {"bench": ["--out", "b"], "evaluate": ["run", "--data", "d"], "report": ["run"], "pack": ["a", "b"]}
+    for name, parser in commands().items():
+        for action in parser._actions:
+            if action.type in (None, str) and action.nargs not in (0, argparse.REMAINDER) and not action.choices:
+                words = needed.get(name, [])
+                if action.option_strings and action.help != "==SUPPRESS==":
+                    yield [name, *words, action.option_strings[0], ""]
+                elif not action.option_strings:
+                    yield [name, *("" if word == words[0] else word for word in words)]
+
+
+@pytest.mark.parametrize("arguments", list(text_arguments()), ids=" ".join)
+def test_empty_argument_is_refused(capsys, arguments):
+    """`--data ""`, as of a variable that is not set, must not become the default."""
+    assert "is empty; give a value, or leave it out" in refused(capsys, *arguments)
+
+
+def test_metered_command_may_have_empty_arguments():
+    assert build_parser().parse_args(["meter", "--", "true", ""]).measured[-2:] == ["true", ""]
 
 
 @pytest.mark.parametrize("arguments", [["--no-such-option"], ["--target", "a tenth"], ["--epochs"]])

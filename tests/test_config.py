@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from fastast.config import SIGNIFICANCE, TrainConfig
+from fastast.config import SIGNIFICANCE, TrainConfig, idle_gate
 from fastast.config_file import DEMO_DEFAULTS, read_toml, resolve
 from fastast.errors import InputError
 from fastast.gates.registry import unused_options
@@ -96,13 +96,33 @@ def test_bad_value_is_one_line(option, value, message):
     ("options", "message"),
     [
         ({"data": "d", "train_dir": "t"}, "leave one out"),
-        ({"val_dir": "v"}, "--val-dir needs --train-dir"),
+        ({"val_dir": "v"}, "--val-dir needs --data or --train-dir"),
+        ({"train_dir": "a,,b"}, "leave out that comma"),
         ({"train_dir": "t", "val_dir": "v", "val_split": 0.1}, "leave out --val-split"),
     ],
 )
 def test_contradicting_options(options, message):
     with pytest.raises(InputError, match=message):
         TrainConfig(**options)
+
+
+@pytest.mark.parametrize("value", ["", " "])
+def test_empty_text_is_no_value(value, tmp_path):
+    """It must not become the default: `data = ""` would train the demo set."""
+    with pytest.raises(InputError, match="--data: is empty"):
+        TrainConfig(data=value)
+    (tmp_path / "c.toml").write_text(f'data = "{value}"')
+    with pytest.raises(InputError, match="--data: is empty"):
+        read_toml(str(tmp_path / "c.toml"))
+
+
+def test_idle_gate():
+    """A gate that never runs is said before training, and the line's remedies work."""
+    line = idle_gate(TrainConfig(gate="memory", epochs=1, warmup_epochs=1))
+    assert "--gate memory never runs: --warmup-epochs 1 take all --epochs 1" in line
+    assert idle_gate(TrainConfig(gate="memory", epochs=1, warmup_epochs=0)) is None
+    assert idle_gate(TrainConfig(gate="memory", epochs=2)) is None
+    assert idle_gate(TrainConfig(gate="dense", epochs=1)) is None
 
 
 def test_demo_defaults():

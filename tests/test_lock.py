@@ -51,7 +51,7 @@ def leftovers(tmp_path):
     folder = RunFolder(tmp_path)
     folder.checkpoints.mkdir()
     stale = [tmp_path / ".summary.json.17.tmp", folder.checkpoints / ".last.pt.17.tmp"]
-    kept = [tmp_path / "notes.17.tmp", tmp_path / ".hidden", folder.last]
+    kept = [tmp_path / "notes.17.tmp", tmp_path / ".theirs.17.tmp", tmp_path / ".hidden", folder.last]
     for path in stale + kept:
         path.write_text("x")
     return folder, stale, kept

@@ -17,7 +17,7 @@ from fastast.bench.estimate import START_S, Outcome
 from fastast.bench.matrix import Job
 from fastast.distributed.parent_death import with_parent_death_signal
 from fastast.run_folder import RunFolder, read_json
-from fastast.signals import SIGNALS, Stopped
+from fastast.signals import Stopped, stop_signals_handled
 
 ERROR_PREFIX = "fastast train: error: "
 BAD_INPUT = 2
@@ -77,9 +77,8 @@ class Runner:
         """Runs `fastast train` in a folder, as `run` does. A run that `max_time` stopped has an outcome, too."""
         start_s = time.monotonic()
         log = self._log(folder.name)
-        code, printed = self._execute(
-            ["-m", "fastast", "train", *flags(options), "--out", str(folder), "--resume", "auto"], log
-        )
+        resume = ["--resume"] if RunFolder(folder).holds_run() else []
+        code, printed = self._execute(["-m", "fastast", "train", *flags(options), "--out", str(folder), *resume], log)
         seconds = time.monotonic() - start_s
         if code in (0, 3) and RunFolder(folder).summary.exists():
             return Outcome(read_json(RunFolder(folder).summary), seconds=seconds)
@@ -147,12 +146,8 @@ class Runner:
             self._signum = signum
             self._forward()
 
-        previous = {signum: signal.signal(signum, handle) for signum in SIGNALS}
-        try:
+        with stop_signals_handled(handle):
             yield
-        finally:
-            for signum, handler in previous.items():
-                signal.signal(signum, handler)
 
     def _forward(self) -> None:
         if self._signum is not None and self._process is not None:

@@ -7,6 +7,7 @@ mind the comment; without it a flipped bit in a tensor would go unseen, since to
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 from collections import OrderedDict
@@ -149,7 +150,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         InputError: the file is missing, damaged, holds more than plain tensors, or is of another schema.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint")
+        raise InputError(f"{path}: no such checkpoint; check the path, or name its run with --out DIR --resume")
     try:
         if not is_sealed(path):
             raise InputError(f"{path}: damaged, or not a fastast checkpoint (its checksum does not fit)")
@@ -189,7 +190,7 @@ def load_last(folder: RunFolder) -> tuple[dict[str, Any], Path, str | None]:
     return state, folder.previous, f"{reason}; continuing from the one before ({folder.previous.name})"
 
 
-def export_weights(path: Path, weights: dict[str, Tensor]) -> None:
+def export_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes a model's state dict as safetensors, under its own (torchvision) names.
 
     Tied weights are written under each of their names: safetensors refuses tensors that share memory.
@@ -201,4 +202,16 @@ def export_weights(path: Path, weights: dict[str, Tensor]) -> None:
         storage = tensor.untyped_storage().data_ptr()
         tensors[name] = tensor.clone() if storage in storages else tensor
         storages.add(storage)
-    write_whole(path, safetensors.torch.save(tensors))
+    write_whole(path, _with_metadata(safetensors.torch.save(tensors), metadata or {}))
+
+
+def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
+    """A safetensors file with metadata in the order given; the library itself writes it in another order each time.
+
+    https://huggingface.co/docs/safetensors: 8 bytes with the length of the header (little-endian), the header as JSON,
+    then the tensors, whose offsets count from there.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps({"__metadata__": metadata, **json.loads(data[8:end])}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastast.checkpoint.file_format import load_checkpoint, load_last
 from fastast.config import TrainConfig
-from fastast.config_file import resolve
+from fastast.config_file import names_data, resolve
 from fastast.errors import InputError
 from fastast.options import flag_of
 from fastast.removed import removed_option
@@ -80,18 +80,30 @@ def find_start(typed: dict[str, Any], resume: str | None, *, force: bool = False
             ones leave it something to do.
 
     Raises:
-        InputError: the folder holds a run and `resume` is None; a checkpoint is missing, damaged or of other options.
+        InputError: the folder holds a run and `resume` is None, or none and nothing says what to start; it holds
+            files of somebody else; a checkpoint is missing, damaged or of other options.
     """
     typed = absolute_paths(typed)
     if force and resume is None:
         raise InputError("--force: goes with --resume; to start over in the same folder, remove it first")
     if resume not in (None, "auto"):
         path = Path(str(resume))
+        if RunFolder(path).holds_run():
+            raise InputError(f"--resume {path}: the folder of a run; continue it with --out {path} --resume")
         return _continue(path, load_checkpoint(path), typed, force=force)
-    folder = RunFolder(typed["out"]) if "out" in typed else None
+    if resume is not None and typed.get("out") is None:
+        raise InputError("--resume: name the run with --out DIR, or its checkpoint with --resume FILE")
+    folder = RunFolder(typed["out"]) if typed.get("out") else None
     if folder is None or not folder.holds_run():
+        if resume is not None and not names_data(typed):
+            raise InputError(
+                f"--resume: no run in {typed['out']}; check --out, or start one there: name its --data, or leave out "
+                "--resume for the demo set"
+            )
         config = resolve(typed)
-        return RunStart(config, folder or _new_folder(config))
+        folder = folder or _new_folder(config)
+        folder.require_free()
+        return RunStart(config, folder)
     if resume is None:
         raise InputError(
             f"--out {folder.path}: holds a run already; continue it with --resume, or name another folder with --out"
@@ -102,7 +114,10 @@ def find_start(typed: dict[str, Any], resume: str | None, *, force: bool = False
     if folder.last.exists() or folder.previous.exists():
         state, path, note = load_last(folder)
         return _continue(path, state, typed, force=force, note=note)
-    config, changed = _same_options(read_json(folder.config), typed, folder.config, force=force)
+    stored = read_json(folder.config)
+    config, changed = _same_options(stored, typed, folder.config, force=force)
+    if not {"arch", "gate"} <= stored.keys():
+        raise InputError(f"{folder.config}: not the options of a run; name another folder with --out")
     return RunStart(config, folder, changed=changed)
 
 
@@ -110,7 +125,8 @@ def absolute_paths(typed: dict[str, Any]) -> dict[str, Any]:
     """Paths that still hold when the run is continued from another directory."""
     changed = {name: os.path.abspath(typed[name]) for name in PATH_OPTIONS if typed.get(name)}
     if typed.get("train_dir"):
-        changed["train_dir"] = ",".join(os.path.abspath(part) for part in typed["train_dir"].split(","))
+        parts = typed["train_dir"].split(",")
+        changed["train_dir"] = ",".join(part and os.path.abspath(part) for part in parts)
     if typed.get("weights") not in (None, "none", "imagenet"):
         changed["weights"] = os.path.abspath(typed["weights"])
     return {**typed, **changed}
@@ -131,6 +147,8 @@ def _continue(
         isinstance(sizes, dict)
         and sizes.keys() == home.log_sizes().keys()
         and all(isinstance(size, int) and size >= 0 for size in sizes.values())
+        and isinstance(state.get("classes", []), list)
+        and all(isinstance(name, str) for name in state.get("classes", []))
     ):
         raise InputError(f"{checkpoint}: damaged; continue from another checkpoint, or start anew")
     if not home.config.exists() and "out" not in typed:
@@ -139,6 +157,8 @@ def _continue(
     if folder.path.resolve() != home.path and folder.holds_run():
         raise InputError(f"--out {folder.path}: holds another run than {checkpoint}; name an empty folder with --out")
     config, changed = _same_options(state["config"], typed, checkpoint, force=force)
+    if not folder.holds_run():
+        folder.require_free()
     return RunStart(
         config, folder, checkpoint=checkpoint, state=state, changed=changed, note=note, stamp=_stamp(checkpoint)
     )

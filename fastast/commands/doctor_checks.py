@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastast._version import __version__
+from fastast.cores import usable_cores
 from fastast.energy.nvml import NO_DRIVER, NvmlSystem, open_nvml
 from fastast.energy.rapl import Rapl
 
@@ -299,8 +300,10 @@ def check_rapl() -> Check:
 
 def check_host(num_gpus: int) -> list[Check]:
     """Cores, shared memory, disk."""
-    cores = len(os.sched_getaffinity(0))
-    checks = [Check("cores", OK if cores >= 2 else WARN, f"{cores} usable of {os.cpu_count()}")]
+    cores, allowed = usable_cores(), len(os.sched_getaffinity(0))
+    value = f"{cores} usable of {os.cpu_count()}" + (", by affinity" if allowed < (os.cpu_count() or 0) else "")
+    value += f"; the CPU quota of the control group leaves {cores} of {allowed}" if cores < allowed else ""
+    checks = [Check("cores", OK if cores >= 2 else WARN, value)]
     if os.path.isdir("/dev/shm"):
         free_b = shutil.disk_usage("/dev/shm").free
         # Ranks on one machine exchange gradients through it; a container's default is 64 MB.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastast.data import Catalog
     from fastast.feed import Batch
     from fastast.loggers.console import Reporter
+    from fastast.models.weights_info import WeightsInfo
 
 
 def add_parser(commands: Any) -> None:
@@ -32,9 +33,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("model", metavar="RUN|FILE", help="a run folder, or a .safetensors/.pt/.pth file of weights")
     parser.add_argument("--data", required=True, metavar="D", help="class folders, or a folder that holds val/")
-    parser.add_argument("--arch", metavar="A", help="the network; needed for a file outside a run folder")
+    parser.add_argument("--arch", metavar="A", help="the network, where the file does not say it")
     parser.add_argument(
-        "--image-size", type=int, metavar="PX", help="evaluation crop, pixels; default the run's, or 224"
+        "--image-size", type=int, metavar="PX", help="evaluation crop, pixels, where the file does not say it; or 224"
     )
     parser.add_argument("--out", metavar="preds.csv", help="write one line for each picture")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures at a time (default 64)")
@@ -103,20 +104,35 @@ def evaluate_model(
     if path.is_dir() and not weights.exists():
         raise InputError(f"{path}: holds no model.safetensors; name a run folder with a finished epoch, or a file")
     config = read_json(folder.config) if folder.config.exists() else {}
+
+    from fastast.models.weights_info import WeightsInfo, read_info
+
+    info = read_info(weights)
+    if info is not None:
+        _require_agreement(weights, info, arch, image_size, WeightsInfo.of(info.arch, info.classes, info.crop_size))
+        if ":" in info.arch and arch is None and config.get("arch") != info.arch:
+            raise InputError(f"{path}: a file may not choose code to run; if you trust it, add --arch {info.arch}")
+        arch, image_size = arch or info.arch, info.crop_size
+        reporter.note(f"{weights}: {info}")
     arch = arch or config.get("arch")
     if not isinstance(arch, str):
-        raise InputError(f"{path}: no run folder around it says which network it is; name it with --arch")
+        raise InputError(f"{path}: neither the file nor a run folder around it names its network; name it with --arch")
     size = image_size or config.get("image_size") or 224
 
     from fastast.data import open_folder
     from fastast.device import open_runtime
     from fastast.feed import EvalLoader, LoaderOptions
-    from fastast.models.build import build_model, check_fits, scoring_twin
+    from fastast.models.build import WEIGHT_SUFFIXES, build_model, check_fits, scoring_twin
     from fastast.train.evaluation import evaluate
     from fastast.train.steps import EvalStep
 
-    catalog = open_folder(data, classes=_read_classes(folder.classes) if folder.classes.exists() else None)
+    if weights.suffix not in WEIGHT_SUFFIXES:
+        raise InputError(f"{weights}: name a run folder, or a file of weights: {', '.join(WEIGHT_SUFFIXES)}")
+    known = _read_classes(folder.classes) if folder.classes.exists() else None
+    catalog = open_folder(data, classes=known if info is None else info.classes)
     classes = catalog.classes
+    if info is None and known is None:
+        reporter.note(f"{weights}: says nothing of its classes: taken are the folder's in order, at {size} px")
 
     runtime = open_runtime(device)
     model, notes = build_model(arch, len(classes), str(weights))
@@ -177,6 +193,20 @@ class Predictions:
                 path = os.fsencode(catalog.path(i)).decode("utf-8", "backslashreplace")
                 writer.writerow([path, label, predicted, f"{self.probability[i]:.6f}"])
         return text.getvalue()
+
+
+def _require_agreement(
+    path: Path, info: WeightsInfo, arch: str | None, image_size: int | None, ours: WeightsInfo
+) -> None:
+    """Refuses options that contradict what the weights were trained for, and pictures prepared as we cannot."""
+    if arch not in (None, info.arch) and not (":" in str(arch) and ":" in info.arch):
+        raise InputError(f"--arch {arch}: {path} is a {info.arch}; leave --arch out")
+    if image_size not in (None, info.crop_size):
+        raise InputError(f"--image-size {image_size}: {path} was trained for {info.crop_size} px; leave it out")
+    if info != ours:
+        raise InputError(
+            f"{path}: its pictures were prepared otherwise ({info}); evaluate it with the version that wrote it"
+        )
 
 
 def _read_classes(path: Path) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from fastast.commands.parser import any_text
+
 
 def add_parser(commands: Any) -> None:
     """Adds the command and its arguments."""
@@ -22,7 +24,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--price-per-kwh", type=float, metavar="P", help="add the cost, in the currency of P")
     parser.add_argument("--gco2-per-kwh", type=float, metavar="G", help="add grams of CO2, at G grams per kWh")
     parser.add_argument(
-        "measured", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command and its arguments"
+        "measured", nargs=argparse.REMAINDER, type=any_text, metavar="-- COMMAND", help="it and its arguments"
     )
     parser.set_defaults(run=run)
 

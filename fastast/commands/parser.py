@@ -19,6 +19,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, "formatter_class": _Formatter, **options})
         self.advanced: set[str] = set()
+        for kind in (None, str):  # of every argument that is text
+            self.register("type", kind, _text)
 
     def error(self, message: str) -> NoReturn:
         flag = "--help-all" if self.advanced else "--help"
@@ -50,6 +52,17 @@ class Parser(argparse.ArgumentParser):
             formatter.end_section()
         formatter.add_text(self.epilog)
         return formatter.format_help()
+
+
+def any_text(argument: str) -> str:
+    """The type of an argument that may be empty."""
+    return argument
+
+
+def _text(argument: str) -> str:
+    if not argument.strip():
+        raise argparse.ArgumentTypeError("is empty; give a value, or leave it out")
+    return argument
 
 
 class _Formatter(argparse.HelpFormatter):

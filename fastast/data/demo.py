@@ -62,7 +62,7 @@ def draw_dataset(
     if _is_finished(out, marker):
         return
     if out.exists() and any(out.iterdir()) and not (out / _MARKER).is_file():
-        raise InputError(f"{out}: holds something other than a demo set; name another folder")
+        raise InputError(f"{out}: holds something other than a demo set; move it away")
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

@@ -15,7 +15,7 @@ import torch
 from fastast.cores import usable_cores
 from fastast.distributed.parent_death import with_parent_death_signal
 from fastast.errors import InputError
-from fastast.signals import SIGNALS
+from fastast.signals import stop_signals_handled
 
 # Where a rank leaves the exit code of the run, since torchrun has but 0 and 1. Read by the command line's `main`.
 EXIT_FILE = "FASTAST_EXIT_FILE"
@@ -70,13 +70,9 @@ def launch(num_processes: int, argv: list[str]) -> int:
 
         def forward(signum: int, frame: Any) -> None:
             asked.append(signum)
-            process.send_signal(signal.SIGTERM if signum == signal.SIGUSR1 else signum)
+            process.send_signal(signum if signum == signal.SIGINT else signal.SIGTERM)
 
-        previous = {signum: signal.signal(signum, forward) for signum in SIGNALS}
-        try:
+        with stop_signals_handled(forward):
             failed = process.wait() != 0
-        finally:
-            for signum, handler in previous.items():
-                signal.signal(signum, handler)
         code = int(exit_file.read_text()) if exit_file.exists() else int(failed)
     return 128 + asked[0] if asked and code > 128 else code

@@ -67,6 +67,11 @@ def _centred_window(sizes: np.ndarray, ratio: tuple[float, float]) -> np.ndarray
     return np.stack([(height - crop_h) // 2, (width - crop_w) // 2, crop_h, crop_w], axis=-1)
 
 
+def eval_resize(image_size: int, crop_ratio: float = 0.875) -> int:
+    """The shorter side of a picture before the centre crop of evaluation, pixels: 256 for a crop of 224."""
+    return int(image_size / crop_ratio)
+
+
 def eval_geometry(sizes: np.ndarray, image_size: int, crop_ratio: float = 0.875) -> tuple[np.ndarray, np.ndarray]:
     """Size and crop position of torchvision's `Resize(int(S / crop_ratio))`, `CenterCrop(S)`, to the pixel.
 
@@ -78,7 +83,7 @@ def eval_geometry(sizes: np.ndarray, image_size: int, crop_ratio: float = 0.875)
     Returns:
         resized int64[B, 2] (height, width after the resize), anchors int64[B, 2] (top, left of the crop).
     """
-    side = int(image_size / crop_ratio)
+    side = eval_resize(image_size, crop_ratio)
     short = sizes.min(axis=1, keepdims=True)
     # torchvision truncates side * long / short, computed as a double.
     resized = np.where(sizes == short, side, (side * sizes.astype(np.float64) / short).astype(np.int64))

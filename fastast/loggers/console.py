@@ -149,6 +149,9 @@ def verdict(summary: dict[str, Any]) -> Table:
     if gate["activation_rate"] is not None:
         target = "" if gate["target"] is None else f" (target {gate['target']:.4g})"
         table.add_row("activation", f"{gate['activation_rate']:.2%}{target}")
+    elif gate["name"] != "dense":
+        dense = f"--warmup-epochs {gate['warmup_epochs']:g} and --anneal left it no epoch; give more --epochs"
+        table.add_row("gate", f"never ran: {dense}")
     if compute["speedup_ceiling"] is not None:
         table.add_row("gated ceiling", f"{compute['speedup_ceiling']:.2f}x (forward 1, backward 2)")
     for name, meaning in (
@@ -161,7 +164,9 @@ def verdict(summary: dict[str, Any]) -> Table:
         table.add_row(f"savings, {name}", f"{figures} ({meaning})")
     if energy["gpu_j"] is not None:
         table.add_row("GPU energy", f"{energy['gpu_j']:,.0f} J")
-    table.add_row("throughput", f"{summary['throughput']['offered_per_s'] or 0:,.0f} offered/s in the gated part")
+    speed = summary["throughput"]["offered_per_s"]
+    if speed is not None:
+        table.add_row("throughput", f"{speed:,.0f} offered/s in the gated part")
     time_s = summary["time_s"]
     parts = f"training {duration(time_s['train'])}, evaluation {duration(time_s['eval'])}"
     table.add_row("time", f"{duration(time_s['total'])}: {parts}")

@@ -124,18 +124,22 @@ def read_weights(path: str) -> dict[str, Tensor]:
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except safetensors.SafetensorError as error:
-        raise InputError(f"--weights {path}: not a safetensors file ({error})") from error
+        raise InputError(f"{path}: not a safetensors file ({error})") from error
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"--weights {path}: damaged, or holds more than plain tensors; refused, as loading it could run code"
+            f"{path}: damaged, or holds more than plain tensors; refused, as loading it could run code"
         ) from error
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise InputError(f"--weights {path}: damaged or not a torch file ({type(error).__name__})") from error
+        raise InputError(f"{path}: damaged or not a torch file ({type(error).__name__})") from error
+    if isinstance(state, dict) and "trainer" in state:
+        raise InputError(
+            f"{path}: the whole state of a run, to resume from; name best.pt beside it, or the run's model.safetensors"
+        )
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"--weights {path}: holds no state dict of tensors")
+        raise InputError(f"{path}: holds no state dict of tensors")
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
@@ -161,7 +165,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> lis
     if missing or unknown or wrong:
         first = (wrong or missing or unknown)[0]
         raise InputError(
-            f"--weights {source}: not for this --arch ({len(missing)} tensors missing, {len(unknown)} unknown,"
+            f"{source}: not for this --arch ({len(missing)} tensors missing, {len(unknown)} unknown,"
             f" {len(wrong)} of another shape; first: {first})"
         )
     model.load_state_dict(usable, strict=False)

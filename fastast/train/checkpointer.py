@@ -11,6 +11,7 @@ from fastast.checkpoint.file_format import snapshot
 from fastast.checkpoint.writer import CheckpointWriter
 from fastast.energy.power_log import PowerRow, write_power_csv
 from fastast.loggers.console import Reporter
+from fastast.models.weights_info import WeightsInfo
 from fastast.run_folder import RunFolder
 from fastast.train.summary import write_best
 from fastast.train.trainer import Trainer
@@ -35,6 +36,8 @@ class Checkpointer:
         self._trainer, self._folder = trainer, folder
         self._every_s = every_min * 60
         self._saved_at = time.monotonic()
+        config, classes = trainer.config, trainer.dataset.classes
+        self._info = WeightsInfo.of(config.arch, classes, config.image_size)
         self._writer = CheckpointWriter(folder, on_error=reporter.note)
         self._best: tuple[dict[str, Any], dict[str, Any]] | None = None  # weights still to be written, and their line
 
@@ -54,6 +57,7 @@ class Checkpointer:
             "config": dataclasses.asdict(self._trainer.config),
             "dtype": str(self._trainer.runtime.dtype),
             "fingerprint": self._trainer.dataset.fingerprint,
+            "classes": list(self._trainer.dataset.classes),
             "sizes": self._folder.log_sizes(),
         }
         best = self._best
@@ -62,7 +66,7 @@ class Checkpointer:
             self._folder.sync_logs()
             write_power(self._trainer.energy.meter.power_rows(), self._folder)
             if best is not None:
-                write_best(self._folder, *best)
+                write_best(self._folder, *best, self._info)
                 self._best = None  # nothing else changes it while this thread runs
 
         self._writer.submit(state, write_first)

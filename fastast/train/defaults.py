@@ -35,9 +35,9 @@ def complete_config(
     if config.threads is None:
         config.threads = max(1, min(MAX_DECODER_THREADS, usable_cores() // num_local))
     if config.batch_size * num_ranks > num_train:
-        fitting = 2 ** int(math.log2(num_train / num_ranks)) if num_train >= 2 * num_ranks else 2
+        fits = num_train >= 2 * num_ranks
+        remedy = f"use --batch-size {2 ** int(math.log2(num_train / num_ranks))}" if fits else "add pictures"
         times = f" x {num_ranks} processes" if num_ranks > 1 else ""
         raise InputError(
-            f"--batch-size {config.batch_size}{times}: larger than the training set of {num_train:,} pictures; "
-            f"use --batch-size {fitting}"
+            f"--batch-size {config.batch_size}{times}: larger than the training set of {num_train:,} pictures; {remedy}"
         )

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from fastast.atomic_files import cache_root
 from fastast.checkpoint.resume import RunStart, find_start
-from fastast.config import STALL_TIMEOUT_S, TrainConfig
+from fastast.config import STALL_TIMEOUT_S, TrainConfig, idle_gate
 from fastast.data import Dataset, draw_dataset, open_dataset
 from fastast.device import Runtime, is_out_of_memory, limit_torch_threads, open_runtime
 from fastast.distributed.environment import find_world, is_elastic, is_restart, launched_by_torchrun
@@ -111,6 +111,8 @@ def _train(
         return 0
     if unused := unused_options(options, start.config.gate):
         reporter.note(f"no effect with --gate {start.config.gate}: {', '.join(map(flag_of, unused))}")
+    if note := idle_gate(start.config):
+        reporter.note(note)
     max_time_s = parse_duration(start.config.max_time, "--max-time") if start.config.max_time else None
     return _run(start, StopRequest(max_time_s), argv, reporter, ranks, force=force)
 

@@ -19,11 +19,19 @@ from fastast.train.watchdog import STALL_FILE
 
 
 def require_same_pictures(state: dict[str, Any], dataset: Dataset, checkpoint: Path | None) -> None:
-    """Refuses a checkpoint of other pictures: its plan, its losses and its labels belong to those.
+    """Refuses a checkpoint of other classes or pictures: its labels, its plan and its losses belong to those.
 
     Raises:
-        InputError: pictures were added, removed or rewritten since.
+        InputError: classes were renamed, added or removed since, or pictures were, or rewritten.
     """
+    before, now = state.get("classes", list(dataset.classes)), list(dataset.classes)  # older checkpoints have no list
+    if before != now:
+        lost, new = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+        raise InputError(
+            f"{checkpoint}: the classes have changed since ({', '.join(lost[:5])} -> {', '.join(new[:5])}), so "
+            "the network's outputs would stand for others; name the folders as they were, or start anew with "
+            "another --out"
+        )
     if state["fingerprint"] != dataset.fingerprint:
         raise InputError(
             f"{checkpoint}: the data has changed since (pictures added, removed or rewritten); continue on the same "

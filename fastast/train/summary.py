@@ -16,6 +16,7 @@ from fastast.device import device_name
 from fastast.energy.savings import PartCounts, compute_summary, cost, emissions_g, energy_summary
 from fastast.gates.base import Gate
 from fastast.loggers.counters import PhaseCounts
+from fastast.models.weights_info import WeightsInfo
 from fastast.run_folder import RunFolder, code_version
 from fastast.train.run_energy import DENSE_PART, GATED_PART
 from fastast.train.trainer import Trainer
@@ -26,10 +27,10 @@ def write_classes(folder: RunFolder, classes: tuple[str, ...]) -> None:
     write_whole(folder.classes, json.dumps(list(classes), indent=1, ensure_ascii=False) + "\n")
 
 
-def write_best(folder: RunFolder, weights: dict[str, torch.Tensor], line: dict[str, Any]) -> None:
+def write_best(folder: RunFolder, weights: dict[str, torch.Tensor], line: dict[str, Any], info: WeightsInfo) -> None:
     """Writes the weights of the best epoch, for torch (`best.pt`) and for anyone (`model.safetensors`)."""
     save_checkpoint(folder.best, {"model": weights, "epoch": line["epoch"], "val_top1": line["val_top1"]})
-    export_weights(folder.weights, weights)
+    export_weights(folder.weights, weights, info.to_metadata())
 
 
 def write_samples(folder: RunFolder, trainer: Trainer) -> None:

@@ -11,6 +11,7 @@ from fastast.cli import main
 from fastast.config import GATES
 from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
+from fastast.train import session
 from fastast.train.checkpointer import Checkpointer
 from tests.conftest import damaged_png
 from tests.train.test_disk import assert_resumes
@@ -190,6 +191,79 @@ def test_a_summary_of_another_version_is_refused(gated, tmp_path, capsys):
     (out / "summary.json").write_text('{"stopped": null}')
     assert main(["train", "--out", str(out), "--resume"]) == 2
     assert "another version" in capsys.readouterr().err
+
+
+def test_renamed_classes_are_refused_even_with_force(pictures, tmp_path, monkeypatch, capsys):
+    """The outputs keep their order, so that a renamed class would give its label to another."""
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(pictures, data)
+    stopped_run(monkeypatch, data, out)
+    before = (out / "classes.json").read_bytes()
+    for split in ("train", "val"):
+        (data / split / "class_0").rename(data / split / "class_9")
+    for force in ([], ["--force"]):
+        assert main(["train", "--out", str(out), "--resume", *force]) == 2
+        error = capsys.readouterr().err
+        assert "the classes have changed since (class_0 -> class_9)" in error
+        assert "name the folders as they were" in error
+    assert (out / "classes.json").read_bytes() == before
+    for split in ("train", "val"):
+        (data / split / "class_9").rename(data / split / "class_0")
+    assert main(["train", "--out", str(out), "--resume"]) == 0
+
+
+def test_files_of_others_are_not_replaced(pictures, tmp_path, monkeypatch, capsys):
+    """A folder with a `model.safetensors` but no run is not ours; that file was deleted."""
+    monkeypatch.setattr(session, "_run", lambda *_, **__: 0)
+    names = ("model.safetensors", "classes.json", "metrics.jsonl", "report.html", "checkpoints/best.pt", "thumbs/1.jpg")
+    for number, name in enumerate(names):
+        out = tmp_path / str(number)
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("mine")
+        for resume in ([], ["--resume"]):
+            assert main(["train", *options(pictures, out), *resume]) == 2
+            assert f"holds {name.replace('thumbs/1.jpg', 'thumbs')} but no run" in capsys.readouterr().err
+        assert (out / name).read_text() == "mine"
+        (out / name.split("/")[0]).rename(tmp_path / f"away-{number}")
+        assert main(["train", *options(pictures, out)]) == 0
+
+
+def test_resuming_elsewhere_replaces_no_files_of_others(gated, tmp_path, capsys):
+    (tmp_path / "model.safetensors").write_text("mine")
+    last = gated / "checkpoints" / "last.pt"
+    assert main(["train", "--resume", str(last), "--out", str(tmp_path)]) == 2
+    assert "holds model.safetensors but no run" in capsys.readouterr().err
+
+
+def test_config_of_another_program_is_no_run(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_text("mine")
+    assert main(["train", "--out", str(tmp_path), "--resume"]) == 2
+    assert "not the options of a run" in capsys.readouterr().err
+    assert (tmp_path / "model.safetensors").read_text() == "mine"
+
+
+def test_resume_says_what_it_finds_no_run_in(gated, pictures, tmp_path, monkeypatch, capsys):
+    """`--resume --out TYPO` must not train the demo set, nor `--resume` alone a new run each time."""
+    monkeypatch.setattr(session, "_run", lambda *_, **__: 0)
+    monkeypatch.chdir(tmp_path)
+    for arguments, words in (
+        (["--resume", "--out", "typo"], "no run in " + str(tmp_path / "typo")),
+        (["--resume"], "name the run with --out DIR, or its checkpoint with --resume FILE"),
+        (["--resume", "--data", str(pictures)], "name the run with --out DIR"),
+        (["--resume", str(gated)], f"continue it with --out {gated} --resume"),
+        (["--resume", "absent.pt"], "no such checkpoint; check the path"),
+    ):
+        assert main(["train", *arguments]) == 2
+        assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    for arguments in (
+        ["--out", "typo"],
+        ["--resume", "--out", "typo", "--data", str(pictures)],
+        ["--out", str(gated), "--resume"],
+        ["--resume", str(gated / "checkpoints" / "last.pt")],
+    ):
+        assert main(["train", *arguments]) == 0
 
 
 def test_the_data_folder_is_refused_as_a_run_folder(pictures, capsys):

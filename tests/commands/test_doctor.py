@@ -189,3 +189,13 @@ def test_quick_and_json_exclude_each_other() -> None:
     done = run_fastast("doctor", "--quick", "--json")
     assert done.returncode == 2
     assert "not allowed with" in done.stderr
+
+
+def test_cores_are_those_that_the_quota_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setattr(doctor.os, "cpu_count", lambda: 8)
+    for cores, value in ((1, "; the CPU quota of the control group leaves 1 of 6"), (6, "")):
+        monkeypatch.setattr(doctor, "usable_cores", lambda cores=cores: cores)
+        check = doctor.check_host(0)[0]
+        assert check.value == f"{cores} usable of 8, by affinity" + value
+        assert check.status == ("warn" if cores == 1 else "ok")

@@ -1,11 +1,19 @@
 """`fastast evaluate`: it agrees with the run, and refuses bad input in one line."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
+import safetensors.torch
+import torch
 
+from fastast.checkpoint.file_format import export_weights
 from fastast.cli import main
+from fastast.errors import InputError
+from fastast.models.weights_info import WeightsInfo, read_info
+
+ARCH = ["--arch", "tests.nets:tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +35,85 @@ def test_evaluate_agrees_with_the_run(run, pictures, tmp_path, capsys):
     assert right / 60 == pytest.approx(best)
 
 
-def test_evaluate_takes_a_file_of_weights(run, pictures, tmp_path, capsys):
+def test_weights_away_from_their_run_say_what_they_are(run, pictures, tmp_path, capsys):
+    """Classes and sizes come from the file, so that a part of the classes, in other folders, is labelled rightly."""
     best = json.loads((run / "summary.json").read_text())["accuracy"]["best_val_top1"]
     shutil.copy(run / "model.safetensors", tmp_path / "w.safetensors")
-    arguments = ["evaluate", str(tmp_path / "w.safetensors"), "--data", str(pictures / "val"), "--image-size", "32"]
+    arguments = ["evaluate", str(tmp_path / "w.safetensors"), "--data", str(pictures / "val")]
+    assert main(arguments) == 2  # a file may not choose which code runs
+    error = capsys.readouterr().err
+    assert "add --arch tests.nets:tiny" in error
     assert main([*arguments, "--arch", "tests.nets:tiny", "--batch-size", "7"]) == 0
-    assert f"top-1 {best:.4f}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"top-1 {best:.4f}" in printed
+    assert "tests.nets:tiny, 4 classes (class_0, class_1, class_2, class_3)" in printed
+    assert "resized to 36 px (bilinear, antialias) and cropped to 32" in printed
+    part = tmp_path / "part"
+    for name in ("class_2", "class_3"):
+        shutil.copytree(pictures / "val" / name, part / name)
+    assert main(["evaluate", str(tmp_path / "w.safetensors"), "--data", str(part), *ARCH, "--out", str(part)]) == 2
+    csv = tmp_path / "p.csv"
+    assert main(["evaluate", str(tmp_path / "w.safetensors"), "--data", str(part), *ARCH, "--out", str(csv)]) == 0
+    assert {line.split(",")[1] for line in csv.read_text().splitlines()[1:]} == {"class_2", "class_3"}
+    (part / "class_2").rename(part / "other")
+    assert main(["evaluate", str(tmp_path / "w.safetensors"), "--data", str(part), *ARCH]) == 2
+    assert "does not know: other" in capsys.readouterr().err
+
+
+def test_file_without_metadata_says_what_is_assumed(run, pictures, tmp_path, capsys):
+    shutil.copy(run / "checkpoints" / "best.pt", tmp_path / "w.pt")
+    arguments = ["evaluate", str(tmp_path / "w.pt"), "--data", str(pictures), "--image-size", "32"]
     assert main(arguments) == 2
-    assert "--arch" in capsys.readouterr().err
+    assert "name it with --arch" in capsys.readouterr().err
+    assert main([*arguments, *ARCH]) == 0
+    assert "says nothing of its classes: taken are the folder's in order, at 32 px" in capsys.readouterr().out
+
+
+def test_checkpoint_to_resume_from_is_no_file_of_weights(run, pictures, capsys):
+    last = run / "checkpoints" / "last.pt"
+    for arguments in (["evaluate", last], ["train", "--weights", last, "--out", run.parent / "new"]):
+        assert main([*map(str, arguments), "--data", str(pictures)]) == 2
+        error = capsys.readouterr().err
+        assert "name best.pt beside it" in error
+        assert error.startswith(f"fastast {arguments[0]}: error: {last}: ")
+    assert main(["evaluate", str(last.with_name("best.pt")), "--data", str(pictures)]) == 0
+
+
+@pytest.mark.parametrize("name", ["arch", "classes", "crop_size", "mean"])
+@pytest.mark.parametrize("value", [None, "[", "1", '"a"', "[[]]"])
+def test_damaged_metadata_is_one_line(run, tmp_path, name, value):
+    if name == "arch" and value is not None:
+        return  # any text may be a name
+    metadata = WeightsInfo.of("resnet18", ["a", "b"], 32).to_metadata() | {name: value}
+    metadata = {key: text for key, text in metadata.items() if text is not None}
+    if metadata.get("crop_size") == "1":
+        return
+    export_weights(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, metadata)
+    with pytest.raises(InputError, match="metadata is damaged"):
+        read_info(tmp_path / "w.safetensors")
+
+
+def test_metadata_reads_back_and_does_not_change_the_file(tmp_path):
+    """The library writes metadata in another order each time; equal weights must be equal files."""
+    info = WeightsInfo.of("resnet18", ["b\u00e4r", "caf\udce9"], 224)
+    assert (info.resize_size, info.mean, info.std) == (256, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    weights = {"w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(7)}
+    for name in "ab":
+        export_weights(tmp_path / f"{name}.safetensors", weights, info.to_metadata())
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert list(json.loads((tmp_path / "a.safetensors").read_bytes()[8:].split(b"}")[0] + b"}}")["__metadata__"]) == [
+        *("format", "fastast", "arch", "classes", "crop_size", "resize_size", "mean", "std", "interpolation")
+    ]
+    assert read_info(tmp_path / "a.safetensors") == info
+    read = safetensors.torch.load_file(tmp_path / "a.safetensors")
+    assert all(torch.equal(read[name], value) for name, value in weights.items())
+
+
+def test_weights_of_another_preparation_are_refused(pictures, tmp_path, capsys):
+    info = dataclasses.replace(WeightsInfo.of("resnet18", ["a"], 224), mean=[0.5, 0.5, 0.5])
+    export_weights(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, info.to_metadata())
+    assert main(["evaluate", str(tmp_path / "w.safetensors"), "--data", str(pictures)]) == 2
+    assert "prepared otherwise" in capsys.readouterr().err
 
 
 def test_evaluate_finds_the_run_of_a_checkpoint(run, pictures, capsys):
@@ -49,7 +128,8 @@ def test_evaluate_finds_the_run_of_a_checkpoint(run, pictures, capsys):
         (["--batch-size", "0"], "--batch-size 0"),
         (["--out", "nodir/x.csv"], "no such folder"),
         (["--out", "."], "is a folder"),
-        (["--arch", "resnet17"], "resnet18"),
+        (["--arch", "resnet17"], "leave --arch out"),
+        (["--image-size", "64"], "leave it out"),
         (["--device", "cuda"], "--device cuda"),
         (["--data", "nowhere"], "nowhere"),
     ],

@@ -1,0 +1,45 @@
+"""Output that may be lost: a closed pipe or terminal, or a full disk, must not end the work that reports to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+
+class _Output:
+    """A text stream whose errors of writing are ignored."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def kept_going(stream: TextIO | None) -> Iterator[Any]:
+    """A stand-in for a standard stream within the block, which ignores that nobody reads it any more."""
+    if stream is None:  # closed before the process started
+        yield None
+        return
+    try:
+        yield _Output(stream)
+    finally:
+        try:
+            stream.flush()
+        except OSError:  # the interpreter flushes once more at its end, and would complain
+            with contextlib.suppress(OSError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)

@@ -1,0 +1,33 @@
+"""The verdict of a run."""
+
+import io
+
+from rich.console import Console
+
+from fastast.loggers.console import verdict
+
+
+def test_verdict_says_that_the_gate_never_ran():
+    """It showed "0 offered/s in the gated part" and nothing else."""
+    summary = {
+        "model": {"arch": "resnet18"},
+        "gate": {"name": "forward", "activation_rate": None, "target": 0.1, "warmup_epochs": 1.0},
+        "accuracy": {"val_top1": 0.5, "val_top5": 1.0, "best_val_top1": 0.5, "best_epoch": 1},
+        "samples": {"offered": 40, "backward": 40, "nonfinite_steps": 0},
+        "compute": {"speedup_ceiling": None},
+        "energy": {"gpu_j": None, "notes": []}
+        | {f"{run}savings_{name}": None for run in ("", "run_") for name in ("estimated", "arithmetic", "measured")},
+        "throughput": {"offered_per_s": None},
+        "time_s": {"total": 3.0, "eval": 1.0},
+        "data": {"quarantined": 0},
+    }
+    for gate, words in (
+        ("forward", "never ran: --warmup-epochs 1 and --anneal left it no epoch"),
+        ("dense", "dense gate"),
+    ):
+        summary["gate"]["name"] = gate
+        console = Console(file=io.StringIO(), width=200)
+        console.print(verdict(summary))
+        printed = console.file.getvalue()
+        assert words in printed
+        assert "offered/s" not in printed
