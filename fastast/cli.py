@@ -13,6 +13,7 @@ from fastast._version import __version__
 from fastast.commands import bench, doctor, evaluate, meter, pack, report, train
 from fastast.commands.parser import Parser
 from fastast.errors import InputError, ReportedByOtherRank
+from fastast.run_folder import printable
 
 # Faults of a path that the user named.
 PATH_ERRORS = {
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 2 bad usage or input, 3 stopped at --max-time, 128 + n stopped by signal n.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8
     parser = build_parser()
     args, unknown = parser.parse_known_args(arguments)
     if unknown:  # said by the command's own parser, whose help lists what it takes
@@ -85,9 +88,7 @@ def _run(args: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _fail(command: str, message: str) -> int:
-    # Names and values from files may hold line breaks and terminal codes.
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    print(f"fastast {command}: error: {shown}", file=sys.stderr)
+    print(f"fastast {command}: error: {printable(message)}", file=sys.stderr)
     return 2
 
 
