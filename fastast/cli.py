@@ -14,6 +14,7 @@ from fastast.commands import bench, doctor, evaluate, meter, pack, report, train
 from fastast.commands.parser import Parser, any_text
 from fastast.errors import InputError, ReportedByOtherRank
 from fastast.output import kept_going
+from fastast.run_folder import printable
 from fastast.signals import EXIT_MAX_TIME, SIGNALS
 
 # Faults of a path that the user named.
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 2 bad usage or input, 3 stopped at --max-time, 128 + n stopped by signal n.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(stack.enter_context(kept_going(sys.stdout))))
         stack.enter_context(contextlib.redirect_stderr(stack.enter_context(kept_going(sys.stderr))))
@@ -95,9 +98,7 @@ def _run(args: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _fail(command: str, message: str) -> int:
-    # Names and values from files may hold line breaks and terminal codes.
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    print(f"fastast {command}: error: {shown}", file=sys.stderr)
+    print(f"fastast {command}: error: {printable(message)}", file=sys.stderr)
     return 2
 
 

@@ -175,8 +175,9 @@ class RunFolder:
         self.summary.unlink(missing_ok=True)
 
     def write_json(self, path: Path, value: Any) -> None:
-        """Writes `value` as indented JSON, whole. NaN and infinity become null."""
-        write_whole(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+        """Writes `value` as indented JSON, whole. NaN and infinity become null, what is not UTF-8 an escape."""
+        text = json.dumps(finite(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        write_whole(path, text.encode("utf-8", "backslashreplace"))
 
 
 class OtherRanksFolder(RunFolder):
@@ -187,6 +188,11 @@ class OtherRanksFolder(RunFolder):
 
     def append_quarantine(self, line: dict[str, Any]) -> None:
         """Leaves the line to the first rank."""
+
+
+def printable(text: str) -> str:
+    r"""The text on one line, whatever bytes a name in it holds: as \udce9 where they are not UTF-8."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def read_json(path: Path) -> dict[str, Any]:

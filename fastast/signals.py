@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 # SLURM sends SIGUSR1 ahead of a time limit (`sbatch --signal=USR1@120`), a terminal that closes SIGHUP.

@@ -6,10 +6,11 @@ import argparse
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fastast.atomic_files import write_whole
 from fastast.errors import InputError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from fastast.data import Catalog
+    from fastast.data.catalog import Quarantined
     from fastast.feed import Batch
     from fastast.loggers.console import Reporter
     from fastast.models.weights_info import WeightsInfo
@@ -29,7 +31,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="accuracy of a trained network on a folder of pictures",
-        description="Prints top-1 and top-5 accuracy; with --out writes path, label, prediction and probability.",
+        description="Prints top-1 and top-5 accuracy; with --out writes path, label, prediction and probability, and "
+        "pictures that cannot be read at the end, without a prediction.",
     )
     parser.add_argument("model", metavar="RUN|FILE", help="a run folder, or a .safetensors/.pt/.pth file of weights")
     parser.add_argument("--data", required=True, metavar="D", help="class folders, or a folder that holds val/")
@@ -77,7 +80,8 @@ def evaluate_model(
         data: class folders, or a folder that holds val/.
         arch: the network; None takes the run's.
         image_size: evaluation crop in pixels; None takes the run's, else 224.
-        out: CSV file with the columns path, label, prediction, probability; or None.
+        out: CSV file with the columns path, label, prediction, probability; or None. Pictures that were left out come
+            last, without a prediction.
         batch_size: pictures at a time.
         device: "auto", "cuda" or "cpu".
         reporter: shows progress.
@@ -120,8 +124,10 @@ def evaluate_model(
     size = image_size or config.get("image_size") or 224
 
     from fastast.data import open_folder
+    from fastast.data.catalog import Quarantined
     from fastast.device import open_runtime
     from fastast.feed import EvalLoader, LoaderOptions
+    from fastast.loggers.console import FewNotes
     from fastast.models.build import WEIGHT_SUFFIXES, build_model, check_fits, scoring_twin
     from fastast.train.evaluation import evaluate
     from fastast.train.steps import EvalStep
@@ -130,6 +136,7 @@ def evaluate_model(
         raise InputError(f"{weights}: name a run folder, or a file of weights: {', '.join(WEIGHT_SUFFIXES)}")
     known = _read_classes(folder.classes) if folder.classes.exists() else None
     catalog = open_folder(data, classes=known if info is None else info.classes)
+    _require_trained_bits(folder, catalog, data)
     classes = catalog.classes
     if info is None and known is None:
         reporter.note(f"{weights}: says nothing of its classes: taken are the folder's in order, at {size} px")
@@ -141,12 +148,13 @@ def evaluate_model(
     twin = scoring_twin(model.to(runtime.device))
     check_fits(twin, arch, size, len(classes))
     step = EvalStep(twin, dtype=runtime.dtype)
+    left_out = list(catalog.quarantined)
     options = LoaderOptions(
         batch_size=batch_size,
         image_size=size,
         device=runtime.device,
         dtype=runtime.image_dtype,
-        on_quarantine=lambda _, picture, reason: reporter.note(f"left out {picture}: {reason}"),
+        on_quarantine=lambda *entry: left_out.append(Quarantined(*entry)),
         on_note=reporter.note,
     )
     loader = EvalLoader(catalog, options)
@@ -157,10 +165,17 @@ def evaluate_model(
     finally:
         reporter.end()
         loader.close()
+    few = FewNotes(reporter)
+    for entry in left_out:
+        few.note(f"left out {entry.path}", entry.reason)
+    few.flush("left out")
     if out is not None:
-        write_whole(out, rows.to_csv(catalog, classes))
+        write_whole(out, rows.to_csv(catalog, left_out))
         reporter.note(f"wrote {out}")
-    reporter.note(f"top-1 {accuracy.top1:.4f}  top-5 {accuracy.top5:.4f}  on {accuracy.num_samples:,} pictures")
+    total = accuracy.num_samples + len(left_out)
+    done = f"{accuracy.num_samples:,} pictures" + (f" of {total:,}" if left_out else "")
+    missing = f"; {len(left_out):,} left out" if left_out else ""
+    reporter.note(f"top-1 {accuracy.top1:.4f}  top-5 {accuracy.top5:.4f}  on {done}{missing}")
     return 0
 
 
@@ -168,8 +183,6 @@ class Predictions:
     """The most probable class of each picture, by id; pictures that were not delivered stay without one."""
 
     def __init__(self, num_samples: int) -> None:
-        import numpy as np
-
         self.predicted = np.full(num_samples, -1)
         self.probability = np.zeros(num_samples, np.float32)
 
@@ -181,18 +194,26 @@ class Predictions:
         self.probability[ids] = probability.float().cpu().numpy()
         return int((self.predicted >= 0).sum())
 
-    def to_csv(self, catalog: Catalog, classes: Sequence[str]) -> str:
-        """Lines of path, label, prediction, probability."""
+    def to_csv(self, catalog: Catalog, left_out: Sequence[Quarantined]) -> bytes:
+        """Lines of path, label, prediction, probability; of what was left out, only path, and label if known."""
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(["path", "label", "prediction", "probability"])
-        for i in range(catalog.num_samples):
-            if self.predicted[i] >= 0:
-                label, predicted = classes[catalog.labels[i]], classes[int(self.predicted[i])]
-                # A path of any bytes becomes text that a CSV reader takes.
-                path = os.fsencode(catalog.path(i)).decode("utf-8", "backslashreplace")
-                writer.writerow([path, label, predicted, f"{self.probability[i]:.6f}"])
-        return text.getvalue()
+        classes = catalog.classes
+        for i in np.flatnonzero(self.predicted >= 0).tolist():
+            label, predicted = classes[catalog.labels[i]], classes[int(self.predicted[i])]
+            writer.writerow([catalog.path(i), label, predicted, f"{self.probability[i]:.6f}"])
+        for entry in left_out:
+            writer.writerow([entry.path, "" if entry.id is None else classes[catalog.labels[entry.id]], "", ""])
+        return text.getvalue().encode("utf-8", "backslashreplace")  # names of any bytes: what is not UTF-8 is escaped
+
+
+def _require_trained_bits(folder: RunFolder, catalog: Catalog, data: str) -> None:
+    """Refuses 16-bit pictures that became 8 bits by another range than those that the run trained on."""
+    from fastast.data.dataset import require_same_bits
+
+    trained = read_json(folder.summary).get("data") if folder.summary.exists() else None
+    require_same_bits(trained.get("bits") if isinstance(trained, dict) else None, catalog.bits, data)
 
 
 def _require_agreement(

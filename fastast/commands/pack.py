@@ -20,6 +20,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--max-side", type=int, metavar="PX", help="re-encode larger pictures down to this longer side")
     parser.add_argument("--shard-size", type=float, default=1024, metavar="MB", help="megabytes a shard (default 1024)")
     parser.add_argument("--quality", type=int, default=95, metavar="Q", help="quality of re-encoded JPEGs (default 95)")
+    parser.add_argument(
+        "--bits",
+        type=int,
+        metavar="N",
+        help="of 16-bit pictures, the lower N bits become 0 to 255; default those that the brightest of all takes",
+    )
     parser.add_argument("--verify", action="store_true", help="read the pack back and check all of it")
     parser.add_argument("--workers", type=int, metavar="N", help="threads; default the cores this process may use")
     parser.add_removed("thumbnails")
@@ -38,6 +44,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         max_side=args.max_side,
         shard_size_mb=args.shard_size,
         quality=args.quality,
+        bits=args.bits,
         verify=args.verify,
         workers=args.workers,
         progress=reporter.counter("packing"),

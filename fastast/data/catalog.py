@@ -42,7 +42,11 @@ class Catalog:
         sizes: int32[N, 2], height and width in pixels.
         num_samples: N.
         quarantined: files that the scan refused.
+        bits: of pictures with 16 bits a channel, the lower bits that became 0 to 255 when they were packed; None:
+            there are none.
     """
+
+    bits: int | None = None
 
     def __init__(self, index: FileIndex, classes: tuple[str, ...], quarantined: list[Quarantined]) -> None:
         self._index = index

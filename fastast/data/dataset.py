@@ -82,6 +82,7 @@ def open_dataset(
     else:
         val, val_refused = _scan_split(val_list, progress and (lambda done, _: progress(first + done, total)))
         require_same_classes(train.classes, val.classes, train_roots[0], val_roots[0])
+        require_same_bits(train.bits, val.bits, val_roots[0])
         refused = refused + val_refused
     fingerprint = hashlib.sha256((train.digest() + val.digest()).encode()).hexdigest()[:16]
     return Dataset(train, val, train.classes, fingerprint, refused)
@@ -320,6 +321,19 @@ def require_same_classes(
                 f"{show_path(root)}: no readable picture of {len(missing)} classes that the other split has: "
                 f"{_some(missing)}; add pictures or remove those folders"
             )
+
+
+def require_same_bits(train: int | None, val: int | None, val_root: str | Path) -> None:
+    """Checks that pictures with 16 bits a channel became 8 bits by the same range.
+
+    Raises:
+        InputError: two packs of different ranges.
+    """
+    if train is not None and val is not None and train != val:
+        raise InputError(
+            f"{show_path(val_root)}: 16-bit pictures packed by another range ({val} bits) than those trained on "
+            f"({train} bits); pack it again with --bits {train}"
+        )
 
 
 def _pick_validation(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -30,10 +30,10 @@ Progress = Callable[[int, int], None]
 
 # Kinds that cannot be trained on are listed too, so that the scan can name them and say what to do.
 PICTURE_EXTENSIONS = frozenset(
-    b".jpg .jpeg .jpe .jfif .png .gif .webp .bmp .tif .tiff .avif .heic .heif .jxl .jp2".split()
+    b".jpg .jpeg .jpe .jfif .png .gif .webp .bmp .tif .tiff .avif .heic .heif .jxl .jp2 .ppm .pgm .pbm .pnm".split()
 )
 
-_CACHE_VERSION = 1  # raise it when the scan changes what it accepts
+_CACHE_VERSION = 2  # raise it when the scan changes what it accepts
 _CHUNK = 256  # files handed to a thread at a time
 
 

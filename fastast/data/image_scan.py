@@ -2,13 +2,14 @@
 
 The decoder libraries under DALI can crash the process (SIGSEGV) on bytes that they cannot parse, and decode a
 20000 x 20000 header without complaint (23 s, 1.2 GB). So every file passes this scan before they see it. It walks the
-markers of a JPEG up to its first scan, or every chunk header of a PNG, and reads nothing else but the tail. Layouts:
-ITU-T T.81 annex B (JPEG), the W3C PNG specification, third edition.
+markers of a JPEG up to its first scan, or every chunk header of a PNG, and reads nothing else but the tail; the picture
+data only where much follows it. Layouts: ITU-T T.81 annex B (JPEG), the W3C PNG specification, third edition.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,11 +23,18 @@ MAX_BYTES = 512 * 2**20
 _MAX_SEGMENTS = 4096  # a real header has tens; without a limit a crafted one could cost minutes
 _MAX_CHUNKS = 100_000  # a PNG of MAX_PIXELS in chunks of 8 KiB has about half as many
 _HEAD_BYTES = 4096  # one read covers most headers
-_TAIL_BYTES = 4096  # room for the padding that cameras and file systems leave after the last marker
+_TAIL_BYTES = 4096  # the end marker of most files lies here
+_BLOCK_BYTES = 65536  # read at a time where it does not
+
+PACK_CONVERTS = "`fastast pack SRC OUT` converts it"
+"""Remedy for pictures that Pillow reads and DALI does not."""
 
 _NO_END = "cut off: no end-of-image marker; copy or download it again"
 _EMPTY = "empty file (0 bytes); copy or download it again"
 _LOST = "cannot be opened: the link leads nowhere or the file is gone"
+
+PACK_MENDS = "`fastast pack SRC OUT` mends most such files; else re-encode it"
+"""Remedy for JPEGs with a header that libjpeg reads and DALI does not."""
 
 
 class Header(NamedTuple):
@@ -115,27 +123,33 @@ def _scan(read_at: ReadAt, size: int) -> Header:
         return Header(0, 0, 0, str(refused))
 
 
+# First bytes of kinds that `fastast pack` converts, and of others.
+_PACKABLE = {
+    rb"GIF8": "GIF",
+    rb"BM": "BMP",
+    rb"II\*\0|MM\0\*": "TIFF",
+    rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": "JPEG 2000",
+    rb"RIFF....WEBP": "WebP",
+    rb"....ftypavif": "AVIF",
+    rb"P[1-6][\s#]": "PPM, PGM or PBM",
+}
+_FOREIGN = {
+    rb"\0\0\0\x0cJXL |\xff\x0a": "JPEG XL",
+    rb"....ftyp": "HEIC, an image sequence or a video",
+    rb"8BPS": "Photoshop file",
+}
+
+
 def _name_kind(head: bytes) -> str:
     """Says what a file is that is neither JPEG nor PNG, with the remedy."""
     if not head:
         return _EMPTY
-    known = {
-        b"GIF8": "GIF",
-        b"BM": "BMP",
-        b"II*\0": "TIFF",
-        b"MM\0*": "TIFF",
-        b"\0\0\0\x0cjP  ": "JPEG 2000",
-        b"\xff\x4f\xff\x51": "JPEG 2000",
-        b"\0\0\0\x0cJXL ": "JPEG XL",
-        b"\xff\x0a": "JPEG XL",
-    }
-    for magic, name in known.items():
-        if head.startswith(magic):
+    for pattern, name in _PACKABLE.items():
+        if re.match(pattern, head, re.DOTALL):
+            return f"{name}, not JPEG or PNG; {PACK_CONVERTS}"
+    for pattern, name in _FOREIGN.items():
+        if re.match(pattern, head, re.DOTALL):
             return f"{name}, not JPEG or PNG; convert it"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WebP, not JPEG or PNG; convert it"
-    if head[4:8] == b"ftyp":
-        return "AVIF, HEIC or video, not JPEG or PNG; convert it"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
         return "a web page, not a picture: a failed download; fetch it again"
@@ -176,12 +190,13 @@ def _scan_jpeg(read_at: ReadAt, size: int) -> Header:
         if len(head) < 4:
             raise _Refused(_NO_END)
         if head[0] != 0xFF:
-            raise _Refused(f"damaged header: no marker at byte {offset}; re-encode it")
+            # libjpeg skips the junk; DALI's parser crashes on it.
+            raise _Refused(f"damaged header: no marker at byte {offset}; {PACK_MENDS}")
         marker = head[1]
         if marker in _OTHER_FRAMES:
             raise _Refused(f"{_OTHER_FRAMES[marker]}; re-encode it as baseline or progressive")
         if marker < 0xC0 or 0xD0 <= marker <= 0xD9:  # markers without a segment are not allowed here
-            raise _Refused(f"damaged header: marker 0x{marker:02X} before the picture; re-encode it")
+            raise _Refused(f"damaged header: marker 0x{marker:02X} before the picture; {PACK_MENDS}")
         length = int.from_bytes(head[2:], "big")
         end = offset + 2 + length
         if length < 2 or end > size:
@@ -271,14 +286,36 @@ def _check_scan(body: bytes, components: dict[int, int], quantization: set[int],
             raise _Refused("damaged header: scan; re-encode it")
         # The first scan of every process carries DC coefficients, so their table must be there by now.
         if components[name] not in quantization or tables >> 4 not in huffman:
-            raise _Refused("damaged header: a table is missing; re-encode it")
+            raise _Refused(f"damaged header: a table is missing; {PACK_MENDS}")
+
+
+# A marker in or after the picture data, where FF 00 is a byte of data and FF D0 to FF D7 separate its intervals.
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 def _check_end(read_at: ReadAt, begin: int, size: int) -> None:
-    """Looks for the end marker near the end. After `begin` it cannot be part of the picture data (T.81 B.1.1.5)."""
+    """Looks for the end marker near the end, else behind the picture data, where every decoder stops.
+
+    Padding of any length may follow it, or another picture, or the video of a motion photo. After `begin` it cannot be
+    part of the picture data (T.81 B.1.1.5).
+    """
     start = max(begin, size - _TAIL_BYTES)
-    if read_at(start, size - start).rfind(b"\xff\xd9") < 0:
-        raise _Refused(_NO_END)
+    if read_at(start, size - start).rfind(b"\xff\xd9") >= 0:
+        return
+    offset, num_left = begin, _MAX_SEGMENTS
+    while num_left and len(block := read_at(offset, _BLOCK_BYTES)) > 1:
+        found = _MARKER.search(block)
+        if found is None:
+            offset += len(block) - 1  # the last byte may be the first of a marker
+            continue
+        marker, offset = block[found.end() - 1], offset + found.end()
+        if marker == 0xD9:
+            return
+        if marker == 0xD8:  # another picture begins
+            break
+        offset += max(2, int.from_bytes(read_at(offset, 2), "big"))  # tables, or the header of a further scan
+        num_left -= 1
+    raise _Refused(_NO_END)
 
 
 # ----------------------------------------------------------------------------------------------------- PNG
@@ -326,4 +363,7 @@ def _read_png_header(body: bytes) -> Header:
     if depth not in depths or compression or filtering or interlace > 1:
         raise _Refused("damaged PNG: header; re-encode it")
     _check_size(height, width)
+    if depth == 16:
+        # DALI would keep the upper 8 bits, which leaves 16 levels of a picture of 12 bits.
+        raise _Refused("16-bit PNG; `fastast pack SRC OUT` converts all by one range")
     return Header(height, width, channels, None)

@@ -88,6 +88,7 @@ class PackCatalog(Catalog):
         lengths = part.records["name_length"].astype(np.int64)
         self._select(part.records, np.cumsum(lengths) - lengths)
         self.classes = index.classes
+        self.bits = index.bits
         self.quarantined = [Quarantined(None, path, reason) for path, reason in part.quarantined]
         self.labels = np.ascontiguousarray(part.records["label"])
 

@@ -83,6 +83,11 @@ class PackIndex:
     options: dict[str, Any]
     provenance: dict[str, Any]
 
+    @property
+    def bits(self) -> int | None:
+        """Of pictures with 16 bits a channel, the lower bits that became 0 to 255; None: it has none."""
+        return self.options.get("bits")
+
 
 def is_pack(path: str | os.PathLike[str]) -> bool:
     """Whether a folder is a pack."""
@@ -141,6 +146,7 @@ def read_index(path: str | os.PathLike[str]) -> PackIndex:
     for name in ("options", "provenance"):
         _check(isinstance(header.get(name), dict), where, name)
     _check(isinstance(header.get("plan"), str), where, "plan")
+    _check(header["options"].get("bits") in (None, *range(8, 17)), where, "bits")
     splits = {name: _read_split(root, name, entries[name], len(classes)) for name in SPLITS if name in entries}
     return PackIndex(root, tuple(classes), splits, header["plan"], header["options"], header["provenance"])
 

@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fastast.run_folder import printable
+
 # Seconds between two plain lines; a log file should stay readable after 12 hours.
 PLAIN_INTERVAL_S = 15.0
 
@@ -29,8 +31,8 @@ class Reporter:
         self._last_plain = 0.0
 
     def note(self, message: str) -> None:
-        """Prints one line."""
-        self.console.print(escape(message))
+        """Prints one line, whatever the names in it hold."""
+        self.console.print(escape(printable(message)))
 
     def begin(self, what: str, total: float) -> None:
         """Starts a progress bar of `total` units (a terminal only)."""

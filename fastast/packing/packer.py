@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,11 @@ from fastast.data.file_index import FileIndex, Progress, show_path, stamp_files
 from fastast.data.pack_index import BLOCK, PackIndex, Split, header_bytes, index_bytes, is_pack, read_index
 from fastast.data.sampler import epoch_ids
 from fastast.errors import InputError
-from fastast.packing.converting import PackOptions, Picture
+from fastast.packing.converting import MENDED, PackOptions, Picture
 from fastast.packing.verifying import verify_pack
-from fastast.packing.writing import SplitPlan, SplitWriter, load_picture
+from fastast.packing.writing import SplitPlan, SplitWriter, load_picture, picture_bits
 
+_CHUNK = 64  # pictures handed to a thread at a time
 _EXTRA_BYTES = 4 * BLOCK  # of a sample beside its picture: two headers, the label, padding
 
 
@@ -43,6 +44,7 @@ def run_pack(
     max_side: int | None = None,
     shard_size_mb: float = 1024,
     quality: int = 95,
+    bits: int | None = None,
     verify: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -56,6 +58,7 @@ def run_pack(
         max_side: as in `PackOptions`.
         shard_size_mb: megabytes (10^6 bytes) of source pictures in a shard.
         quality: as in `PackOptions`.
+        bits: as in `PackOptions`; None: those that the brightest picture with 16 bits a channel takes, at least 8.
         verify: read the pack back afterwards and check all of it.
         workers: threads; None: the cores that this process may use.
         progress: called now and then as `progress(done, total)`, in pictures.
@@ -68,13 +71,14 @@ def run_pack(
         InputError: an option or a folder is not valid, or the pack is damaged.
     """
     num_workers = workers if workers is not None else len(os.sched_getaffinity(0))
-    for name, value, most in (
-        ("--max-side", max_side, 65535),
-        ("--quality", quality, 100),
-        ("--workers", num_workers, 1024),
+    for name, value, least, most in (
+        ("--max-side", max_side, 1, 65535),
+        ("--quality", quality, 1, 100),
+        ("--bits", bits, 8, 16),
+        ("--workers", num_workers, 1, 1024),
     ):
-        if value is not None and not 1 <= value <= most:
-            raise InputError(f"{name} {value}: must be in 1 ... {most}")
+        if value is not None and not least <= value <= most:
+            raise InputError(f"{name} {value}: must be in {least} ... {most}")
     if not 0 < shard_size_mb <= 10**6:
         raise InputError(f"--shard-size {shard_size_mb:g}: must be in (0, 1,000,000] MB")
     if out is None:
@@ -82,7 +86,7 @@ def run_pack(
             raise InputError(f"{show_path(source)}: name the folder for the pack: fastast pack SRC OUT")
         index = read_index(source)
     else:
-        options = PackOptions(max_side, quality)
+        options = PackOptions(max_side, quality, bits)
         index = make_pack(source, out, options, max(1, int(shard_size_mb * 10**6)), num_workers, progress)
         for line in describe_pack(index):
             say(line)
@@ -99,10 +103,16 @@ def describe_pack(index: PackIndex) -> Iterator[str]:
         size_mb = sum(shard.num_bytes for shard in split.shards) / 10**6
         yield f"{name}: {len(split.records):,} pictures, {len(split.shards)} shards, {size_mb:,.1f} MB"
         for reason, count in split.converted.items():
-            yield f"{name}: {count:,} re-encoded ({reason}; JPEG quality {index.options['quality']}, 4:4:4)"
+            how = "the picture as it was" if reason == MENDED else f"JPEG quality {index.options['quality']}, 4:4:4"
+            yield f"{name}: {count:,} {'changed' if reason == MENDED else 're-encoded'} ({reason}; {how})"
         if split.quarantined:
             path, reason = split.quarantined[0]
             yield f"{name}: {len(split.quarantined):,} left out, such as {show_path(path)}: {reason}"
+    if index.bits is not None:
+        yield (
+            f"16-bit pictures: the lower {index.bits} bits became 0 to 255; "
+            f"pack others for the same network with --bits {index.bits}"
+        )
 
 
 def make_pack(
@@ -138,6 +148,8 @@ def make_pack(
     with _claim(root, digest) as finished:
         if finished is not None:
             return finished
+        if options.bits is None:
+            options = replace(options, bits=_find_bits(listed, workers))
         classes, plans = _plan(listed, options, shard_bytes)
         total = sum(len(plan.index) for plan in plans.values())
         splits: dict[str, Split] = {}
@@ -163,6 +175,19 @@ def make_pack(
         _place(parts / "pack.json", root, header_bytes(packed))
         shutil.rmtree(parts)
         return packed
+
+
+def _find_bits(listed: dict[str, FileIndex], workers: int) -> int | None:
+    """Bits that pictures with 16 bits a channel use, at least 8, over all splits; None where there are none."""
+
+    def most_bits(job: tuple[FileIndex, int]) -> int:
+        index, first = job
+        return max(picture_bits(index, row) for row in range(first, min(first + _CHUNK, len(index))))
+
+    jobs = [(index, first) for index in listed.values() for first in range(0, len(index), _CHUNK)]
+    with ThreadPoolExecutor(workers) as pool:
+        most = max(pool.map(most_bits, jobs), default=0)
+    return max(8, most) if most else None
 
 
 def _plan(

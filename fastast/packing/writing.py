@@ -19,9 +19,10 @@ from fastast.atomic_files import write_whole
 from fastast.data.catalog import UnreadableError, read_whole
 from fastast.data.file_index import FileIndex, take
 from fastast.data.pack_index import BLOCK, RECORD, Shard, Split
-from fastast.packing.converting import PackOptions, Picture, RefusedError, prepare
+from fastast.packing.converting import PackOptions, Picture, RefusedError, prepare, used_bits
 
 _CHUNK = 16  # pictures handed to a thread at a time
+_DEEP_EXTENSIONS = frozenset(b".png .tif .tiff .jp2 .pgm .ppm .pnm".split())  # may have 16 bits a channel
 _CHUNKS_AHEAD = 4  # of each thread; bounds the pictures held in memory
 
 
@@ -51,6 +52,17 @@ def load_picture(index: FileIndex, row: int, options: PackOptions) -> Picture | 
         return prepare(read_whole(index.path(row)).tobytes(), options)
     except (UnreadableError, RefusedError) as error:
         return str(error)
+
+
+def picture_bits(index: FileIndex, row: int) -> int:
+    """Bits that the brightest pixel takes if the picture has 16 bits a channel, else 0."""
+    path = index.path(row)
+    if os.path.splitext(path)[1].lower() not in _DEEP_EXTENSIONS:
+        return 0
+    try:
+        return used_bits(read_whole(path).tobytes())
+    except UnreadableError:
+        return 0
 
 
 class SplitWriter:

@@ -111,7 +111,7 @@ def gallery(record: RunRecord) -> Gallery:
 def _picture(record: RunRecord, row: int, unreadable: list[tuple[str, str]]) -> Thumbnail | None:
     samples = record.samples
     assert samples is not None, "no samples.npz"
-    path = os.fsdecode(samples.path[row])
+    path = samples.path(row)
     try:
         jpeg = thumbnail(path)
     except (OSError, ValueError, SyntaxError, ArithmeticError, Image.DecompressionBombError) as error:

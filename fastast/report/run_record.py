@@ -51,17 +51,24 @@ class Samples:
     Attributes:
         id: int[N].
         label: int[N].
-        path: bytes[N].
+        path_bytes: uint8, all paths end to end.
+        path_starts: int64[N + 1], where each begins, and the end.
         offered, selected: int[N], counts.
         last_loss: float[N], NaN where none is known.
     """
 
     id: np.ndarray
     label: np.ndarray
-    path: np.ndarray
+    path_bytes: np.ndarray
+    path_starts: np.ndarray
     offered: np.ndarray
     selected: np.ndarray
     last_loss: np.ndarray
+
+    def path(self, row: int) -> str:
+        """Path of a picture; bytes that are not UTF-8 become surrogates."""
+        begin, end = self.path_starts[row : row + 2]
+        return os.fsdecode(self.path_bytes[begin:end].tobytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,15 +299,25 @@ def _read_power(path: Path) -> tuple[list[PowerRow], int]:
 
 
 def _read_samples(path: Path) -> Samples:
-    kinds = {"id": "iu", "label": "iu", "path": "S", "offered": "iu", "selected": "iu", "last_loss": "f"}
+    kinds = {"id": "iu", "label": "iu", "offered": "iu", "selected": "iu", "last_loss": "f"}
+    kinds |= {"path_bytes": "u", "path_starts": "i"}
     try:
         with np.load(path, allow_pickle=False) as file:
-            columns = {name: file[name] for name in kinds}
+            columns = {name: file[name] for name in kinds if name in file or "path" not in file}
+            if "path" in file:  # of earlier versions, of one width
+                paths = file["path"].astype(np.bytes_).tolist()
+                columns["path_bytes"] = np.frombuffer(b"".join(paths), np.uint8)
+                columns["path_starts"] = np.cumsum([0, *map(len, paths)])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError) as error:
         raise InputError(f"{path}: not the samples.npz of a run ({type(error).__name__})") from error
     except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise InputError(f"{path}: damaged ({type(error).__name__})") from error
+    lengths = dict.fromkeys(kinds, len(columns["id"])) | {"path_starts": len(columns["id"]) + 1}
+    lengths["path_bytes"] = columns["path_bytes"].size
     for name, column in columns.items():
-        if column.ndim != 1 or column.dtype.kind not in kinds[name] or len(column) != len(columns["id"]):
+        if column.ndim != 1 or column.dtype.kind not in kinds[name] or len(column) != lengths[name]:
             raise InputError(f"{path}: column {name} has the wrong type or length ({column.dtype}, {column.shape})")
+    starts = columns["path_starts"]
+    if starts[0] != 0 or starts[-1] != columns["path_bytes"].size or (np.diff(starts) < 0).any():
+        raise InputError(f"{path}: path_starts do not fit path_bytes")
     return Samples(**columns)

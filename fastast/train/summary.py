@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-from typing import Any
+import zipfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 import nvidia.dali
@@ -12,6 +13,7 @@ import torch
 
 from fastast.atomic_files import write_whole
 from fastast.checkpoint.file_format import export_weights, save_checkpoint
+from fastast.data import Catalog
 from fastast.device import device_name
 from fastast.energy.savings import PartCounts, compute_summary, cost, emissions_g, energy_summary
 from fastast.gates.base import Gate
@@ -21,10 +23,12 @@ from fastast.run_folder import RunFolder, code_version
 from fastast.train.run_energy import DENSE_PART, GATED_PART
 from fastast.train.trainer import Trainer
 
+_PATHS = 4096  # held in memory at a time
+
 
 def write_classes(folder: RunFolder, classes: tuple[str, ...]) -> None:
     """Writes `classes.json`: the class names, in the order of the network's outputs."""
-    write_whole(folder.classes, json.dumps(list(classes), indent=1, ensure_ascii=False) + "\n")
+    folder.write_json(folder.classes, list(classes))
 
 
 def write_best(folder: RunFolder, weights: dict[str, torch.Tensor], line: dict[str, Any], info: WeightsInfo) -> None:
@@ -36,20 +40,44 @@ def write_best(folder: RunFolder, weights: dict[str, torch.Tensor], line: dict[s
 def write_samples(folder: RunFolder, trainer: Trainer) -> None:
     """Writes `samples.npz`: for each training picture how often it was offered and selected, and its last loss.
 
-    `selected` counts the steps that trained it; `last_loss` is its cross entropy in the last of them, NaN if there
-    was none. Paths are bytes.
+    Arrays of N pictures, by id: `id` int64, `label` int32, `offered` int32; `selected` int32, the steps that trained
+    it; `last_loss` float32, its cross entropy in the last of them, NaN if there was none; `path_bytes` uint8, all paths
+    end to end; and `path_starts` int64[N + 1]: path i is
+    `path_bytes[path_starts[i] : path_starts[i + 1]].tobytes()`.
     """
     catalog = trainer.dataset.train
-    num = catalog.num_samples
     columns = {
-        "id": np.arange(num, dtype=np.int64),
+        "id": np.arange(catalog.num_samples, dtype=np.int64),
         "label": catalog.labels,
-        "path": np.array([os.fsencode(catalog.path(i)) for i in range(num)], dtype=np.bytes_),
         "offered": trainer.log.offered,
         "selected": trainer.engine.memory.selected.cpu().numpy(),
         "last_loss": trainer.engine.memory.score.cpu().numpy(),
     }
-    write_whole(folder.samples, lambda file: np.savez_compressed(file, **columns))  # type: ignore[arg-type]
+    write_whole(folder.samples, lambda file: write_columns(file, columns, catalog))
+
+
+def write_columns(file: BinaryIO, columns: dict[str, np.ndarray], catalog: Catalog) -> None:
+    """Writes arrays and the paths of a catalog as an .npz file; only some thousand paths are in memory at a time."""
+
+    def chunks() -> Iterator[list[bytes]]:
+        for first in range(0, catalog.num_samples, _PATHS):
+            rows = range(first, min(first + _PATHS, catalog.num_samples))
+            yield [os.fsencode(catalog.path(row)) for row in rows]
+
+    starts = np.zeros(catalog.num_samples + 1, np.int64)
+    for number, paths in enumerate(chunks()):
+        first = number * _PATHS + 1
+        starts[first : first + len(paths)] = [len(path) for path in paths]
+    np.cumsum(starts, out=starts)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, column in (*columns.items(), ("path_starts", starts)):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, column, allow_pickle=False)
+        with archive.open("path_bytes.npy", "w", force_zip64=True) as member:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (int(starts[-1]),)}
+            np.lib.format.write_array_header_1_0(member, header)
+            for paths in chunks():
+                member.write(b"".join(paths))
 
 
 def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped: str | None) -> dict[str, Any]:
@@ -93,6 +121,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             "classes": len(dataset.classes),
             "quarantined": counters.quarantined,
             "fingerprint": dataset.fingerprint,
+            "bits": dataset.train.bits,
         },
         "model": {
             "arch": config.arch,
