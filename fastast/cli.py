@@ -13,7 +13,7 @@ from fastast._version import __version__
 from fastast.commands import bench, doctor, evaluate, meter, pack, report, train
 from fastast.commands.parser import Parser, any_text
 from fastast.errors import InputError, ReportedByOtherRank
-from fastast.output import kept_going
+from fastast.output import tolerant_stream
 from fastast.run_folder import printable
 from fastast.signals import EXIT_MAX_TIME, SIGNALS
 
@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8
     with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(stack.enter_context(kept_going(sys.stdout))))
-        stack.enter_context(contextlib.redirect_stderr(stack.enter_context(kept_going(sys.stderr))))
+        stack.enter_context(contextlib.redirect_stdout(stack.enter_context(tolerant_stream(sys.stdout))))
+        stack.enter_context(contextlib.redirect_stderr(stack.enter_context(tolerant_stream(sys.stderr))))
         return _main(arguments)
 
 

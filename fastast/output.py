@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 
-class _Output:
+class _TolerantStream:
     """A text stream whose errors of writing are ignored."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -28,13 +28,13 @@ class _Output:
 
 
 @contextlib.contextmanager
-def kept_going(stream: TextIO | None) -> Iterator[Any]:
-    """A stand-in for a standard stream within the block, which ignores that nobody reads it any more."""
+def tolerant_stream(stream: TextIO | None) -> Iterator[Any]:
+    """Within the block, a standard stream that ignores errors of writing: nobody may be reading it any more."""
     if stream is None:  # closed before the process started
         yield None
         return
     try:
-        yield _Output(stream)
+        yield _TolerantStream(stream)
     finally:
         try:
             stream.flush()
