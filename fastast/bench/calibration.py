@@ -18,15 +18,7 @@ MAX_SHARE = 0.1  # of the budget
 
 
 def measure_pace(options: Mapping[str, Any], budget_s: float | None, reporter: Reporter) -> tuple[Pace, float]:
-    """Trains a short dense run.
-
-    Args:
-        options: of all runs, by field name of `TrainConfig`.
-        budget_s: seconds of the whole bench, or None.
-        reporter: shows progress.
-
-    Returns:
-        The pace, and the seconds that it took to measure.
+    """Trains a short dense run; returns the pace, and the seconds that it took to measure.
 
     Raises:
         InputError: the run failed, or was too slow to train one batch.

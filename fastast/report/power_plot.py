@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
 from fastast.energy.power_log import PowerRow
-from fastast.report.run_plots import Figure
 from fastast.report.run_record import RunRecord
 from fastast.report.svg import (
     INK,
@@ -22,6 +21,8 @@ from fastast.report.svg import (
     SHADE,
     WIDE_PX,
     WIDTH_PX,
+    Curve,
+    Figure,
     draw,
     from_zero,
     label_ends,
@@ -44,20 +45,20 @@ def power(record: RunRecord) -> Figure | str:
     peak = max(row.w or 0.0 for row in rows)
 
     def paint(axes: Axes, width: float) -> None:
-        ends = []
+        curves = []
         for index, (uuid, mine) in enumerate(by_gpu.items()):
             x, y = thin(np.array([row.t_s for row in mine]), np.array([row.w for row in mine], dtype=np.float64))
             x, y = _broken(x, y)
             colour = SERIES[index % len(SERIES)]
             axes.plot(x, y, color=colour, linewidth=1.2)
-            ends.append((x, y, uuid[:12], colour))
+            curves.append(Curve(x, y, uuid[:12], colour))
         from_zero(axes, 1.05 * peak)
         axes.set_xlim(0, max(row.t_s for row in rows) or 1.0)
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel("seconds")
         _annotate_phases(axes, phases, width)
         if len(by_gpu) > 1:
-            label_ends(axes, ends)
+            label_ends(axes, curves)
 
     label = (
         f"Power of {len(by_gpu)} GPU{'s' if len(by_gpu) > 1 else ''} over {max(row.t_s for row in rows):,.0f} s: "
@@ -66,22 +67,18 @@ def power(record: RunRecord) -> Figure | str:
     )
     caption = "Shaded: evaluation, which ends an epoch; numbers on top are epochs."
     names = [uuid[:12] for uuid in by_gpu] if len(by_gpu) > 1 else []
-
-    def at(width: float) -> Markup:
-        return draw(lambda axes: paint(axes, width), label, width=width, height=250, top=50, names=names)
-
-    return Figure("Power, watts", at(WIDE_PX), narrow=at(WIDTH_PX), caption=caption)
+    wide, narrow = (
+        draw(partial(paint, width=width), label, width=width, height=250, top=50, names=names)
+        for width in (WIDE_PX, WIDTH_PX)
+    )
+    return Figure("Power, watts", wide, narrow=narrow, caption=caption)
 
 
 def _phases(rows: Sequence[PowerRow]) -> list[tuple[str, float, float]]:
     """Phase, first and last second of each uninterrupted phase."""
-    phases = []
-    start_s = 0.0
-    for phase, group in itertools.groupby(rows, key=lambda row: row.phase):
-        end_s = list(group)[-1].t_s
-        phases.append((phase, start_s, end_s))
-        start_s = end_s
-    return phases
+    ends = [(phase, list(group)[-1].t_s) for phase, group in itertools.groupby(rows, key=lambda row: row.phase)]
+    starts_s = [0.0, *(end_s for _, end_s in ends)]
+    return [(phase, start_s, end_s) for (phase, end_s), start_s in zip(ends, starts_s, strict=False)]
 
 
 def _annotate_phases(axes: Axes, phases: Sequence[tuple[str, float, float]], width: float) -> None:

@@ -61,7 +61,7 @@ def test_activation_figure_has_mean_and_target(tmp_path: Path) -> None:
     record = read_record(write_run(tmp_path / "run", gpus=0))
     figure = plots.activation(record)
     assert isinstance(figure, plots.Figure)
-    gated = record.steps["activation"][record.steps.phase == "gated"][-20:]  # 6,400 samples
+    gated = record.steps["activation"][record.steps["phase"] == "gated"][-20:]  # 6,400 samples
     assert f"last mean {gated.mean():.2%}, target 20.00%" in figure.svg
 
 
