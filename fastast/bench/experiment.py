@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fastast.atomic_files import write_whole
-from fastast.bench.calibration import measure_pace
 from fastast.bench.estimate import Estimate, Outcome, Pace, estimate, fit_epochs, pace_of
 from fastast.bench.matrix import DENSE, Entry, Job, Work, order_gates, walk
-from fastast.bench.runner import BadInput, Runner
+from fastast.bench.runner import BadInput, Runner, measure_pace
 from fastast.bench.statistics import caveats, make_rows
 from fastast.bench.tables import plan_lines, rows_table, run_line, speed_table
 from fastast.bench.verdict import judge

@@ -90,7 +90,13 @@ def _describe_bench(bench: dict[str, Any], folder: Path, beside: Path) -> dict[s
         "quarantine": quarantine[:200],
         "num_quarantined": len(quarantine),
         "options": table({**bench["options"], "epochs": bench["epochs"]}),
-        "environment": _bench_environment(bench, first),
+        "environment": [
+            ("command", shlex.join(["fastast", *map(str, bench["argv"])])),
+            ("seeds", ", ".join(map(str, seeds))),
+            ("version", str(bench["version"])),
+            ("commit", str(bench["commit"] or "-")),
+            *hardware_data_model(first),
+        ],
     }
 
 
@@ -137,13 +143,3 @@ def _about(bench: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         f"on {data['train']:,} pictures of {data['classes']} classes" if data.get("train") else "",
     ]
     return f"{' '.join(filter(None, parts))} · {bench['epochs']:g} epochs for each gate · {count}"
-
-
-def _bench_environment(bench: Mapping[str, Any], first: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = [
-        ("command", shlex.join(["fastast", *map(str, bench["argv"])])),
-        ("seeds", ", ".join(map(str, bench["seeds"]))),
-        ("version", str(bench["version"])),
-        ("commit", str(bench["commit"] or "-")),
-    ]
-    return rows + hardware_data_model(dict(first))

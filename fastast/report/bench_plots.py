@@ -92,12 +92,7 @@ def places_of(runs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
 
 
 def accuracy_for(places: Sequence[Place], cost: str) -> Figure | str:
-    """Final top-1 of every place against what it cost.
-
-    Args:
-        places: of the bench.
-        cost: "time", or "energy": joules where every row has them, else counted forward units.
-    """
+    """Final top-1 of every place against its "time", or "energy": joules if every row has them, else forward units."""
     measured = all(place.row["gpu_j"]["mean"] is not None for place in places)
     unit, name, caption = COSTS["time" if cost == "time" else "joules" if measured else "units"]
     heading = f"Top-1 against {unit}"

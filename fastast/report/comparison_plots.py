@@ -58,11 +58,6 @@ def accuracy_for_energy(record: RunRecord) -> Figure | str:
     return accuracy_curves([("", record)], "gpu_j" if measured else "forward_units")
 
 
-def accuracy_for_time(record: RunRecord) -> Figure | str:
-    """Accuracy of one run against time."""
-    return accuracy_curves([("", record)], "seconds")
-
-
 def _costs(record: RunRecord, key: str) -> np.ndarray:
     """float64[E]: cost of each epoch; NaN where it is not recorded."""
     if key != "forward_units":
@@ -75,12 +70,7 @@ def _costs(record: RunRecord, key: str) -> np.ndarray:
 
 
 def accuracy_curves(records: Sequence[tuple[str, RunRecord]], key: str) -> Figure | str:
-    """Accuracy of runs, by name, against the cumulative cost of their epochs.
-
-    Args:
-        records: name and record of each run.
-        key: of `CURVES`.
-    """
+    """Accuracy of runs, by name, against the cumulative cost of their epochs, one of `CURVES`."""
     unit, caption = CURVES[key]
     curves = []
     for index, (name, record) in enumerate(records):

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastast.loggers.console import duration
 from fastast.report import run_plots as plots
-from fastast.report.comparison_plots import accuracy_for_energy, accuracy_for_time
+from fastast.report.comparison_plots import accuracy_curves, accuracy_for_energy
 from fastast.report.gallery import gallery
 from fastast.report.power_plot import power
 from fastast.report.run_record import RunRecord, clean
@@ -75,11 +75,9 @@ def describe_run(record: RunRecord, *, prefix: str, name: str | None = None) -> 
         "notes": record.texts("energy", "notes"),
         "power": power(record),
         "figures": [
-            make(record)
-            for make in (
-                *(plots.accuracy, accuracy_for_energy, accuracy_for_time, plots.loss),
-                *(plots.activation, plots.threshold, plots.throughput, plots.data_wait),
-            )
+            *(plots.accuracy(record), accuracy_for_energy(record), accuracy_curves([("", record)], "seconds")),
+            *(plots.loss(record), plots.activation(record), plots.threshold(record)),
+            *(plots.throughput(record), plots.data_wait(record)),
         ],
         "histogram": plots.loss_histogram(record),
         "gallery": gallery(record),
