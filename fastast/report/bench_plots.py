@@ -10,39 +10,17 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from fastast.phases import DENSE
+from fastast.report import svg
 from fastast.report.bench_tables import place_name
 from fastast.report.run_plots import mean_activation
 from fastast.report.run_record import RunRecord
-from fastast.report.svg import (
-    MUTED,
-    SERIES,
-    WIDE_PX,
-    WIDTH_PX,
-    Curve,
-    Figure,
-    cost_axes,
-    curves_figure,
-    described,
-    draw,
-    epoch_axis,
-    few_ticks,
-    from_zero,
-    label_points,
-    number_axis,
-    percent_axis,
-    short,
-)
 
 ERRORS = 2.0  # standard errors that a bar shows to each side
 HEIGHT_PX, NARROW_HEIGHT_PX = 340, 300
 COSTS = {  # unit, name in a row, caption
     "time": ("seconds of training", "train_s", "Evaluation left out."),
     "joules": ("GPU joules", "gpu_j", "Of the whole run, evaluation included."),
-    "units": (
-        "forward units",
-        "forward_units",
-        "Counted work: forward 1, backward 2. Joules were not measured.",
-    ),
+    "units": ("forward units", "forward_units", "Counted work: forward 1, backward 2. Joules were not measured."),
 }
 IN_SUMMARY = {
     "train_s": ("time_s", "train"),
@@ -79,11 +57,11 @@ class Place:
 def places_of(runs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[Place]:
     """The places of a bench in the order of its rows."""
     gates = [row["gate"] for row in rows if row["role"] == "gate"]
-    colours = {gate: SERIES[index % len(SERIES)] for index, gate in enumerate(gates)}
+    colours = {gate: svg.SERIES[index % len(svg.SERIES)] for index, gate in enumerate(gates)}
     places = {}
     for row in rows:
         key = row["role"], row["for"], row["gate"]
-        places[key] = Place(*key, colours.get(row["gate"], MUTED), row)
+        places[key] = Place(*key, colours.get(row["gate"], svg.MUTED), row)
     for run in runs:
         place = places[run["role"], run["for"], run["summary"]["gate"]["name"]]
         place.folders[run["seed"]] = run["folder"]
@@ -91,7 +69,7 @@ def places_of(runs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
     return list(places.values())
 
 
-def accuracy_for(places: Sequence[Place], cost: str) -> Figure | str:
+def accuracy_for(places: Sequence[Place], cost: str) -> svg.Figure | str:
     """Final top-1 of every place against its "time", or "energy": joules if every row has them, else forward units."""
     measured = all(place.row["gpu_j"]["mean"] is not None for place in places)
     unit, name, caption = COSTS["time" if cost == "time" else "joules" if measured else "units"]
@@ -103,19 +81,19 @@ def accuracy_for(places: Sequence[Place], cost: str) -> Figure | str:
     def paint(axes: Axes) -> None:
         curve = sorted((x, y) for place, x, y in points if place.gate == DENSE)
         if len(curve) > 1:
-            axes.plot(*zip(*curve, strict=True), color=MUTED, linewidth=1.2, zorder=1)
+            axes.plot(*zip(*curve, strict=True), color=svg.MUTED, linewidth=1.2, zorder=1)
         bars = [bar for place, x, y in points for bar in _draw_place(axes, place, x, y, name)]
         axes.set_xlim(0, 1.08 * max(bar[2] for bar in bars))
         axes.margins(y=0.12)
-        cost_axes(axes, unit, num_ticks=6)
-        label_points(axes, [(x, y, _label(place, points), place.colour) for place, x, y in points], bars)
+        svg.cost_axes(axes, unit, num_ticks=6)
+        svg.label_points(axes, [(x, y, _label(place, points), place.colour) for place, x, y in points], bars)
 
-    words = "; ".join(f"{place.name} {y:.2%} at {short(x)}" for place, x, y in points)
+    words = "; ".join(f"{place.name} {y:.2%} at {svg.short(x)}" for place, x, y in points)
     wide, narrow = (
-        draw(paint, f"{heading}: {words}.", width=width, height=height)
-        for width, height in ((WIDE_PX, HEIGHT_PX), (WIDTH_PX, NARROW_HEIGHT_PX))
+        svg.draw(paint, f"{heading}: {words}.", width=width, height=height)
+        for width, height in ((svg.WIDE_PX, HEIGHT_PX), (svg.WIDTH_PX, NARROW_HEIGHT_PX))
     )
-    return Figure(heading, wide, narrow=narrow, caption=caption)
+    return svg.Figure(heading, wide, narrow=narrow, caption=caption)
 
 
 def _points(places: Sequence[Place], name: str) -> list[tuple[Place, float, float]]:
@@ -152,7 +130,7 @@ def _label(place: Place, points: Sequence[tuple[Place, float, float]]) -> str:
     return ""
 
 
-def accuracy_by_epoch(runs: Runs) -> Figure | str:
+def accuracy_by_epoch(runs: Runs) -> svg.Figure | str:
     """Validation top-1 by epoch: every seed faint, their mean bold."""
     heading = "Validation top-1"
     curves = []
@@ -160,19 +138,19 @@ def accuracy_by_epoch(runs: Runs) -> Figure | str:
         # The mean over the epochs that all of them have.
         length = min(len(x) for x, _ in seeds)
         mean = np.mean([y[:length] for _, y in seeds], axis=0)
-        curves.append(Curve(seeds[0][0][:length], mean, place.gate, place.colour, seeds))
+        curves.append(svg.Curve(seeds[0][0][:length], mean, place.gate, place.colour, seeds))
     if not curves:
         return f"{heading}: no epoch is recorded."
 
     def axis(axes: Axes) -> None:
-        epoch_axis(axes)
-        percent_axis(axes)
+        svg.epoch_axis(axes)
+        svg.percent_axis(axes)
 
-    label = f"{heading} by epoch: {described(curves, '{:.1%}')}."
-    return curves_figure(heading, label, curves, axis, "Bold: mean of the seeds. Faint: each seed.")
+    label = f"{heading} by epoch: {svg.described(curves, '{:.1%}')}."
+    return svg.curves_figure(heading, label, curves, axis, "Bold: mean of the seeds. Faint: each seed.")
 
 
-def activations(runs: Runs) -> Figure | str:
+def activations(runs: Runs) -> svg.Figure | str:
     """Share of offered samples that each gate let through, over offered samples."""
 
     def smooth(record: RunRecord) -> Line:
@@ -182,10 +160,10 @@ def activations(runs: Runs) -> Figure | str:
 
     lines = [entry for entry in _lines(runs, smooth) if entry[0].gate != DENSE]
     caption = "Mean of the last 200 batches at least, gated part. Bold: the first seed. Faint: the others."
-    return _over_offered("Activation, share of offered", lines, "{:.1%}", caption, percent_axis)
+    return _over_offered("Activation, share of offered", lines, "{:.1%}", caption, svg.percent_axis)
 
 
-def thresholds(runs: Runs) -> Figure | str:
+def thresholds(runs: Runs) -> svg.Figure | str:
     """The threshold of each gate that has one, over offered samples."""
 
     def known(record: RunRecord) -> Line:
@@ -193,7 +171,7 @@ def thresholds(runs: Runs) -> Figure | str:
         return record.steps["offered"][mine], record.steps["threshold"][mine]
 
     caption = "Of gates that score while training. Bold: the first seed. Faint: the others."
-    return _over_offered("Threshold", _lines(runs, known), "{:.3g}", caption, few_ticks)
+    return _over_offered("Threshold", _lines(runs, known), "{:.3g}", caption, svg.few_ticks)
 
 
 def _lines(runs: Runs, take: Callable[[RunRecord], Line]) -> list[tuple[Place, list[Line]]]:
@@ -209,16 +187,16 @@ def _over_offered(
     form: str,
     caption: str,
     vertical_axis: Callable[[Axes], None],
-) -> Figure | str:
+) -> svg.Figure | str:
     if not lines:
         return f"{heading}: no run recorded one."
-    curves = [Curve(*seeds[0], place.gate, place.colour, seeds[1:]) for place, seeds in lines]
+    curves = [svg.Curve(*seeds[0], place.gate, place.colour, seeds[1:]) for place, seeds in lines]
     top = max(float(np.nanmax(y)) for _, seeds in lines for _, y in seeds)
 
     def axis(axes: Axes) -> None:
-        from_zero(axes, 1.15 * top)
+        svg.from_zero(axes, 1.15 * top)
         vertical_axis(axes)
-        number_axis(axes, "offered samples")
+        svg.number_axis(axes, "offered samples")
 
-    label = f"{heading} over offered samples: {described(curves, form)}."
-    return curves_figure(heading, label, curves, axis, caption, marker="")
+    label = f"{heading} over offered samples: {svg.described(curves, form)}."
+    return svg.curves_figure(heading, label, curves, axis, caption, marker="")

@@ -11,20 +11,6 @@ from matplotlib.ticker import FuncFormatter
 from fastast.phases import GATED
 from fastast.report import svg
 from fastast.report.run_record import RunRecord
-from fastast.report.svg import (
-    MUTED,
-    RULE,
-    SERIES,
-    Curve,
-    Figure,
-    curves_figure,
-    described,
-    draw,
-    few_ticks,
-    first_to_last,
-    from_zero,
-    percent_axis,
-)
 
 WITHOUT_TARGET = ("dense", "infobatch")
 # The controller keeps the activation within 5 % of target on average over so many batches.
@@ -32,17 +18,17 @@ BAND = 0.05
 BAND_BATCHES = 200
 
 
-def accuracy(record: RunRecord) -> Figure | str:
+def accuracy(record: RunRecord) -> svg.Figure | str:
     """Validation top-1 and top-5 by epoch."""
-    lines = [("top-1", "val_top1", SERIES[0]), ("top-5", "val_top5", MUTED)]
-    return _by_epoch(record, "Validation accuracy", lines, percent_axis, "{:.1%}")
+    lines = [("top-1", "val_top1", svg.SERIES[0]), ("top-5", "val_top5", svg.MUTED)]
+    return _by_epoch(record, "Validation accuracy", lines, svg.percent_axis, "{:.1%}")
 
 
-def loss(record: RunRecord) -> Figure | str:
+def loss(record: RunRecord) -> svg.Figure | str:
     """Training and validation loss by epoch."""
-    lines = [("training", "train_loss", MUTED), ("validation", "val_loss", SERIES[0])]
+    lines = [("training", "train_loss", svg.MUTED), ("validation", "val_loss", svg.SERIES[0])]
     caption = "Both before label smoothing. Training: trained samples only, and a gate may pick the hard ones."
-    return _by_epoch(record, "Loss, nats", lines, few_ticks, "{:.3g}", caption)
+    return _by_epoch(record, "Loss, nats", lines, svg.few_ticks, "{:.3g}", caption)
 
 
 def _by_epoch(
@@ -52,11 +38,11 @@ def _by_epoch(
     percent_or_few_ticks: Callable[[Axes], None],
     form: str,
     caption: str = "",
-) -> Figure | str:
+) -> svg.Figure | str:
     if not record.epochs:
         return f"{title}: no epoch has ended yet."
     epochs = record.column("epoch")
-    curves = [Curve(epochs, record.column(key), name, colour) for name, key, colour in lines]
+    curves = [svg.Curve(epochs, record.column(key), name, colour) for name, key, colour in lines]
 
     def axis(axes: Axes) -> None:
         svg.epoch_axis(axes)
@@ -64,11 +50,11 @@ def _by_epoch(
             axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
         percent_or_few_ticks(axes)
 
-    label = f"{title} over {len(epochs)} epochs: {described(curves, form)}."
-    return curves_figure(title, label, curves, axis, caption)
+    label = f"{title} over {len(epochs)} epochs: {svg.described(curves, form)}."
+    return svg.curves_figure(title, label, curves, axis, caption)
 
 
-def activation(record: RunRecord) -> Figure | str:
+def activation(record: RunRecord) -> svg.Figure | str:
     """Share of offered samples that reached backward in the gated part, with its target."""
     gated = record.steps["phase"] == GATED
     if not gated.any():
@@ -78,18 +64,18 @@ def activation(record: RunRecord) -> Figure | str:
 
     def paint(axes: Axes) -> None:
         if target:
-            axes.axhspan(target * (1 - BAND), target * (1 + BAND), color=SERIES[1], alpha=0.18, linewidth=0)
-            axes.axhline(target, color=SERIES[1], linewidth=1)
-        svg.line(axes, x, y, MUTED, linewidth=0.8, alpha=0.6, marker="")
-        svg.line(axes, x, smooth, SERIES[0])
+            axes.axhspan(target * (1 - BAND), target * (1 + BAND), color=svg.SERIES[1], alpha=0.18, linewidth=0)
+            axes.axhline(target, color=svg.SERIES[1], linewidth=1)
+        svg.line(axes, x, y, svg.MUTED, linewidth=0.8, alpha=0.6, marker="")
+        svg.line(axes, x, smooth, svg.SERIES[0])
         values = y[np.isfinite(y)]
         top = min(np.percentile(values, 99) * 1.1 if len(values) else 1, 1)
-        from_zero(axes, max(top, 1.3 * (target or 0)))
-        percent_axis(axes)
+        svg.from_zero(axes, max(top, 1.3 * (target or 0)))
+        svg.percent_axis(axes)
         svg.number_axis(axes, "offered samples")
-        ends = [Curve(x, smooth, "mean", SERIES[0])]
+        ends = [svg.Curve(x, smooth, "mean", svg.SERIES[0])]
         if target:
-            ends.append(Curve(x, np.full(len(x), target), "target", SERIES[1]))
+            ends.append(svg.Curve(x, np.full(len(x), target), "target", svg.SERIES[1]))
         svg.label_ends(axes, ends)
 
     mean = smooth[np.isfinite(smooth)]
@@ -98,8 +84,8 @@ def activation(record: RunRecord) -> Figure | str:
     caption = f"Thin: single log lines. Bold: mean of the last {span:,} gated samples (of fewer at first). "
     if target:
         caption += f"Band: target ± {BAND:.0%} of it."
-    drawn = draw(paint, label, names=["target" if target else "mean"])
-    return Figure("Activation, share of offered", drawn, caption=caption)
+    drawn = svg.draw(paint, label, names=["target" if target else "mean"])
+    return svg.Figure("Activation, share of offered", drawn, caption=caption)
 
 
 def mean_activation(record: RunRecord, target: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -113,19 +99,19 @@ def mean_activation(record: RunRecord, target: float | None) -> tuple[np.ndarray
     return x, y, trailing_mean(x, y, weight, span), span
 
 
-def threshold(record: RunRecord) -> Figure | str:
+def threshold(record: RunRecord) -> svg.Figure | str:
     """The threshold of the controller."""
     x, y = record.steps["offered"], record.steps["threshold"]
     if not np.isfinite(y).any():
         return "Threshold: this run's gate records none."
     first = int(np.flatnonzero(np.isfinite(y))[0])
     x, y = x[first:], y[first:]
-    label = f"Threshold over offered samples: {first_to_last(y, '{:.3g}')}."
+    label = f"Threshold over offered samples: {svg.first_to_last(y, '{:.3g}')}."
     caption = "In units of the score, whose running mean is 1 for the default significance."
     return _over_offered("Threshold", x, y, 1.15 * np.nanmax(y), label, caption)
 
 
-def throughput(record: RunRecord) -> Figure | str:
+def throughput(record: RunRecord) -> svg.Figure | str:
     """Offered samples per second."""
     y = record.steps["offered_per_s"]
     if not np.isfinite(y).any():
@@ -135,12 +121,12 @@ def throughput(record: RunRecord) -> Figure | str:
         axes.yaxis.set_major_formatter(FuncFormatter(svg.short))
         _annotate_gated(axes, record)
 
-    label = f"Offered samples per second: {first_to_last(y, '{:,.0f}')}."
+    label = f"Offered samples per second: {svg.first_to_last(y, '{:,.0f}')}."
     title = "Throughput, offered per second"
     return _over_offered(title, record.steps["offered"], y, 1.12 * np.nanmax(y), label, "Evaluation left out.", axis)
 
 
-def data_wait(record: RunRecord) -> Figure | str:
+def data_wait(record: RunRecord) -> svg.Figure | str:
     """Share of the loop's time that it waited for pictures."""
     steps = record.steps
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -150,7 +136,7 @@ def data_wait(record: RunRecord) -> Figure | str:
         return "Data wait: no step is recorded."
 
     def axis(axes: Axes) -> None:
-        percent_axis(axes)
+        svg.percent_axis(axes)
         _annotate_gated(axes, record)
 
     top = max(0.05, min(1.0, 1.2 * np.nanmax(y)))
@@ -167,16 +153,16 @@ def _over_offered(
     label: str,
     caption: str,
     axis: Callable[[Axes], None] = lambda axes: None,
-) -> Figure:
+) -> svg.Figure:
     def axes_from_zero(axes: Axes) -> None:
-        from_zero(axes, top)
+        svg.from_zero(axes, top)
         svg.number_axis(axes, "offered samples")
         axis(axes)
 
-    return curves_figure(title, label, [Curve(x, y, "", SERIES[0])], axes_from_zero, caption)
+    return svg.curves_figure(title, label, [svg.Curve(x, y, "", svg.SERIES[0])], axes_from_zero, caption)
 
 
-def loss_histogram(record: RunRecord) -> Figure | str:
+def loss_histogram(record: RunRecord) -> svg.Figure | str:
     """Scoring loss of selected against skipped samples, over all gated epochs."""
     hists = [line["hist"] for line in record.epochs if line["hist"] is not None]
     hists = [hist for hist in hists if np.array_equal(hist[0], hists[0][0])]
@@ -190,14 +176,14 @@ def loss_histogram(record: RunRecord) -> Figure | str:
     selected, skipped = selected[: last + 1], skipped[: last + 1]
 
     def paint(axes: Axes) -> None:
-        for counts, colour in ((skipped, MUTED), (selected, SERIES[0])):
+        for counts, colour in ((skipped, svg.MUTED), (selected, svg.SERIES[0])):
             share = counts / max(1.0, counts.sum())
             axes.stairs(share, edges, color=colour, fill=True, alpha=0.18, linewidth=0)
             axes.stairs(share, edges, color=colour, linewidth=1.8)
-        percent_axis(axes)
+        svg.percent_axis(axes)
         axes.set_xlim(edges[0], edges[-1])
         axes.set_xlabel("loss when scored, nats")
-        for row, (name, colour) in enumerate((("selected", SERIES[0]), ("skipped", MUTED))):
+        for row, (name, colour) in enumerate((("selected", svg.SERIES[0]), ("skipped", svg.MUTED))):
             axes.text(0.99, 0.97 - 0.09 * row, name, color=colour, ha="right", va="top", transform=axes.transAxes)
 
     middle = (edges[1:] + edges[:-1]) / 2
@@ -207,8 +193,8 @@ def loss_histogram(record: RunRecord) -> Figure | str:
     ]
     caption = f"Share of each group by bin; {selected.sum():,.0f} selected, {skipped.sum():,.0f} skipped."
     caption += " The last bin is open." if is_open else ""
-    return Figure(
-        "Loss of selected and skipped samples", draw(paint, f"Histogram: {'; '.join(words)}."), caption=caption
+    return svg.Figure(
+        "Loss of selected and skipped samples", svg.draw(paint, f"Histogram: {'; '.join(words)}."), caption=caption
     )
 
 
@@ -217,8 +203,8 @@ def _annotate_gated(axes: Axes, record: RunRecord) -> None:
     gated = np.flatnonzero(record.steps["phase"] == GATED)
     if len(gated) and gated[0] > 0:
         x = record.steps["offered"][gated[0] - 1]
-        axes.axvline(x, color=RULE, linewidth=1)
-        axes.text(x, 0.99, " gated", color=MUTED, va="top", transform=axes.get_xaxis_transform())
+        axes.axvline(x, color=svg.RULE, linewidth=1)
+        axes.text(x, 0.99, " gated", color=svg.MUTED, va="top", transform=axes.get_xaxis_transform())
 
 
 def line_samples(record: RunRecord) -> np.ndarray:
