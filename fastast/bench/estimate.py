@@ -6,7 +6,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from fastast.bench.matrix import GATE, Entry, Job, Work, walk
 from fastast.config import TrainConfig
@@ -25,57 +26,38 @@ START_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The pace of dense training here.
+    """The pace of dense training here."""
 
-    Attributes:
-        num_train: pictures offered in an epoch.
-        batch: samples of a step.
-        s_per_unit: seconds for each forward unit.
-        eval_s: seconds of one evaluation.
-        start_s: seconds that a process takes to start and to end.
-    """
-
-    num_train: float
-    batch: float
-    s_per_unit: float
-    eval_s: float
-    start_s: float
+    num_train: float  # pictures offered in an epoch
+    batch: float  # samples of a step
+    s_per_unit: float  # seconds for each forward unit
+    eval_s: float  # of one evaluation
+    start_s: float  # that a process takes to start and to end
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended.
+    """How a run ended."""
 
-    Attributes:
-        summary: its `summary.json`, or None for a run that failed.
-        reason: why it failed.
-        seconds: how long its process took.
-        before: it was finished before this bench was started; `seconds` is then partly a guess.
-    """
-
-    summary: dict[str, Any] | None
-    reason: str | None = None
-    seconds: float = 0.0
-    before: bool = False
+    summary: dict[str, Any] | None  # its `summary.json`, or None for a run that failed
+    reason: str | None = None  # why it failed
+    seconds: float = 0.0  # how long its process took
+    before: bool = False  # it was finished before this bench was started; `seconds` is then partly a guess
 
     @property
     def work(self) -> Work | None:
         """Cost of the run."""
-        return None if self.summary is None else work_of(self.summary)
-
-
-def work_of(summary: Mapping[str, Any]) -> Work:
-    """Cost of a run, by its summary."""
-    samples = summary["samples"]
-    return Work(
-        offered=samples["offered"],
-        backward=samples["backward"],
-        steps=samples["steps"],
-        forward_units=summary["compute"]["forward_units"],
-        share=summary["gate"]["activation_rate"],
-        train_s=summary["time_s"]["train"],
-        train_j=summary["energy"]["train_gpu_j"],
-    )
+        summary = self.summary
+        if summary is None:
+            return None
+        samples = {name: summary["samples"][name] for name in ("offered", "backward", "steps")}
+        return Work(
+            **samples,
+            forward_units=summary["compute"]["forward_units"],
+            share=summary["gate"]["activation_rate"],
+            train_s=summary["time_s"]["train"],
+            train_j=summary["energy"]["train_gpu_j"],
+        )
 
 
 def pace_of(outcome: Outcome, epochs: float) -> Pace | None:
@@ -108,30 +90,17 @@ def predict(config: TrainConfig, pace: Pace, job: Job) -> tuple[Work, float]:
     units = DENSE_COST * (offered - gated) + cost * gated
     backward = offered - gated + share * gated
     train_s = units * pace.s_per_unit * (GATE_OVERHEAD if job.role == GATE else 1.0)
-    work = Work(
-        offered=offered,
-        backward=backward,
-        steps=backward / pace.batch,
-        forward_units=units,
-        share=share,
-        train_s=train_s,
-    )
+    steps = backward / pace.batch
+    work = Work(offered=offered, backward=backward, steps=steps, forward_units=units, share=share, train_s=train_s)
     return work, pace.start_s + train_s + math.ceil(job.epochs) * pace.eval_s
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Expected runs and times of a matrix.
+class Estimate(NamedTuple):
+    """Expected runs and times of a matrix."""
 
-    Attributes:
-        entries: its places.
-        seconds: expected seconds of each run that is not finished, by name.
-        num_runs: runs in all, finished ones included.
-    """
-
-    entries: list[Entry]
-    seconds: dict[str, float]
-    num_runs: int
+    entries: list[Entry]  # its places
+    seconds: dict[str, float]  # expected, of each run that is not finished, by name
+    num_runs: int  # in all, finished ones included
 
     @property
     def left_s(self) -> float:
@@ -145,18 +114,12 @@ def estimate(
     seeds: Sequence[int],
     epochs: float,
     pace: Pace,
-    known: Mapping[str, Outcome] | None = None,
+    known: Mapping[str, Outcome] = MappingProxyType({}),
 ) -> Estimate:
-    """Walks the matrix with the known outcomes, and predicts the rest.
+    """Walks the matrix with the known outcomes, by name, and predicts the rest.
 
-    Args:
-        config: options of the runs.
-        gates, seeds, epochs: as of `walk`.
-        pace: of dense training.
-        known: outcomes of the runs that are finished, by name. A run is expected to take as long as with another seed,
-            where one is finished.
+    A run is expected to take as long as with another seed, where one is finished.
     """
-    known = known or {}
     places: dict[str, Outcome] = {}
     for name, outcome in known.items():
         if outcome.summary is not None:
@@ -169,9 +132,8 @@ def estimate(
         if job.name in known:
             return known[job.name].work
         if job.place in places:
-            earlier = places[job.place]
-            seconds[job.name] = earlier.seconds
-            return earlier.work
+            seconds[job.name] = places[job.place].seconds
+            return places[job.place].work
         work, seconds[job.name] = predict(config, pace, job)
         return work
 

@@ -6,15 +6,13 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastast.atomic_files import write_whole
-from fastast.bench.calibration import measure_pace
 from fastast.bench.estimate import Estimate, Outcome, Pace, estimate, fit_epochs, pace_of
 from fastast.bench.matrix import DENSE, Entry, Job, Work, order_gates, walk
-from fastast.bench.runner import BadInput, Runner
+from fastast.bench.runner import BadInput, Runner, measure_pace
 from fastast.bench.statistics import caveats, make_rows
 from fastast.bench.tables import plan_lines, rows_table, run_line, speed_table
 from fastast.bench.verdict import judge
@@ -32,18 +30,8 @@ from fastast.signals import Stopped
 SET_BY_MATRIX = ("gate", "out", "max_time")
 
 
-def run_bench(
-    options: dict[str, Any],
-    *,
-    gates: str,
-    num_seeds: int,
-    out: str,
-    budget: str | None,
-    dry_run: bool,
-    argv: list[str],
-    reporter: Reporter,
-) -> int:
-    """Runs `fastast bench`.
+class Bench:
+    """One bench in its folder.
 
     Args:
         options: of `fastast train`, from the command line, by field name of `TrainConfig`; `seed` is the first.
@@ -51,36 +39,17 @@ def run_bench(
         num_seeds: seeds, from `seed` on.
         out: the bench's folder. A bench in it continues; a finished run is not repeated.
         budget: a duration that the epochs are fitted to, or None.
-        dry_run: print the plan and an estimate, write nothing.
         argv: the command line, for `bench.json`.
         reporter: shows progress.
-
-    Returns:
-        The exit code: 0 done, though single runs may have failed (`bench.json` names them); 1 if all failed; 128 + n
-        if signal n stopped the bench, which the same command then continues.
 
     Raises:
         InputError: something that the user can fix.
     """
-    bench = Bench(options, gates, num_seeds, out, budget, argv, reporter)
-    try:
-        if dry_run:
-            bench.show_plan()
-            return 0
-        bench.start()
-        bench.run()
-    except Stopped as stopped:
-        reporter.note(f"{stopped}; the same command continues the bench in {out}")
-        return stopped.exit_code
-    return bench.finish()
-
-
-class Bench:
-    """One bench in its folder; arguments are as of `run_bench`."""
 
     def __init__(
         self,
         options: dict[str, Any],
+        *,
         gates: str,
         num_seeds: int,
         out: str,
@@ -89,11 +58,10 @@ class Bench:
         reporter: Reporter,
     ) -> None:
         self._options = {name: value for name, value in absolute_paths(options).items() if name not in SET_BY_MATRIX}
-        names = _parse_gates(gates)
+        names = [name.strip() for name in gates.split(",") if name.strip()]
+        require(bool(names), f"--gates: name at least one of {', '.join(GATES)}")
         self._gates = order_gates(names)
         require(num_seeds >= 1, f"--seeds {num_seeds}: must be at least 1, for example 3")
-        for gate in names:
-            resolve({**self._options, "gate": gate})
         self._config = resolve({**self._options, "gate": "dense"})
         self._epochs = self._config.epochs
         dense = self._config.warmup_epochs + self._config.anneal
@@ -113,13 +81,31 @@ class Bench:
         self._is_new = False
         self._runner = Runner(self._out, self._options)
 
-    def start(self) -> None:
-        """Continues the bench in the folder, or chooses the epochs and starts one.
+    def run(self, *, dry_run: bool) -> int:
+        """Runs the matrix, or with `dry_run` prints the plan and an estimate of its time, and writes nothing.
+
+        Returns:
+            The exit code: 0 done, though single runs may have failed (`bench.json` names them); 1 if all failed;
+            128 + n if signal n stopped the bench, which the same command then continues.
 
         Raises:
-            InputError: the folder holds a bench of other options, or cannot be written to; the budget is too short.
-            Stopped: a signal came.
+            InputError: the folder holds a bench of other options, or cannot be written to; the budget is too short; the
+                first dense run refused its options or data.
         """
+        try:
+            if dry_run:
+                self._show_plan()
+                return 0
+            self._start()
+            with self._runner.forwarding_signals():
+                walk(self._gates, self._seeds, self._epochs, self._run_job)
+        except Stopped as stopped:
+            self._reporter.note(f"{stopped}; the same command continues the bench in {self._out}")
+            return stopped.exit_code
+        return self._finish()
+
+    def _start(self) -> None:
+        """Continues the bench in the folder, or chooses the epochs and starts one."""
         if self._continue():
             if self._time_parts():
                 self._write_plan()
@@ -149,7 +135,7 @@ class Bench:
         plan = {"schema": 1, "options": self._fixed_options(), "epochs": self._epochs}
         write_whole(self._plan_path, _json({**plan, "parts": self._parts, "parts_note": self._parts_note}))
 
-    def show_plan(self) -> None:
+    def _show_plan(self) -> None:
         """Prints the plan and an estimate, from finished runs or from a short dense run."""
         continues = self._continue()
         entries, known = self._finished()
@@ -163,17 +149,7 @@ class Bench:
         for line in plan_lines(self._estimate(known), known):
             self._reporter.note(line)
 
-    def run(self) -> None:
-        """Runs the matrix.
-
-        Raises:
-            InputError: the first dense run refused its options or data.
-            Stopped: a signal came.
-        """
-        with self._runner.forwarding_signals():
-            walk(self._gates, self._seeds, self._epochs, self._run_job)
-
-    def finish(self) -> int:
+    def _finish(self) -> int:
         """Writes `bench.json` and `bench.html`, prints the tables and the verdict; returns the exit code."""
         result = self._write(finished=True)
         tables = [*rows_table(result["rows"]), *speed_table(result["rows"])]
@@ -186,7 +162,26 @@ class Bench:
 
     def _write(self, *, finished: bool) -> dict[str, Any]:
         """Writes `bench.json` and `bench.html` of all runs so far; returns the content of the former."""
-        result = self._result(finished=finished)
+        entries, known = self._finished()
+        runs, failures = [], []
+        for entry in entries:
+            job, outcome = entry.job, known.get(entry.job.name)
+            if outcome is None:
+                continue
+            folder = os.path.relpath(self._runner.folder(job), self._out)
+            place = {"role": entry.role, "for": entry.of, "seed": job.seed, "folder": folder}
+            if outcome.summary is None:
+                failures.append({**place, "gate": job.gate, "reason": outcome.reason})
+            else:
+                runs.append({**place, "epochs": job.epochs, "summary": outcome.summary})
+        version, commit = code_version()
+        rows = make_rows(runs, self._parts)
+        result = {
+            **{"schema": 1, "finished": finished, "version": version, "commit": commit, "argv": self._argv},
+            **{"options": self._options, "epochs": self._epochs, "seeds": list(self._seeds)},
+            **{"parts": self._parts, "parts_note": self._parts_note},
+            **{"runs": runs, "failures": failures, "rows": rows, "verdict": judge(rows), "notes": caveats(runs)},
+        }
         write_whole(self._out / "bench.json", _json(result))
         try:
             write_bench_report(self._out)
@@ -200,45 +195,11 @@ class Bench:
 
         def look(job: Job) -> Work | None:
             outcome = self._outcomes.get(job.name) or self._runner.finished(job)  # of a seed that is not due yet
-            if outcome is None:
-                return None
-            known[job.name] = outcome
-            return outcome.work
+            if outcome is not None:
+                known[job.name] = outcome
+            return None if outcome is None else outcome.work
 
         return walk(self._gates, self._seeds, self._epochs, look), known
-
-    def _result(self, *, finished: bool) -> dict[str, Any]:
-        entries, known = self._finished()
-        version, commit = code_version()
-        return {
-            "schema": 1,
-            "finished": finished,
-            "version": version,
-            "commit": commit,
-            "argv": self._argv,
-            "options": self._options,
-            "epochs": self._epochs,
-            "seeds": list(self._seeds),
-            "parts": self._parts,
-            "parts_note": self._parts_note,
-            **self._runs(entries, known),
-        }
-
-    def _runs(self, entries: Sequence[Entry], outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-        """The part of `bench.json` about the runs that have ended."""
-        runs, failures = [], []
-        for entry in entries:
-            job, outcome = entry.job, outcomes.get(entry.job.name)
-            if outcome is None:
-                continue
-            folder = os.path.relpath(self._runner.folder(job), self._out)
-            place = {"role": entry.role, "for": entry.of, "seed": job.seed, "folder": folder}
-            if outcome.summary is None:
-                failures.append({**place, "gate": job.gate, "reason": outcome.reason})
-            else:
-                runs.append({**place, "epochs": job.epochs, "summary": outcome.summary})
-        rows = make_rows(runs, self._parts)
-        return {"runs": runs, "failures": failures, "rows": rows, "verdict": judge(rows), "notes": caveats(runs)}
 
     def _run_job(self, job: Job) -> Work | None:
         outcome = self._runner.finished(job)
@@ -315,14 +276,6 @@ class Bench:
         self._epochs = fit_epochs(self._config, self._gates, self._seeds, self._pace, left_s, flag)
         most = ", as many as --epochs allows" if self._epochs == self._config.epochs else ""
         self._reporter.note(f"{flag}: {self._epochs:g} epochs for each gate{most} (an estimate)")
-
-
-def _parse_gates(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        require(name in GATES, f"--gates {name}: choose from {', '.join(GATES)}")
-    require(bool(names), f"--gates: name at least one of {', '.join(GATES)}")
-    return names
 
 
 def _json(value: Any) -> str:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastast.cost_model import DENSE_COST
 
 GATE, DENSE, SHARE = "gate", "dense", "random_equal_share"
 UNITS, TIME, JOULES = "dense_equal_units", "dense_equal_time", "dense_equal_joules"
-ROLES = (DENSE, GATE, SHARE, UNITS, TIME, JOULES)
 EQUAL_BUDGET = (UNITS, TIME, JOULES)
 
 # Relative difference up to which another run serves as a baseline, instead of a run of its own.
@@ -23,44 +22,27 @@ TOLERANCE = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Cost of a run.
+    """Cost of a run."""
 
-    Attributes:
-        offered, backward, steps: samples offered and trained, and steps that trained them.
-        forward_units: work in forwards of the full-size network.
-        share: share of the offered samples of the gated part that were selected; None if there were none.
-        train_s: seconds of training, evaluation left out.
-        train_j: GPU joules of training, or None where they were not measured.
-    """
-
-    offered: float
-    backward: float
-    steps: float
-    forward_units: float
-    share: float | None
-    train_s: float
-    train_j: float | None = None
+    offered: float  # samples
+    backward: float  # samples that were trained
+    steps: float  # that trained them
+    forward_units: float  # work in forwards of the full-size network
+    share: float | None  # of the offered samples of the gated part that were selected; None if there were none
+    train_s: float  # seconds of training, evaluation left out
+    train_j: float | None = None  # GPU joules of training, or None where they were not measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One run.
+    """One run."""
 
-    Attributes:
-        role: what it was started as, one of `ROLES`.
-        of: the gate that it is matched to, or None.
-        gate: the gate that it trains with.
-        seed: its seed.
-        epochs: its length.
-        changes: options that differ from the bench's, by field name of `TrainConfig`.
-    """
-
-    role: str
-    of: str | None = None
-    gate: str
+    role: str  # what it was started as
+    of: str | None = None  # the gate that it is matched to, or None
+    gate: str  # that it trains with
     seed: int
     epochs: float
-    changes: dict[str, Any] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)  # options that differ from the bench's, by field name
 
     @property
     def place(self) -> str:
@@ -73,14 +55,8 @@ class Job:
         return f"seed{self.seed}-{self.place}"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A place in the comparison, and its run; several places may share one.
-
-    Attributes:
-        role, of: as of `Job`.
-        job: the run.
-    """
+class Entry(NamedTuple):
+    """A place in the comparison, and its run; several places may share one."""
 
     role: str
     of: str | None
@@ -94,13 +70,9 @@ def order_gates(gates: Sequence[str]) -> tuple[str, ...]:
 
 
 def walk(gates: Sequence[str], seeds: Sequence[int], epochs: float, run: Callable[[Job], Work | None]) -> list[Entry]:
-    """Visits every place of the matrix.
+    """Visits every place of the matrix: for each seed, a dense run and those of the gates, of `epochs` each.
 
-    Args:
-        gates: in the order of `order_gates`.
-        seeds: of the blocks.
-        epochs: of a gate's run and of dense.
-        run: called with each run when it is due; returns None if it failed, and then it gets no baselines.
+    `run` is called with each run when it is due; it returns None if the run failed, which then gets no baselines.
     """
     return [entry for seed in seeds for entry in _walk_block(gates, seed, epochs, run)]
 
@@ -132,13 +104,7 @@ def _walk_block(gates: Sequence[str], seed: int, epochs: float, run: Callable[[J
 
 
 def baselines(job: Job, work: Work, dense: Work | None) -> list[Job]:
-    """The matched baselines of a gate's run.
-
-    Args:
-        job: the gate's run, of as many epochs as the dense one.
-        work: its cost.
-        dense: cost of dense with the same seed; without it there is no time and no energy to match.
-    """
+    """The matched baselines of a gate's run that cost `work`; without `dense` there is no time and energy to match."""
     found = []
     if job.gate != "random" and work.share:
         share = min(1.0, round(work.share, 6))

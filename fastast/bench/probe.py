@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from io import StringIO
 from pathlib import Path
@@ -38,7 +38,6 @@ from fastast.data import Dataset
 from fastast.device import open_runtime
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
-from fastast.feed import Batch
 from fastast.gates.registry import make_gate
 from fastast.loggers.console import Reporter
 from fastast.run_folder import RunFolder
@@ -56,31 +55,19 @@ LIMIT_S = 60.0
 Parts = dict[str, float]
 
 
-def scoring_gates(options: Mapping[str, Any], gates: Sequence[str]) -> list[str]:
-    """Gates that score every offered sample; all others share the parts of dense."""
-    return [gate for gate in gates if make_gate(gate, dict(options)).scores]
-
-
 def measure_parts(options: Mapping[str, Any], gates: Sequence[str]) -> dict[str, Parts]:
-    """Parts of dense and of every gate, by name.
-
-    Args:
-        options: of the bench, by field name of `TrainConfig`.
-        gates: any but dense.
+    """Parts of dense and of every gate (any but dense), by name.
 
     Raises:
         InputError: the options or the data are at fault.
     """
     reporter = Reporter(Console(file=StringIO()))
     dataset = open_data(resolve({**options, "gate": "dense"}), reporter)
-    found = {
-        gate: _measure({**options, "gate": gate}, dataset, reporter) for gate in (DENSE, *scoring_gates(options, gates))
-    }
-    for gate in gates:
-        if gate not in found:
-            all_s = 0.0 if make_gate(gate, dict(options)).plans else found[DENSE]["decode_s"]
-            selected_s = found[DENSE]["decode_s"] - all_s
-            found[gate] = {**found[DENSE], "decode_all_s": all_s, "decode_selected_s": selected_s}
+    scoring = [gate for gate in gates if make_gate(gate, dict(options)).scores]
+    found = {gate: _measure({**options, "gate": gate}, dataset, reporter) for gate in (DENSE, *scoring)}
+    for gate in set(gates) - set(scoring):  # these share the parts of dense
+        all_s = 0.0 if make_gate(gate, dict(options)).plans else found[DENSE]["decode_s"]
+        found[gate] = {**found[DENSE], "decode_all_s": all_s, "decode_selected_s": found[DENSE]["decode_s"] - all_s}
     return found
 
 
@@ -104,7 +91,9 @@ def _measure(options: dict[str, Any], dataset: Dataset, reporter: Reporter) -> P
 def _round(trainer: Trainer, epoch: int) -> Parts:
     engine, loaders = trainer.engine, trainer.loaders
     ids = np.arange(trainer.dataset.train.num_samples)[: DECODE_BATCHES * trainer.batch_size]
-    decode_s, batch = _decode(trainer, loaders.train.epoch(epoch, ids), len(ids))
+    start_s = _now(trainer)
+    batch, *_ = loaders.train.epoch(epoch, ids)
+    decode_s = (_now(trainer) - start_s) / len(ids)
     train_s = 0.0
     for _ in range(TRAIN_BATCHES):
         engine.enqueue(batch)
@@ -112,23 +101,16 @@ def _round(trainer: Trainer, epoch: int) -> Parts:
         engine.train()
         train_s += _now(trainer) - start_s
     rows = len(batch.valid)
-    parts = {"train_s": train_s / TRAIN_BATCHES / rows, "decode_s": decode_s}
-    if not trainer.gate.scores:
-        return parts | {"score_s": 0.0, "decode_all_s": decode_s, "decode_selected_s": 0.0}
-    waiting = engine.queue.get_extra_state()
-    start_s = _now(trainer)
-    for _ in range(SCORE_BATCHES):
-        engine.score(batch)
-    score_s = (_now(trainer) - start_s) / SCORE_BATCHES / rows
-    engine.queue.set_extra_state(waiting)  # the selected samples are not trained
-    return parts | {"score_s": score_s, "decode_all_s": decode_s, "decode_selected_s": 0.0}
-
-
-def _decode(trainer: Trainer, batches: Iterator[Batch], num_samples: int) -> tuple[float, Batch]:
-    """Seconds a sample, and the first batch."""
-    start_s = _now(trainer)
-    first, *_ = batches
-    return (_now(trainer) - start_s) / num_samples, first
+    score_s = 0.0
+    if trainer.gate.scores:
+        waiting = engine.queue.get_extra_state()
+        start_s = _now(trainer)
+        for _ in range(SCORE_BATCHES):
+            engine.score(batch)
+        score_s = (_now(trainer) - start_s) / SCORE_BATCHES / rows
+        engine.queue.set_extra_state(waiting)  # the selected samples are not trained
+    parts = {"train_s": train_s / TRAIN_BATCHES / rows, "decode_s": decode_s, "score_s": score_s}
+    return parts | {"decode_all_s": decode_s, "decode_selected_s": 0.0}
 
 
 def _now(trainer: Trainer) -> float:

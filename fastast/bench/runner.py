@@ -7,15 +7,18 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from fastast.bench.estimate import START_S, Outcome
+from fastast.bench.estimate import START_S, Outcome, Pace, pace_of
 from fastast.bench.matrix import Job
 from fastast.distributed.parent_death import with_parent_death_signal
+from fastast.errors import InputError
+from fastast.loggers.console import Reporter
 from fastast.run_folder import RunFolder, read_json
 from fastast.signals import Stopped, stop_signals_handled
 
@@ -23,6 +26,12 @@ ERROR_PREFIX = "fastast train: error: "
 BAD_INPUT = 2
 # Above this, the ceiling of so large a network is not worth the wait.
 PROBE_TIMEOUT_S = 900.0
+
+
+# The pace is measured by a dense run of so many epochs, seconds, and share of the budget at most.
+PACE_EPOCHS = (0.1, 1.0)  # the second where a tenth of the pictures makes no batch
+PACE_MAX_S = 300.0  # a first scan of the pictures included
+PACE_MAX_SHARE = 0.1  # of the budget
 
 
 class BadInput(Exception):
@@ -167,3 +176,32 @@ def failure_reason(code: int, printed: str) -> str:
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
     return f"exit code {code}: {lines[-1][:300]}" if lines else f"exit code {code}"
+
+
+def measure_pace(options: Mapping[str, Any], budget_s: float | None, reporter: Reporter) -> tuple[Pace, float]:
+    """Trains a short dense run; returns the pace, and the seconds that it took to measure.
+
+    Raises:
+        InputError: the run failed, or was too slow to train one batch.
+        Stopped: a signal came.
+    """
+    limit_s = PACE_MAX_S if budget_s is None else min(PACE_MAX_S, max(5.0, PACE_MAX_SHARE * budget_s))
+    seconds = 0.0
+    for epochs in PACE_EPOCHS:
+        reporter.note(f"calibrating: {epochs:g} dense epochs, {limit_s:.0f} s at most")
+        changes = {"gate": "dense", "epochs": epochs, "max_time": f"{limit_s:.0f}s"}
+        with tempfile.TemporaryDirectory(prefix="fastast-bench-") as folder:
+            runner = Runner(Path(folder), options)
+            try:
+                with runner.forwarding_signals():
+                    outcome = runner.train(Path(folder, "calibration"), {**options, **changes})
+            except BadInput as error:
+                raise InputError(str(error)) from error
+        seconds += outcome.seconds
+        pace = pace_of(outcome, epochs)
+        if pace is not None:
+            return pace, seconds
+        if outcome.summary is None or outcome.summary["stopped"] is not None:
+            break
+    reason = outcome.reason or f"not one batch was trained in {limit_s:.0f} s"
+    raise InputError(f"the calibration run failed: {reason}; allow a longer --budget, or give --epochs alone")

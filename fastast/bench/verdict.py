@@ -46,28 +46,19 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         by role), `beats_dense`, `beats_random` (null where it has no such baseline, or one seed) and `gpu_j`.
     """
     found = {(row["role"], row["for"] or row["gate"]): row for row in rows}
-    gates: list[dict[str, Any]] = []
-    lines: list[str] = []
-    for row in rows:
-        if row["role"] != GATE:
-            continue
+    gates, lines = [], []
+    for row in (row for row in rows if row["role"] == GATE):
         gate = row["gate"]
         others = {role: found.get((role, gate)) for role in MEANING}
         against = {role: compare(row, other) for role, other in others.items() if other is not None}
         budget = [outcome for role, outcome in against.items() if role in EQUAL_BUDGET]
-        gates.append(
-            {
-                "gate": gate,
-                "against": against,
-                "beats_dense": _all_better(budget),
-                "beats_random": _all_better([against[SHARE]] if SHARE in against else []),
-                "gpu_j": row["gpu_j"],
-            }
-        )
+        share = [against[SHARE]] if SHARE in against else []
+        beats = {"beats_dense": _all_better(budget), "beats_random": _all_better(share)}
+        gates.append({"gate": gate, "against": against, **beats, "gpu_j": row["gpu_j"]})
         outcomes = [f"{MEANING[role]} ({_shown(others[role])}): {outcome}" for role, outcome in against.items()]
         lines.append(f"{gate}: top-1 {top1(row)}, {joules(row)}. Against " + "; ".join(outcomes or ["nothing"]) + ".")
     winners = [gate["gate"] for gate in gates if gate["beats_dense"] and gate["beats_random"]]
-    return {"text": "\n".join([*_conclusions(gates, winners, found), *lines]), "winners": winners, "gates": gates}
+    return {"text": "\n".join([*_conclusions(gates, winners), *lines]), "winners": winners, "gates": gates}
 
 
 def _all_better(outcomes: Sequence[str]) -> bool | None:
@@ -84,25 +75,17 @@ def _shown(row: Mapping[str, Any] | None) -> str:
     return f"{top1(row)}, matched at {match:.2f}"
 
 
-def _conclusions(
-    gates: Sequence[Mapping[str, Any]], winners: Sequence[str], found: Mapping[tuple[str, str], Mapping[str, Any]]
-) -> list[str]:
+def _conclusions(gates: Sequence[Mapping[str, Any]], winners: Sequence[str]) -> list[str]:
     """The first lines of the verdict."""
     known = [gate for gate in gates if gate["beats_dense"] is not None or gate["beats_random"] is not None]
     if not known:
         return ["No verdict: a comparison needs two seeds at least on both sides."]
-    lines = [
-        f"{gate} beats dense at equal budget and random at equal share ({joules(found[GATE, gate])})."
-        for gate in winners
-    ]
-    for gate in known:
-        name = gate["gate"]
-        if name in winners:
-            continue
-        if gate["beats_dense"]:
-            lines.append(f"{name} beats dense at equal budget ({joules(found[GATE, name])}).")
-        if gate["beats_random"]:
-            lines.append(f"{name} beats random at equal share ({joules(found[GATE, name])}).")
+    lines = []
+    for gate in sorted(known, key=lambda gate: gate["gate"] not in winners):
+        outcomes = {"dense at equal budget": gate["beats_dense"], "random at equal share": gate["beats_random"]}
+        if any(outcomes.values()):
+            beaten = " and ".join(name for name, is_better in outcomes.items() if is_better)
+            lines.append(f"{gate['gate']} beats {beaten} ({joules(gate)}).")
     if not any(gate["beats_dense"] for gate in known):
         lines.append("No gate beats dense at equal budget here.")
     if any(gate["beats_random"] is not None for gate in known) and not any(gate["beats_random"] for gate in known):
@@ -119,6 +102,6 @@ def top1(row: Mapping[str, Any] | None) -> str:
 
 
 def joules(row: Mapping[str, Any]) -> str:
-    """GPU joules of the whole run."""
+    """GPU joules of the whole run, of a row or of a gate's verdict."""
     mean = row["gpu_j"]["mean"]
     return "joules not measured" if mean is None else f"{mean:,.0f} J"

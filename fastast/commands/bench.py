@@ -52,16 +52,16 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     for gate in filter(None, map(str.strip, args.gates.split(","))):
         check_choice("--gates", "gate", gate, GATES)
         resolve({**options, "gate": gate})
-    from fastast.bench.experiment import run_bench
+    from fastast.bench.experiment import Bench
     from fastast.loggers.console import Reporter
 
-    return run_bench(
+    bench = Bench(
         options,
         gates=args.gates,
         num_seeds=args.seeds,
         out=args.out,
         budget=args.budget,
-        dry_run=args.dry_run,
         argv=argv,
         reporter=Reporter(),
     )
+    return bench.run(dry_run=args.dry_run)

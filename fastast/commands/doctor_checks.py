@@ -9,6 +9,7 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import warnings
@@ -41,21 +42,13 @@ MIN_SHARED_B = 1 * GIB
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding.
+    """One finding."""
 
-    Attributes:
-        name: what was looked at.
-        status: "ok"; "warn": training runs, but something is slower or unmeasured; "missing": not there.
-        value: what was found.
-        remedy: what to do, or None.
-        needed: training cannot run while this is missing.
-    """
-
-    name: str
-    status: str
-    value: str
-    remedy: str | None = None
-    needed: bool = False
+    name: str  # what was looked at
+    status: str  # "ok"; "warn": training runs, but something is slower or unmeasured; "missing": not there
+    value: str  # what was found
+    remedy: str | None = None  # what to do, or None
+    needed: bool = False  # training cannot run while this is missing
 
 
 def run_doctor(as_json: bool = False) -> int:
@@ -73,11 +66,12 @@ def diagnose() -> list[Check]:
     nvml = open_nvml()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's long warning about an old driver; ours has the remedy
-        checks = [check_versions(), *check_torch()]
+        system = f"{__version__} on Python {platform.python_version()}, {platform.platform()}"
+        checks = [Check("fastast", OK, system), *check_torch()]
         if all(check.status != MISSING for check in checks):
             checks += [*check_gpus(nvml), check_precision(), check_compiler()]
         checks += check_dali()
-    return [*checks, *check_energy(nvml), check_rapl(), *check_host(len(nvml.devices))]
+    return [*checks, *check_energy(nvml), *check_host(len(nvml.devices))]
 
 
 def exit_code(checks: Iterable[Check]) -> int:
@@ -105,11 +99,6 @@ def print_report(checks: Sequence[Check], console: Console) -> None:
         console.print(escape(f"  {check.name}: {check.remedy}"))
     verdict = "Training can run here." if exit_code(checks) == 0 else "Training cannot run here yet."
     console.print(f"\n{verdict}")
-
-
-def check_versions() -> Check:
-    """fastast and Python."""
-    return Check("fastast", OK, f"{__version__} on Python {platform.python_version()}, {platform.platform()}")
 
 
 def check_torch() -> list[Check]:
@@ -192,15 +181,11 @@ def install_line(nvml: NvmlSystem) -> str:
 
 def _has_code_for(capability: tuple[int, int], arches: Sequence[str]) -> bool:
     """Machine code runs on its major version from its minor version on; PTX runs on everything newer."""
-    for arch in arches:
-        kind, _, digits = arch.partition("_")
-        digits = digits.rstrip("af")
-        if not digits.isdigit():
-            continue
-        major, minor = int(digits[:-1]), int(digits[-1])
-        if kind == "sm" and major == capability[0] and minor <= capability[1]:
+    for match in filter(None, (re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]*", arch) for arch in arches)):
+        major, minor = int(match[2]), int(match[3])
+        if match[1] == "sm" and major == capability[0] and minor <= capability[1]:
             return True
-        if kind == "compute" and (major, minor) <= capability:
+        if match[1] == "compute" and (major, minor) <= capability:
             return True
     return False
 
@@ -228,43 +213,40 @@ def check_compiler() -> Check:
 
 def check_dali() -> list[Check]:
     """DALI, tried on one picture on the CPU and, with a GPU, on the `mixed` backend."""
-    cuda_major = 13 if _torch_cuda_major() >= 13 and _device() == "cuda" else 12
+    torch = sys.modules.get("torch")
+    cuda = (torch and torch.version.cuda) or "12"
+    cuda_major = 13 if int(cuda.split(".")[0]) >= 13 and _device() == "cuda" else 12
     remedy = f"pip install nvidia-dali-cuda{cuda_major}0"
     try:
         dali = importlib.import_module("nvidia.dali")
-        picture = _small_jpeg()
-        _decode(dali, picture, "cpu")
+        _decode(dali, "cpu")
     except Exception as error:
         return [Check("DALI", MISSING, _error_line(error), remedy, needed=True)]
     checks = [Check("DALI", OK, f"{dali.__version__}, decodes on CPU")]
     if _device() == "cuda":
         try:
-            _decode(dali, picture, "mixed")
+            _decode(dali, "mixed")
         except Exception as error:
             return [*checks, Check("DALI mixed", WARN, f"{_error_line(error)}; pictures are decoded on CPU", remedy)]
         checks.append(Check("DALI mixed", OK, f"decodes on GPU, {_jpeg_engine()}"))
     return checks
 
 
-def _decode(dali: Any, picture: bytes, backend: str) -> None:
+def _decode(dali: Any, backend: str) -> None:
     import numpy as np
+    from PIL import Image
 
+    jpeg = io.BytesIO()
+    Image.new("RGB", (16, 16), (200, 100, 50)).save(jpeg, "JPEG")
+    picture = np.frombuffer(jpeg.getvalue(), np.uint8)
     pipeline = dali.Pipeline(batch_size=1, num_threads=1, device_id=None if backend == "cpu" else 0)
     with pipeline:
-        source = dali.fn.external_source(lambda: [np.frombuffer(picture, np.uint8)], dtype=dali.types.UINT8)
+        source = dali.fn.external_source(lambda: [picture], dtype=dali.types.UINT8)
         pipeline.set_outputs(dali.fn.decoders.image(source, device=backend))
     pipeline.build()
     (pictures,) = pipeline.run()
     if tuple(pictures.as_cpu().at(0).shape) != (16, 16, 3):
         raise RuntimeError("decoded to a wrong shape")
-
-
-def _small_jpeg() -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.new("RGB", (16, 16), (200, 100, 50)).save(file, "JPEG")
-    return file.getvalue()
 
 
 def _jpeg_engine() -> str:
@@ -276,9 +258,11 @@ def _jpeg_engine() -> str:
 
 
 def check_energy(nvml: NvmlSystem) -> list[Check]:
-    """What NVML can measure of each GPU's energy."""
+    """What NVML can measure of each GPU's energy, and RAPL of the CPU's."""
+    rapl = Rapl()
+    cpu = Check("CPU energy", MISSING, rapl.reason) if rapl.reason else Check("CPU energy", OK, ", ".join(rapl.names))
     if not nvml.devices:
-        return [Check("GPU energy", MISSING, f"{nvml.reason}")]
+        return [Check("GPU energy", MISSING, f"{nvml.reason}"), cpu]
     checks = []
     for device in nvml.devices:
         if device.refusal is not None:
@@ -287,15 +271,7 @@ def check_energy(nvml: NvmlSystem) -> list[Check]:
         counter = "energy counter" if device.has_counter else "no energy counter"
         power = f"power ({device.power_kind})" if device.power_kind else "no power readings"
         checks.append(Check("GPU energy", OK if device.has_counter else WARN, f"{device.name}: {counter}, {power}"))
-    return checks
-
-
-def check_rapl() -> Check:
-    """CPU energy counters."""
-    rapl = Rapl()
-    if rapl.reason is None:
-        return Check("CPU energy", OK, ", ".join(rapl.names))
-    return Check("CPU energy", MISSING, rapl.reason)
+    return [*checks, cpu]
 
 
 def check_host(num_gpus: int) -> list[Check]:
@@ -320,12 +296,6 @@ def check_host(num_gpus: int) -> list[Check]:
 def _device() -> str:
     torch = sys.modules.get("torch")
     return "cuda" if torch is not None and torch.cuda.is_available() else "cpu"
-
-
-def _torch_cuda_major() -> int:
-    torch = sys.modules.get("torch")
-    version = None if torch is None else torch.version.cuda
-    return int(version.split(".")[0]) if version else 0
 
 
 def _error_line(error: Exception) -> str:

@@ -128,10 +128,7 @@ def _draw_picture(rng: np.random.Generator, name: str, path: Path) -> None:
 
 def _ink(rng: np.random.Generator, hue: float, *, faint: bool) -> Colour:
     """A colour near the class's own hue in three pictures of four, any colour in the fourth."""
-    if rng.random() < 0.75:
-        hue += rng.normal(0, 0.025)
-    else:
-        hue = rng.random()
+    hue = hue + rng.normal(0, 0.025) if rng.random() < 0.75 else rng.random()
     saturation = rng.uniform(0.25, 0.4) if faint else rng.uniform(0.6, 1.0)
     red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, rng.uniform(0.55, 1.0))
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -177,16 +174,12 @@ def _box(centre: tuple[float, float], rx: float, ry: float) -> tuple[float, floa
     return centre[0] - rx, centre[1] - ry, centre[0] + rx, centre[1] + ry
 
 
-def _circle_filled(draw, centre, radius, turn, ink) -> None:
-    draw.ellipse(_box(centre, radius, radius), fill=ink)
-
-
 def _circle_outline(draw, centre, radius, turn, ink) -> None:
     draw.ellipse(_box(centre, radius, radius), outline=ink, width=max(2, int(radius / 5)))
 
 
-def _ellipse_filled(draw, centre, radius, turn, ink) -> None:
-    a, b = radius, 0.72 * radius
+def _ellipse(draw, centre, radius, turn, ink, *, flat: float) -> None:
+    a, b = radius, flat * radius
     draw.ellipse(_box(centre, a, b) if turn < math.pi else _box(centre, b, a), fill=ink)
 
 
@@ -236,7 +229,7 @@ def _zigzag(draw, centre, radius, turn, ink) -> None:
 CLASSES: dict[str, tuple[Shape, float]] = {
     "stripes": (_stripes, 0.0),
     "checkerboard": (partial(_grid, dots=False), 0.08),
-    "circle_filled": (_circle_filled, 0.17),
+    "circle_filled": (partial(_ellipse, flat=1.0), 0.17),
     "circle_outline": (_circle_outline, 0.17),
     "triangle": (_polygon(3), 0.3),
     "square": (_polygon(4), 0.42),
@@ -247,7 +240,7 @@ CLASSES: dict[str, tuple[Shape, float]] = {
     "cross": (_cross, 0.76),
     "crescent": (_crescent, 0.88),
     "dots": (partial(_grid, dots=True), 0.08),
-    "ellipse_filled": (_ellipse_filled, 0.17),
+    "ellipse_filled": (partial(_ellipse, flat=0.72), 0.17),
     "spiral": (_spiral, 0.88),
     "zigzag": (_zigzag, 0.0),
 }

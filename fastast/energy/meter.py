@@ -34,15 +34,10 @@ class Measurement(Reading):
 
 @dataclass(frozen=True, slots=True)
 class IdlePower:
-    """Power of the GPUs with nothing running.
+    """Power of the GPUs with nothing running."""
 
-    Attributes:
-        watts: of all metered GPUs, or None.
-        note: the figure with its clock state, or why there is none.
-    """
-
-    watts: float | None
-    note: str
+    watts: float | None  # of all metered GPUs, or None
+    note: str  # the figure with its clock state, or why there is none
 
 
 def merge_idle(ranks: Sequence[IdlePower]) -> IdlePower:
@@ -186,11 +181,10 @@ class EnergyMeter:
             time.sleep(seconds)
         if idle.watts is None:
             return IdlePower(None, "idle power was not measured: a GPU could not be read")
-        states = [device.state() for device in self._devices]
         clocks = " ".join(
-            f"{'?' if state.clock_mhz is None else state.clock_mhz} MHz"
+            ("? MHz" if state.clock_mhz is None else f"{state.clock_mhz} MHz")
             + ("" if state.performance_state is None else f" (P{state.performance_state})")
-            for state in states
+            for state in (device.state() for device in self._devices)
         )
         return IdlePower(idle.watts, f"idle {idle.watts:.1f} W over {seconds:g} s at SM clock {clocks}")
 

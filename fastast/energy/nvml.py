@@ -67,44 +67,26 @@ class ReadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DeviceState:
-    """Conditions that a power figure depends on; None where the GPU does not report them.
+    """Conditions that a power figure depends on; None where the GPU does not report them."""
 
-    Attributes:
-        temperature_c: of the GPU die, degrees Celsius.
-        clock_mhz: of the streaming multiprocessors.
-        performance_state: 0 (fastest) to 15 (idle).
-        slowed: clocks held down by heat or by a power brake.
-    """
-
-    temperature_c: int | None
-    clock_mhz: int | None
-    performance_state: int | None
-    slowed: bool | None
+    temperature_c: int | None  # of the GPU die, degrees Celsius
+    clock_mhz: int | None  # of the streaming multiprocessors
+    performance_state: int | None  # 0 (fastest) to 15 (idle)
+    slowed: bool | None  # clocks held down by heat or by a power brake
 
 
 @dataclass(slots=True)
 class Device:
-    """One physical GPU, probed once.
+    """One physical GPU, probed once."""
 
-    Attributes:
-        index: NVML's index, in PCI bus order.
-        uuid: "GPU-..." (or "GPU <index>" when not even that can be read).
-        name: the model.
-        capability: CUDA compute capability, (0, 0) when unknown.
-        mig_uuids: names of its MIG instances.
-        has_counter: offers the energy counter (Volta and newer).
-        power_kind: "instant", "1 s average", or None without power readings.
-        refusal: why it cannot be metered, or None.
-    """
-
-    index: int
-    uuid: str
-    name: str
-    capability: tuple[int, int] = (0, 0)
-    mig_uuids: tuple[str, ...] = ()
-    has_counter: bool = False
-    power_kind: str | None = None
-    refusal: str | None = None
+    index: int  # NVML's, in PCI bus order
+    uuid: str  # "GPU-..." (or "GPU <index>" when not even that can be read)
+    name: str  # the model
+    capability: tuple[int, int] = (0, 0)  # CUDA compute capability, (0, 0) when unknown
+    mig_uuids: tuple[str, ...] = ()  # names of its MIG instances
+    has_counter: bool = False  # offers the energy counter (Volta and newer)
+    power_kind: str | None = None  # "instant", "1 s average", or None without power readings
+    refusal: str | None = None  # why it cannot be metered, or None
     _handle: Any = field(default=None, repr=False)
     _power: Callable[[Any], float] | None = field(default=None, repr=False)
 
@@ -146,19 +128,12 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class NvmlSystem:
-    """What NVML knows of this machine.
+    """What NVML knows of this machine."""
 
-    Attributes:
-        devices: every GPU that NVML lists, in PCI bus order; empty without NVML.
-        reason: why there are none, or None.
-        driver: version of the driver.
-        cuda: newest CUDA version the driver serves, as (major, minor).
-    """
-
-    devices: tuple[Device, ...] = ()
-    reason: str | None = None
-    driver: str | None = None
-    cuda: tuple[int, int] | None = None
+    devices: tuple[Device, ...] = ()  # every GPU that NVML lists, in PCI bus order; empty without NVML
+    reason: str | None = None  # why there are none, or None
+    driver: str | None = None  # its version
+    cuda: tuple[int, int] | None = None  # newest CUDA version that the driver serves, as (major, minor)
 
 
 def explain(error: pynvml.NVMLError) -> str:
@@ -217,13 +192,10 @@ def _probe(index: int) -> Device:
 
 
 def _mig_uuids(handle: Any) -> tuple[str, ...]:
-    uuids = []
-    for index in range(_try(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
-        instance = _try(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, index)
-        uuid = None if instance is None else _try(pynvml.nvmlDeviceGetUUID, instance)
-        if uuid is not None:
-            uuids.append(uuid)
-    return tuple(uuids)
+    count = _try(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
+    instances = (_try(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, index) for index in range(count))
+    uuids = (_try(pynvml.nvmlDeviceGetUUID, instance) for instance in instances if instance is not None)
+    return tuple(uuid for uuid in uuids if uuid is not None)
 
 
 def _instant_power_w(handle: Any) -> float:
@@ -269,18 +241,15 @@ def visible_devices(
     listed = environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         return list(devices), unsure
-    entries: list[str] = []
-    found: list[Device] = []
+    found: dict[str, Device] = {}
     for entry in (part.strip() for part in listed.split(",")):
         device = _named(entry, devices)
         if device is None:
             break
-        if entry in entries:
+        if entry in found:
             return [], None
-        entries.append(entry)
-        found.append(device)
-    by_index = any(entry.isdigit() for entry in entries)
-    return found, unsure if by_index else None
+        found[entry] = device
+    return list(found.values()), unsure if any(entry.isdigit() for entry in found) else None
 
 
 def _named(entry: str, devices: Sequence[Device]) -> Device | None:

@@ -14,18 +14,12 @@ from fastast.energy.reading import Reading, merge_ranks
 
 @dataclass(slots=True)
 class PartEnergy:
-    """Energy of one part of a run (dense or gated), over training intervals only.
+    """Energy of one part of a run (dense or gated), over training intervals only."""
 
-    Attributes:
-        whole: every training interval of the part.
-        steady: without the first steps of the part.
-        num_samples: samples offered in `steady`.
-        blocks: (joules, samples offered) of successive blocks of `steady`, for the standard error.
-    """
-
-    whole: Reading
-    steady: Reading
-    num_samples: int = 0
+    whole: Reading  # every training interval of the part
+    steady: Reading  # without the first steps of the part
+    num_samples: int = 0  # offered in `steady`
+    # Joules and samples offered of successive blocks of `steady`, for the standard error.
     blocks: list[tuple[float, int]] = field(default_factory=list)
 
     @property
@@ -61,12 +55,8 @@ class PartEnergy:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> PartEnergy:
         """Restores what `state_dict` returned."""
-        return cls(
-            Reading.from_state(state["whole"]),
-            Reading.from_state(state["steady"]),
-            state["num_samples"],
-            [(joules, samples) for joules, samples in state["blocks"]],
-        )
+        whole, steady = (Reading.from_state(state[name]) for name in ("whole", "steady"))
+        return cls(whole, steady, state["num_samples"], [(joules, samples) for joules, samples in state["blocks"]])
 
 
 def merge_part_ranks(parts: Iterable[PartEnergy]) -> PartEnergy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,21 +16,13 @@ COLUMNS = ("t_s", "uuid", "w", "energy_mj", "phase")
 
 
 class PowerRow(NamedTuple):
-    """One row of `power.csv`.
+    """One row of `power.csv`."""
 
-    Attributes:
-        t_s: seconds since the start, at the end of the row's interval.
-        uuid: of the GPU.
-        w: mean power over the interval, or None.
-        energy_mj: the energy counter at its end, or None.
-        phase: of the run.
-    """
-
-    t_s: float
-    uuid: str
-    w: float | None
-    energy_mj: float | None
-    phase: str
+    t_s: float  # seconds since the start, at the end of the row's interval
+    uuid: str  # of the GPU
+    w: float | None  # mean power over the interval, or None
+    energy_mj: float | None  # the energy counter at its end, or None
+    phase: str  # of the run
 
 
 class _Series:
@@ -56,21 +49,9 @@ class _Series:
             self.rows.append(_mean_row(self.pending))
             self.pending = []
         if len(self.rows) >= self.capacity:
-            self._halve()
-
-    def _halve(self) -> None:
-        kept: list[PowerRow] = []
-        pair: list[PowerRow] = []
-        for row in self.rows:
-            if pair and pair[0].phase != row.phase:
-                kept += pair
-                pair = []
-            pair.append(row)
-            if len(pair) == 2:
-                kept.append(_mean_row(pair))
-                pair = []
-        self.rows = kept + pair
-        self.stride *= 2
+            phases = [list(rows) for _, rows in itertools.groupby(self.rows, key=lambda row: row.phase)]
+            self.rows = [_mean_row(rows[i : i + 2]) for rows in phases for i in range(0, len(rows), 2)]
+            self.stride *= 2
 
 
 def _mean_row(rows: list[PowerRow]) -> PowerRow:
@@ -107,14 +88,8 @@ class PowerLog:
         end_s = 0.0
         with Path(path).open(newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
-                watts, energy = line["w"], line["energy_mj"]
-                row = PowerRow(
-                    float(line["t_s"]),
-                    line["uuid"],
-                    float(watts) if watts else None,
-                    float(energy) if energy else None,
-                    line["phase"],
-                )
+                w, energy_mj = (float(line[name]) if line[name] else None for name in ("w", "energy_mj"))
+                row = PowerRow(float(line["t_s"]), line["uuid"], w, energy_mj, line["phase"])
                 self.add(row)
                 end_s = max(end_s, row.t_s)
         return end_s

@@ -22,37 +22,22 @@ NOTED_DISAGREEMENT = 0.1
 
 @dataclass(slots=True)
 class DeviceReading:
-    """Energy of one GPU over an interval.
-
-    Attributes:
-        uuid, name: of the GPU.
-        seconds: length of the interval.
-        counter_j: by the energy counter, joules; None without one.
-        counter_moves: how often the counter was seen to change.
-        integral_j: by the integral of sampled power, joules; None without power readings.
-        power_kind: "instant" or "1 s average".
-        num_samples: power samples in the interval.
-        gap_s: seconds without samples (gaps of over a second).
-        num_states: readings of temperature and clock.
-        temperature_sum_c, clock_sum_mhz: their sums over the readings.
-        num_slowed: readings at which heat or a power brake held the clocks down.
-        failure: why there is no figure, or None.
-    """
+    """Energy of one GPU over an interval."""
 
     uuid: str
     name: str
-    seconds: float = 0.0
-    counter_j: float | None = None
-    counter_moves: int = 0
-    integral_j: float | None = None
-    power_kind: str | None = None
-    num_samples: int = 0
-    gap_s: float = 0.0
-    num_states: int = 0
+    seconds: float = 0.0  # length of the interval
+    counter_j: float | None = None  # by the energy counter, joules; None without one
+    counter_moves: int = 0  # how often the counter was seen to change
+    integral_j: float | None = None  # by the integral of sampled power, joules; None without power readings
+    power_kind: str | None = None  # "instant" or "1 s average"
+    num_samples: int = 0  # power samples in the interval
+    gap_s: float = 0.0  # seconds without samples (gaps of over a second)
+    num_states: int = 0  # readings of temperature and clock; the next three are sums over these
     temperature_sum_c: float = 0.0
     clock_sum_mhz: float = 0.0
-    num_slowed: int = 0
-    failure: str | None = None
+    num_slowed: int = 0  # heat or a power brake held the clocks down
+    failure: str | None = None  # why there is no figure, or None
 
     @property
     def source(self) -> str | None:
@@ -111,25 +96,15 @@ _SUMS = [f.name for f in dataclasses.fields(DeviceReading) if f.name not in ("uu
 
 @dataclass(slots=True)
 class Reading:
-    """Energy of GPUs and CPU over an interval, or over several added up.
+    """Energy of GPUs and CPU over an interval, or over several added up."""
 
-    Attributes:
-        seconds: length of the interval.
-        devices: one entry per GPU.
-        gpu_reason: why there are no GPUs in it, or None.
-        cpu_j: joules of CPU packages and DRAM; None when not read.
-        cpu_reason: why `cpu_j` is None.
-        host: name of the machine, to tell ranks of one machine from those of another.
-        num_intervals: how many were added up.
-    """
-
-    seconds: float
-    devices: list[DeviceReading] = field(default_factory=list)
-    gpu_reason: str | None = None
-    cpu_j: float | None = None
-    cpu_reason: str | None = None
-    host: str = ""
-    num_intervals: int = 1
+    seconds: float  # length of the interval
+    devices: list[DeviceReading] = field(default_factory=list)  # one entry per GPU
+    gpu_reason: str | None = None  # why there are no GPUs in it, or None
+    cpu_j: float | None = None  # joules of CPU packages and DRAM; None when not read
+    cpu_reason: str | None = None  # why `cpu_j` is None
+    host: str = ""  # name of the machine, to tell ranks of one machine from those of another
+    num_intervals: int = 1  # how many were added up
 
     @property
     def joules(self) -> float | None:
@@ -178,15 +153,12 @@ class Reading:
     def notes(self) -> list[str]:
         """What was not read and why, and what makes the figures less certain."""
         notes = [f"GPU not read: {self.gpu_reason}"] if self.gpu_reason is not None else []
-        for device in self.devices:
-            notes += device.notes
+        notes += [note for device in self.devices for note in device.notes]
         if self.cpu_reason is not None:
             notes.append(f"CPU not read: {self.cpu_reason}")
         if self.joules is not None and self.seconds < MIN_INTERVAL_S * self.num_intervals:
-            mean_s = self.seconds / self.num_intervals
-            notes.append(
-                f"interval of {mean_s:.2f} s: under {MIN_INTERVAL_S:.0f} s the counter's steps make it unreliable"
-            )
+            interval = f"interval of {self.seconds / self.num_intervals:.2f} s"
+            notes.append(f"{interval}: under {MIN_INTERVAL_S:.0f} s the counter's steps make it unreliable")
         return notes
 
     def since(self, start: Reading) -> Reading:
@@ -200,14 +172,14 @@ class Reading:
         """Two intervals, one after the other; a figure that one of them lacks is None in the sum."""
         result = self._combined(later, 1)
         result.gpu_reason = self.gpu_reason or later.gpu_reason
-        theirs = {device.uuid: device for device in later.devices}
-        result.devices = [
-            device._combined(theirs.pop(device.uuid), 1) if device.uuid in theirs else device for device in self.devices
-        ] + list(theirs.values())
+        devices = {device.uuid: device for device in self.devices}
+        for device in later.devices:
+            mine = devices.get(device.uuid)
+            devices[device.uuid] = device if mine is None else mine._combined(device, 1)
         if result.gpu_reason is not None:
-            for index, device in enumerate(result.devices):
-                reason = f"not read in a part of the run ({result.gpu_reason})"
-                result.devices[index] = dataclasses.replace(device, failure=device.failure or reason)
+            reason = f"not read in a part of the run ({result.gpu_reason})"
+            devices = {u: dataclasses.replace(d, failure=d.failure or reason) for u, d in devices.items()}
+        result.devices = list(devices.values())
         result.num_intervals = self.num_intervals + later.num_intervals
         return result
 

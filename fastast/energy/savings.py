@@ -26,21 +26,13 @@ JOULES_PER_KWH = 3.6e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartCounts:
-    """Executed work of one part of a run.
+    """Executed work of one part of a run."""
 
-    Attributes:
-        offered: samples delivered for a decision.
-        selected: samples chosen for backward (dense: all).
-        backward: samples that went through backward.
-        scored: samples that went through the scoring forward.
-        score_units: cost of scoring one sample, in full-size forwards.
-    """
-
-    offered: int = 0
-    selected: int = 0
-    backward: int = 0
-    scored: int = 0
-    score_units: float = 1.0
+    offered: int = 0  # samples delivered for a decision
+    selected: int = 0  # samples chosen for backward (dense: all)
+    backward: int = 0  # samples that went through backward
+    scored: int = 0  # samples that went through the scoring forward
+    score_units: float = 1.0  # cost of scoring one sample, in full-size forwards
 
     @property
     def processed(self) -> int:
@@ -86,12 +78,7 @@ def speedup_ceiling(part: PartCounts) -> float | None:
 
 
 def compute_summary(dense: PartCounts, gated: PartCounts) -> dict[str, float | None]:
-    """The `compute` entry of `summary.json`.
-
-    Args:
-        dense: warm-up and anneal.
-        gated: the gated part; for a dense run, all of it.
-    """
+    """The `compute` entry of `summary.json`; arguments are as of `energy_summary`."""
     return {
         "forward_units": dense.forward_units + gated.forward_units,
         "dense_forward_units": dense.dense_forward_units + gated.dense_forward_units,
@@ -100,12 +87,7 @@ def compute_summary(dense: PartCounts, gated: PartCounts) -> dict[str, float | N
 
 
 def _checked_j_per_sample(energy: PartEnergy | None, part: str) -> tuple[float | None, str | None]:
-    """GPU joules per offered sample of a part, or None and the reason.
-
-    Args:
-        energy: None if the part never ran.
-        part: its name, for the reason.
-    """
+    """GPU joules per offered sample of a part that is named `part`, or None and the reason."""
     if energy is None:
         return None, f"no {part} part was run"
     # The notes of the whole run say why a GPU was not read.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from urllib.parse import quote
 
 from fastast.errors import InputError
 from fastast.report.bench_plots import Place, accuracy_by_epoch, accuracy_for, activations, places_of, thresholds
-from fastast.report.bench_tables import against, parts_note, parts_table, place_name, tables
+from fastast.report.bench_tables import against, parts_table, place_name, tables
 from fastast.report.render import write_page
 from fastast.report.run_record import RunRecord, clean, read_object, read_record
 from fastast.report.run_tables import hardware_data_model, table
@@ -64,7 +65,7 @@ def _describe_bench(bench: dict[str, Any], folder: Path, beside: Path) -> dict[s
     seeds = bench["seeds"]
     first = bench["runs"][0]["summary"] if bench["runs"] else {}
     gates = [place for place in places if place.role in ("gate", "dense")]
-    curves = [(place, [(seed, records[run]) for seed, run in place.folders if run in records]) for place in gates]
+    runs = [(place, [records[run] for run in place.folders.values() if run in records]) for place in gates]
     quarantine = _quarantine(records)
     return {
         "name": clean(folder.resolve().name),
@@ -78,8 +79,8 @@ def _describe_bench(bench: dict[str, Any], folder: Path, beside: Path) -> dict[s
         "costs": [accuracy_for(places, "energy"), accuracy_for(places, "time")],
         "tables": tables(bench["rows"]),
         "parts": parts_table(bench.get("parts")),
-        "parts_note": parts_note(bench.get("parts"), bench.get("parts_note")),
-        "figures": [accuracy_by_epoch(curves), activations(curves), thresholds(curves)],
+        "parts_note": bench.get("parts_note"),
+        "figures": [accuracy_by_epoch(runs), activations(runs), thresholds(runs)],
         "seeds": seeds,
         "runs": [_links(place, seeds, folder, beside) for place in places],
         "failures": [
@@ -89,14 +90,20 @@ def _describe_bench(bench: dict[str, Any], folder: Path, beside: Path) -> dict[s
         "quarantine": quarantine[:200],
         "num_quarantined": len(quarantine),
         "options": table({**bench["options"], "epochs": bench["epochs"]}),
-        "environment": _bench_environment(bench, first),
+        "environment": [
+            ("command", shlex.join(["fastast", *map(str, bench["argv"])])),
+            ("seeds", ", ".join(map(str, seeds))),
+            ("version", str(bench["version"])),
+            ("commit", str(bench["commit"] or "-")),
+            *hardware_data_model(first),
+        ],
     }
 
 
 def _read_runs(folder: Path, places: Sequence[Place]) -> dict[str, RunRecord]:
     """Curves and quarantine of the runs, by folder; an unreadable run is left out, as bench.json has its figures."""
     records = {}
-    for name in dict.fromkeys(name for place in places for _, name in place.folders):
+    for name in dict.fromkeys(name for place in places for name in place.folders.values()):
         try:
             records[name] = read_record(folder / name, curves_only=True)
         except InputError:
@@ -106,10 +113,7 @@ def _read_runs(folder: Path, places: Sequence[Place]) -> dict[str, RunRecord]:
 
 def _quarantine(records: Mapping[str, RunRecord]) -> list[tuple[str, str]]:
     """Every quarantined picture, once; with the number of runs where not all quarantined it."""
-    found: dict[tuple[str, str], int] = {}
-    for record in records.values():
-        for entry in dict.fromkeys(record.quarantine):
-            found[entry] = found.get(entry, 0) + 1
+    found = Counter(entry for record in records.values() for entry in dict.fromkeys(record.quarantine))
     total = len(records)
     return [
         (path, reason if count == total else f"{reason} (in {count} of {total} runs)")
@@ -119,16 +123,13 @@ def _quarantine(records: Mapping[str, RunRecord]) -> list[tuple[str, str]]:
 
 def _links(place: Place, seeds: Sequence[int], folder: Path, beside: Path) -> dict[str, Any]:
     """A row of the table of runs: for each seed its top-1 and a link to the page of the run."""
-    cells: list[tuple[str | None, str | None]] = []
+    cells = []
     for seed in seeds:
-        run = dict(place.folders).get(seed)
-        if run is None:
-            cells.append((None, None))
-            continue
-        page = folder / run / "report.html"
-        href = quote(os.path.relpath(page, beside)) if page.exists() else None
+        page = folder / place.folders.get(seed, "") / "report.html"
         value = place.top1.get(seed)
-        cells.append(("-" if value is None else f"{value:.2%}".replace("%", " %"), href))
+        text = "-" if value is None else f"{100 * value:.2f} %"
+        has_page = seed in place.folders and page.exists()
+        cells.append((text, quote(os.path.relpath(page, beside)) if has_page else None))
     return {"name": place.name, "cells": cells}
 
 
@@ -142,13 +143,3 @@ def _about(bench: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         f"on {data['train']:,} pictures of {data['classes']} classes" if data.get("train") else "",
     ]
     return f"{' '.join(filter(None, parts))} · {bench['epochs']:g} epochs for each gate · {count}"
-
-
-def _bench_environment(bench: Mapping[str, Any], first: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = [
-        ("command", shlex.join(["fastast", *map(str, bench["argv"])])),
-        ("seeds", ", ".join(map(str, bench["seeds"]))),
-        ("version", str(bench["version"])),
-        ("commit", str(bench["commit"] or "-")),
-    ]
-    return rows + hardware_data_model(dict(first))

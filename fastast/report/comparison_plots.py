@@ -8,16 +8,16 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from fastast.cost_model import DENSE_COST
-from fastast.report.run_plots import GATED, Figure, first_to_last
+from fastast.phases import GATED
+from fastast.report import svg
 from fastast.report.run_record import RunRecord
-from fastast.report.svg import SERIES, cost_axes, draw, label_ends, line, short
 
 # Longer names of runs would take the figure's space.
 MAX_NAME = 18
-HEIGHT_PX = 260
+TALL_PX = 260
 
 
-def final_accuracy(records: Sequence[tuple[str, RunRecord]]) -> Figure | str:
+def final_accuracy(records: Sequence[tuple[str, RunRecord]]) -> svg.Figure | str:
     """Final accuracy of several runs, by name, against their counted work."""
     points = []
     for name, record in records:
@@ -29,17 +29,17 @@ def final_accuracy(records: Sequence[tuple[str, RunRecord]]) -> Figure | str:
 
     def paint(axes: Axes) -> None:
         for index, (name, units, top1) in enumerate(points):
-            colour = SERIES[index % len(SERIES)]
+            colour = svg.SERIES[index % len(svg.SERIES)]
             axes.plot([units], [top1], "o", color=colour, markersize=7)
             axes.annotate(name, (units, top1), xytext=(8, 0), textcoords="offset points", color=colour, va="center")
         axes.margins(0.15)
         axes.set_xlim(left=0)
-        cost_axes(axes, "forward units", 5)
+        svg.cost_axes(axes, "forward units")
 
-    described = "; ".join(f"{name} {top1:.1%} at {short(units)} forward units" for name, units, top1 in points)
-    svg = draw(paint, f"Final top-1: {described}.", height=HEIGHT_PX, names=[name for name, *_ in points])
+    described = "; ".join(f"{name} {top1:.1%} at {svg.short(units)} forward units" for name, units, top1 in points)
+    drawn = svg.draw(paint, f"Final top-1: {described}.", height=TALL_PX, names=[name for name, *_ in points])
     caption = "Forwards of the full-size network, counted: forward 1, backward 2."
-    return Figure("Final top-1 against work", svg, caption=caption)
+    return svg.Figure("Final top-1 against work", drawn, caption=caption)
 
 
 CURVES = {
@@ -52,64 +52,44 @@ CURVES = {
 }
 
 
-def accuracy_for_energy(record: RunRecord) -> Figure | str:
+def accuracy_for_energy(record: RunRecord) -> svg.Figure | str:
     """Accuracy of one run against joules, or against counted forward units where joules were not measured."""
     measured = record.epochs and all(line["gpu_j"] is not None for line in record.epochs)
     return accuracy_curves([("", record)], "gpu_j" if measured else "forward_units")
 
 
-def accuracy_for_time(record: RunRecord) -> Figure | str:
-    """Accuracy of one run against time."""
-    return accuracy_curves([("", record)], "seconds")
-
-
 def _costs(record: RunRecord, key: str) -> np.ndarray:
     """float64[E]: cost of each epoch; NaN where it is not recorded."""
     if key != "forward_units":
-        return np.array([line[key] for line in record.epochs], dtype=np.float64)
+        return record.column(key)
     total = record.number("compute", "forward_units")
-    backward, offered = (
-        np.array([line[name] for line in record.epochs], dtype=np.float64) for name in ("backward", "offered")
-    )
-    units = DENSE_COST * backward
+    units = DENSE_COST * record.column("backward")
     beyond = (np.nan if total is None else total) - units.sum()
-    gated = np.where([line["phase"] == GATED for line in record.epochs], offered, 0.0)
+    gated = np.where([line["phase"] == GATED for line in record.epochs], record.column("offered"), 0.0)
     return units + (beyond * gated / gated.sum() if gated.sum() > 0 else 0.0 * beyond)
 
 
-def accuracy_curves(records: Sequence[tuple[str, RunRecord]], key: str) -> Figure | str:
-    """Accuracy of runs, by name, against the cumulative cost of their epochs.
-
-    Args:
-        records: name and record of each run.
-        key: of `CURVES`.
-    """
+def accuracy_curves(records: Sequence[tuple[str, RunRecord]], key: str) -> svg.Figure | str:
+    """Accuracy of runs, by name, against the cumulative cost of their epochs, one of `CURVES`."""
     unit, caption = CURVES[key]
     curves = []
-    for name, record in records:
+    for index, (name, record) in enumerate(records):
         costs = _costs(record, key)
-        top1 = np.array([line["val_top1"] for line in record.epochs], dtype=np.float64)
         if len(costs) and np.isfinite(costs).all():
-            curves.append((np.cumsum(costs), top1, name[:MAX_NAME]))
+            colour = svg.SERIES[index % len(svg.SERIES)]
+            curves.append(svg.Curve(np.cumsum(costs), record.column("val_top1"), name[:MAX_NAME], colour))
     title = f"Top-1 against {unit}"
     if len(curves) < len(records):
         return f"{title}: not recorded{' for every run' if len(records) > 1 else ''}."
 
-    def paint(axes: Axes) -> None:
-        ends = []
-        for index, (x, y, name) in enumerate(curves):
-            colour = SERIES[index % len(SERIES)]
-            line(axes, x, y, colour)
-            ends.append((x, y, name, colour))
+    def axis(axes: Axes) -> None:
         axes.margins(y=0.12)
         axes.set_xlim(left=0)
-        cost_axes(axes, unit, 5)
-        label_ends(axes, ends)
+        svg.cost_axes(axes, unit)
 
     described = "; ".join(
-        f"{name} {first_to_last(y, lambda value: f'{value:.1%}')} in {short(x[-1])} {unit}".strip()
-        for x, y, name in curves
+        f"{curve.name} {svg.first_to_last(curve.y, '{:.1%}')} in {svg.short(curve.x[-1])} {unit}".strip()
+        for curve in curves
     )
-    height = HEIGHT_PX if len(records) > 1 else 210
-    svg = draw(paint, f"{title}: {described}.", height=height, names=[name for *_, name in curves])
-    return Figure(title, svg, caption=caption)
+    height = TALL_PX if len(records) > 1 else svg.HEIGHT_PX
+    return svg.curves_figure(title, f"{title}: {described}.", curves, axis, caption, height=height)

@@ -8,8 +8,8 @@ import io
 import os
 import stat
 import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -21,49 +21,6 @@ SIDE_PX = 96
 MAX_PICTURES = 96
 # Larger files are skipped: they would delay the report.
 MAX_PIXELS, MAX_BYTES = 100_000_000, 100_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Thumbnail:
-    """A small picture for the page.
-
-    Attributes:
-        data_uri: the JPEG itself.
-        name: file name.
-        tip: path, how often offered and selected, and last loss.
-        selected, offered: counts.
-    """
-
-    data_uri: str
-    name: str
-    tip: str
-    selected: int
-    offered: int
-
-
-@dataclass(frozen=True, slots=True)
-class ClassThumbnails:
-    """The pictures of one class that were selected most and least often, the extreme ones first."""
-
-    name: str
-    rate: float
-    most: list[Thumbnail]
-    least: list[Thumbnail]
-
-
-@dataclass(frozen=True, slots=True)
-class Gallery:
-    """The thumbnails of a page.
-
-    Attributes:
-        classes: one entry per class shown, in order of label.
-        num_classes: classes that have pictures at all.
-        unreadable: (path, reason) of pictures that could not be shown.
-    """
-
-    classes: list[ClassThumbnails] = field(default_factory=list)
-    num_classes: int = 0
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
 def choose(samples: Samples, *, max_pictures: int = MAX_PICTURES) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -91,26 +48,34 @@ def choose(samples: Samples, *, max_pictures: int = MAX_PICTURES) -> dict[int, t
     return chosen
 
 
-def gallery(record: RunRecord) -> Gallery:
-    """Makes the thumbnails, and stores them in the run folder's `thumbs/` if it is writable."""
+def gallery(record: RunRecord) -> dict[str, Any]:
+    """Makes the thumbnails, and stores them in the run folder's `thumbs/` if it is writable.
+
+    Returns:
+        classes: name, rate, and the pictures selected most and least often (the extreme ones first) of each class, in
+        order of label; num_classes: classes that have pictures at all; unreadable: (path, reason) of pictures that
+        could not be shown.
+    """
     samples = record.samples
+    classes: list[dict[str, Any]] = []
+    unreadable: list[tuple[str, str]] = []
     if samples is None:
-        return Gallery()
-    result = Gallery(num_classes=len(np.unique(samples.label[samples.offered > 0])))
+        return {"classes": classes, "num_classes": 0, "unreadable": unreadable}
     rate = samples.selected / np.maximum(samples.offered, 1)
     for label, sides in choose(samples).items():
         name = record.classes[label] if 0 <= label < len(record.classes) else f"class {label}"
-        shown = [[_picture(record, row, result.unreadable) for row in rows] for rows in sides]
-        most, least = ([picture for picture in side if picture is not None] for side in shown)
+        most, least = (
+            [picture for row in rows if (picture := _picture(record.path, samples, row, unreadable))] for rows in sides
+        )
         mean = float(rate[(samples.label == label) & (samples.offered > 0)].mean())
         if most or least:
-            result.classes.append(ClassThumbnails(name, mean, most, least))
-    return result
+            classes.append({"name": name, "rate": mean, "most": most, "least": least})
+    num_classes = len(np.unique(samples.label[samples.offered > 0]))
+    return {"classes": classes, "num_classes": num_classes, "unreadable": unreadable}
 
 
-def _picture(record: RunRecord, row: int, unreadable: list[tuple[str, str]]) -> Thumbnail | None:
-    samples = record.samples
-    assert samples is not None, "no samples.npz"
+def _picture(run: Path, samples: Samples, row: int, unreadable: list[tuple[str, str]]) -> dict[str, Any] | None:
+    """What the page shows of a picture: the JPEG itself, its name, its counts, and a tip with all of them."""
     path = samples.path(row)
     try:
         jpeg = thumbnail(path)
@@ -118,7 +83,7 @@ def _picture(record: RunRecord, row: int, unreadable: list[tuple[str, str]]) -> 
         unreadable.append((clean(path), clean(getattr(error, "strerror", None) or str(error))))
         return None
     with contextlib.suppress(OSError):  # a read-only run folder is fine
-        folder = record.path / "thumbs"
+        folder = run / "thumbs"
         folder.mkdir(exist_ok=True)
         write_whole(folder / f"{int(samples.id[row])}.jpg", jpeg)
     offered, selected = int(samples.offered[row]), int(samples.selected[row])
@@ -127,7 +92,7 @@ def _picture(record: RunRecord, row: int, unreadable: list[tuple[str, str]]) -> 
     if np.isfinite(loss):
         tip += f", last loss {loss:.3g}"
     uri = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
-    return Thumbnail(uri, clean(Path(path).name), tip, selected, offered)
+    return {"data_uri": uri, "name": clean(Path(path).name), "tip": tip, "selected": selected, "offered": offered}
 
 
 def thumbnail(path: str | os.PathLike[str]) -> bytes:

@@ -4,36 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
 from fastast.energy.power_log import PowerRow
-from fastast.report.run_plots import Figure
+from fastast.report import svg
 from fastast.report.run_record import RunRecord
-from fastast.report.svg import (
-    INK,
-    MUTED,
-    PX_PER_LETTER,
-    SERIES,
-    SHADE,
-    WIDE_PX,
-    WIDTH_PX,
-    draw,
-    from_zero,
-    label_ends,
-    thin,
-)
 
 EVAL = "eval"
 # Room that the number of an epoch needs.
 PX_PER_EPOCH = 55
 
 
-def power(record: RunRecord) -> Figure | str:
+def power(record: RunRecord) -> svg.Figure | str:
     """Power over time, with epochs and phases."""
     rows = [row for row in record.power if row.w is not None]
     if not rows:
@@ -44,20 +31,20 @@ def power(record: RunRecord) -> Figure | str:
     peak = max(row.w or 0.0 for row in rows)
 
     def paint(axes: Axes, width: float) -> None:
-        ends = []
+        curves = []
         for index, (uuid, mine) in enumerate(by_gpu.items()):
-            x, y = thin(np.array([row.t_s for row in mine]), np.array([row.w for row in mine], dtype=np.float64))
+            x, y = svg.thin(np.array([row.t_s for row in mine]), np.array([row.w for row in mine], dtype=np.float64))
             x, y = _broken(x, y)
-            colour = SERIES[index % len(SERIES)]
+            colour = svg.SERIES[index % len(svg.SERIES)]
             axes.plot(x, y, color=colour, linewidth=1.2)
-            ends.append((x, y, uuid[:12], colour))
-        from_zero(axes, 1.05 * peak)
+            curves.append(svg.Curve(x, y, uuid[:12], colour))
+        svg.from_zero(axes, 1.05 * peak)
         axes.set_xlim(0, max(row.t_s for row in rows) or 1.0)
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel("seconds")
         _annotate_phases(axes, phases, width)
         if len(by_gpu) > 1:
-            label_ends(axes, ends)
+            svg.label_ends(axes, curves)
 
     label = (
         f"Power of {len(by_gpu)} GPU{'s' if len(by_gpu) > 1 else ''} over {max(row.t_s for row in rows):,.0f} s: "
@@ -66,22 +53,18 @@ def power(record: RunRecord) -> Figure | str:
     )
     caption = "Shaded: evaluation, which ends an epoch; numbers on top are epochs."
     names = [uuid[:12] for uuid in by_gpu] if len(by_gpu) > 1 else []
-
-    def at(width: float) -> Markup:
-        return draw(lambda axes: paint(axes, width), label, width=width, height=250, top=50, names=names)
-
-    return Figure("Power, watts", at(WIDE_PX), narrow=at(WIDTH_PX), caption=caption)
+    wide, narrow = (
+        svg.draw(partial(paint, width=width), label, width=width, height=250, top=50, names=names)
+        for width in (svg.WIDE_PX, svg.WIDTH_PX)
+    )
+    return svg.Figure("Power, watts", wide, narrow=narrow, caption=caption)
 
 
 def _phases(rows: Sequence[PowerRow]) -> list[tuple[str, float, float]]:
     """Phase, first and last second of each uninterrupted phase."""
-    phases = []
-    start_s = 0.0
-    for phase, group in itertools.groupby(rows, key=lambda row: row.phase):
-        end_s = list(group)[-1].t_s
-        phases.append((phase, start_s, end_s))
-        start_s = end_s
-    return phases
+    ends = [(phase, list(group)[-1].t_s) for phase, group in itertools.groupby(rows, key=lambda row: row.phase)]
+    starts_s = [0.0, *(end_s for _, end_s in ends)]
+    return [(phase, start_s, end_s) for (phase, end_s), start_s in zip(ends, starts_s, strict=False)]
 
 
 def _annotate_phases(axes: Axes, phases: Sequence[tuple[str, float, float]], width: float) -> None:
@@ -92,19 +75,19 @@ def _annotate_phases(axes: Axes, phases: Sequence[tuple[str, float, float]], wid
     every = -(-len(evaluations) // int(width // PX_PER_EPOCH))
     begin_s = work[0][1] if work else 0.0
     for number, (start_s, end_s) in enumerate(evaluations, 1):
-        axes.axvspan(start_s, end_s, color=SHADE, linewidth=0, zorder=0)
+        axes.axvspan(start_s, end_s, color=svg.SHADE, linewidth=0, zorder=0)
         if (number - 1) % every == 0:
-            axes.text((begin_s + start_s) / 2, 1.02, str(number), color=MUTED, ha="center", transform=place)
+            axes.text((begin_s + start_s) / 2, 1.02, str(number), color=svg.MUTED, ha="center", transform=place)
         begin_s = end_s
     low, high = axes.get_xlim()
-    per_letter = PX_PER_LETTER * (high - low) / width
+    per_letter = svg.PX_PER_LETTER * (high - low) / width
     taken = [-1.0, -1.0]  # ends of the last names in two rows
     for phase, group in itertools.groupby(work, key=lambda span: span[0]):
         start_s = next(group)[1]
         row = 0 if start_s >= taken[0] else 1
-        axes.axvline(start_s, ymax=1.18 + 0.09 * row, color=MUTED, linewidth=0.8, clip_on=False)
+        axes.axvline(start_s, ymax=1.18 + 0.09 * row, color=svg.MUTED, linewidth=0.8, clip_on=False)
         if start_s >= taken[row]:
-            axes.text(start_s, 1.12 + 0.09 * row, f" {phase[:16]}", color=INK, transform=place)
+            axes.text(start_s, 1.12 + 0.09 * row, f" {phase[:16]}", color=svg.INK, transform=place)
             taken[row] = start_s + (len(phase[:16]) + 2) * per_letter
 
 

@@ -19,12 +19,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
-    """Renders a template of this package and writes the file atomically.
-
-    Args:
-        path: the file.
-        template: name of a file in `templates/`.
-        values: what it shows; text is escaped.
+    """Renders a template of `templates/` with these values, whose text is escaped, and writes the file atomically.
 
     Returns:
         The path.

@@ -9,7 +9,7 @@ from pathlib import Path
 from fastast.report.comparison_plots import accuracy_curves, final_accuracy
 from fastast.report.render import write_page
 from fastast.report.run_record import clean, read_record
-from fastast.report.run_tables import COMPARED, describe_run
+from fastast.report.run_tables import describe_run
 
 
 def write_report(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
@@ -27,7 +27,7 @@ def write_report(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | 
     """
     path = Path(run_dir) / "report.html" if out is None else Path(out)
     run = describe_run(read_record(run_dir), prefix="")
-    return write_page(path, "run_page.html", title=f"{run['name']} · fastast", runs=[run], comparison=None, compared=())
+    return write_page(path, "run_page.html", title=f"{run['name']} · fastast", runs=[run], comparison=None)
 
 
 def write_comparison(run_dirs: Sequence[str], out: str) -> Path:
@@ -42,6 +42,5 @@ def write_comparison(run_dirs: Sequence[str], out: str) -> Path:
         "run_page.html",
         title=f"{len(runs)} runs · fastast",
         runs=runs,
-        compared=COMPARED,
         comparison=[final_accuracy(records), accuracy_curves(records, "seconds"), accuracy_curves(records, "gpu_j")],
     )

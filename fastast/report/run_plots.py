@@ -3,128 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
-from fastast.report.run_record import RunRecord, Steps
-from fastast.report.svg import (
-    MUTED,
-    RULE,
-    SERIES,
-    draw,
-    few_ticks,
-    from_zero,
-    label_ends,
-    line,
-    offered_axis,
-    percent_axis,
-    short,
-)
+from fastast.phases import GATED
+from fastast.report import svg
+from fastast.report.run_record import RunRecord
 
-GATED = "gated"
 WITHOUT_TARGET = ("dense", "infobatch")
 # The controller keeps the activation within 5 % of target on average over so many batches.
 BAND = 0.05
 BAND_BATCHES = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A drawn figure.
-
-    Attributes:
-        title: what it shows and in which unit.
-        svg: an `<svg>` element that says the same in words.
-        narrow: another for small screens, where one figure cannot serve both.
-        caption: how to read it.
-    """
-
-    title: str
-    svg: Markup
-    narrow: Markup | None = None
-    caption: str = ""
-
-
-def accuracy(record: RunRecord) -> Figure | str:
+def accuracy(record: RunRecord) -> svg.Figure | str:
     """Validation top-1 and top-5 by epoch."""
-    lines = [("top-1", "val_top1", SERIES[0]), ("top-5", "val_top5", MUTED)]
-    return _by_epoch(record, "Validation accuracy", lines, percent_axis, lambda value: f"{value:.1%}")
+    lines = [("top-1", "val_top1", svg.SERIES[0]), ("top-5", "val_top5", svg.MUTED)]
+    return _by_epoch(record, "Validation accuracy", lines, svg.percent_axis, "{:.1%}")
 
 
-def loss(record: RunRecord) -> Figure | str:
+def loss(record: RunRecord) -> svg.Figure | str:
     """Training and validation loss by epoch."""
-    lines = [("training", "train_loss", MUTED), ("validation", "val_loss", SERIES[0])]
+    lines = [("training", "train_loss", svg.MUTED), ("validation", "val_loss", svg.SERIES[0])]
     caption = "Both before label smoothing. Training: trained samples only, and a gate may pick the hard ones."
-    return _by_epoch(record, "Loss, nats", lines, few_ticks, lambda value: f"{value:.3g}", caption)
+    return _by_epoch(record, "Loss, nats", lines, svg.few_ticks, "{:.3g}", caption)
 
 
 def _by_epoch(
     record: RunRecord,
     title: str,
     lines: Sequence[tuple[str, str, str]],
-    axis: Callable[[Axes], None],
-    form: Callable[[float], str],
+    percent_or_few_ticks: Callable[[Axes], None],
+    form: str,
     caption: str = "",
-) -> Figure | str:
+) -> svg.Figure | str:
     if not record.epochs:
         return f"{title}: no epoch has ended yet."
-    epochs = np.array([line["epoch"] for line in record.epochs], dtype=np.float64)
-    columns = {key: np.array([line[key] for line in record.epochs], dtype=np.float64) for _, key, _ in lines}
+    epochs = record.column("epoch")
+    curves = [svg.Curve(epochs, record.column(key), name, colour) for name, key, colour in lines]
 
-    def paint(axes: Axes) -> None:
-        for _, key, colour in lines:
-            line(axes, epochs, columns[key], colour)
-        axes.margins(y=0.12)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    def axis(axes: Axes) -> None:
+        svg.epoch_axis(axes)
         if np.ptp(epochs) < 2:
             axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
-        axes.set_xlabel("epoch")
-        few_ticks(axes)
-        axis(axes)
-        label_ends(axes, [(epochs, columns[key], name, colour) for name, key, colour in lines])
+        percent_or_few_ticks(axes)
 
-    described = [f"{name} {first_to_last(columns[key], form)}" for name, key, _ in lines]
-    label = f"{title} over {len(epochs)} epochs: {'; '.join(described)}."
-    return Figure(title, draw(paint, label, names=[name for name, *_ in lines]), caption=caption)
+    label = f"{title} over {len(epochs)} epochs: {svg.described(curves, form)}."
+    return svg.curves_figure(title, label, curves, axis, caption)
 
 
-def first_to_last(values: np.ndarray, form: Callable[[float], str]) -> str:
-    """Text of the first and the last known value."""
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return "not recorded"
-    return f"from {form(known[0])} to {form(known[-1])}" if len(known) > 1 else form(known[0])
-
-
-def activation(record: RunRecord) -> Figure | str:
+def activation(record: RunRecord) -> svg.Figure | str:
     """Share of offered samples that reached backward in the gated part, with its target."""
-    steps, gated = record.steps, record.steps.phase == GATED
+    gated = record.steps["phase"] == GATED
     if not gated.any():
         return "Activation: no step of a gated part is recorded."
     target = _target(record)
-    x, y, weight = steps["offered"][gated], steps["activation"][gated], line_samples(record)[gated]
-    span = averaging_samples(record, target)
-    smooth = trailing_mean(x, y, weight, span)
+    x, y, smooth, span = mean_activation(record, target)
 
     def paint(axes: Axes) -> None:
         if target:
-            axes.axhspan(target * (1 - BAND), target * (1 + BAND), color=SERIES[1], alpha=0.18, linewidth=0)
-            axes.axhline(target, color=SERIES[1], linewidth=1)
-        line(axes, x, y, MUTED, linewidth=0.8, alpha=0.6, marker="")
-        line(axes, x, smooth, SERIES[0])
+            axes.axhspan(target * (1 - BAND), target * (1 + BAND), color=svg.SERIES[1], alpha=0.18, linewidth=0)
+            axes.axhline(target, color=svg.SERIES[1], linewidth=1)
+        svg.line(axes, x, y, svg.MUTED, linewidth=0.8, alpha=0.6, marker="")
+        svg.line(axes, x, smooth, svg.SERIES[0])
         values = y[np.isfinite(y)]
         top = min(np.percentile(values, 99) * 1.1 if len(values) else 1, 1)
-        from_zero(axes, max(top, 1.3 * (target or 0)))
-        percent_axis(axes)
-        offered_axis(axes)
-        ends = [(x, smooth, "mean", SERIES[0])]
+        svg.from_zero(axes, max(top, 1.3 * (target or 0)))
+        svg.percent_axis(axes)
+        svg.number_axis(axes, "offered samples")
+        ends = [svg.Curve(x, smooth, "mean", svg.SERIES[0])]
         if target:
-            ends.append((x, np.full(len(x), target), "target", SERIES[1]))
-        label_ends(axes, ends)
+            ends.append(svg.Curve(x, np.full(len(x), target), "target", svg.SERIES[1]))
+        svg.label_ends(axes, ends)
 
     mean = smooth[np.isfinite(smooth)]
     label = "Activation of the gated part over offered samples" + (f": last mean {mean[-1]:.2%}" if len(mean) else "")
@@ -132,44 +84,49 @@ def activation(record: RunRecord) -> Figure | str:
     caption = f"Thin: single log lines. Bold: mean of the last {span:,} gated samples (of fewer at first). "
     if target:
         caption += f"Band: target ± {BAND:.0%} of it."
-    return Figure(
-        "Activation, share of offered", draw(paint, label, names=["target" if target else "mean"]), caption=caption
-    )
+    drawn = svg.draw(paint, label, names=["target" if target else "mean"])
+    return svg.Figure("Activation, share of offered", drawn, caption=caption)
 
 
-def averaging_samples(record: RunRecord, target: float | None) -> int:
-    """Offered samples over which the controller keeps its target on average."""
-    return int(max(BAND_BATCHES * (_option(record, "batch_size") or 1), BAND_BATCHES / (target or 1)))
+def mean_activation(record: RunRecord, target: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Offered samples, activation and its mean at each line of the gated part, and samples that the mean is over.
+
+    The controller keeps its target on average over so many offered samples.
+    """
+    steps, gated = record.steps, record.steps["phase"] == GATED
+    x, y, weight = steps["offered"][gated], steps["activation"][gated], line_samples(record)[gated]
+    span = int(max(BAND_BATCHES * (_option(record, "batch_size") or 1), BAND_BATCHES / (target or 1)))
+    return x, y, trailing_mean(x, y, weight, span), span
 
 
-def threshold(record: RunRecord) -> Figure | str:
+def threshold(record: RunRecord) -> svg.Figure | str:
     """The threshold of the controller."""
     x, y = record.steps["offered"], record.steps["threshold"]
     if not np.isfinite(y).any():
         return "Threshold: this run's gate records none."
     first = int(np.flatnonzero(np.isfinite(y))[0])
     x, y = x[first:], y[first:]
-    label = f"Threshold over offered samples: {first_to_last(y, lambda value: f'{value:.3g}')}."
+    label = f"Threshold over offered samples: {svg.first_to_last(y, '{:.3g}')}."
     caption = "In units of the score, whose running mean is 1 for the default significance."
     return _over_offered("Threshold", x, y, 1.15 * np.nanmax(y), label, caption)
 
 
-def throughput(record: RunRecord) -> Figure | str:
+def throughput(record: RunRecord) -> svg.Figure | str:
     """Offered samples per second."""
     y = record.steps["offered_per_s"]
     if not np.isfinite(y).any():
         return "Throughput: no step is recorded."
 
     def axis(axes: Axes) -> None:
-        axes.yaxis.set_major_formatter(FuncFormatter(short))
-        _annotate_gated(axes, record.steps)
+        axes.yaxis.set_major_formatter(FuncFormatter(svg.short))
+        _annotate_gated(axes, record)
 
-    label = f"Offered samples per second: {first_to_last(y, lambda value: f'{value:,.0f}')}."
+    label = f"Offered samples per second: {svg.first_to_last(y, '{:,.0f}')}."
     title = "Throughput, offered per second"
     return _over_offered(title, record.steps["offered"], y, 1.12 * np.nanmax(y), label, "Evaluation left out.", axis)
 
 
-def data_wait(record: RunRecord) -> Figure | str:
+def data_wait(record: RunRecord) -> svg.Figure | str:
     """Share of the loop's time that it waited for pictures."""
     steps = record.steps
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -179,8 +136,8 @@ def data_wait(record: RunRecord) -> Figure | str:
         return "Data wait: no step is recorded."
 
     def axis(axes: Axes) -> None:
-        percent_axis(axes)
-        _annotate_gated(axes, steps)
+        svg.percent_axis(axes)
+        _annotate_gated(axes, record)
 
     top = max(0.05, min(1.0, 1.2 * np.nanmax(y)))
     label = f"Share of time spent waiting for data: mean {np.nanmean(y):.1%}, at most {np.nanmax(y):.1%}."
@@ -196,17 +153,16 @@ def _over_offered(
     label: str,
     caption: str,
     axis: Callable[[Axes], None] = lambda axes: None,
-) -> Figure:
-    def paint(axes: Axes) -> None:
-        line(axes, x, y, SERIES[0])
-        from_zero(axes, top)
-        offered_axis(axes)
+) -> svg.Figure:
+    def axes_from_zero(axes: Axes) -> None:
+        svg.from_zero(axes, top)
+        svg.number_axis(axes, "offered samples")
         axis(axes)
 
-    return Figure(title, draw(paint, label), caption=caption)
+    return svg.curves_figure(title, label, [svg.Curve(x, y, "", svg.SERIES[0])], axes_from_zero, caption)
 
 
-def loss_histogram(record: RunRecord) -> Figure | str:
+def loss_histogram(record: RunRecord) -> svg.Figure | str:
     """Scoring loss of selected against skipped samples, over all gated epochs."""
     hists = [line["hist"] for line in record.epochs if line["hist"] is not None]
     hists = [hist for hist in hists if np.array_equal(hist[0], hists[0][0])]
@@ -220,37 +176,35 @@ def loss_histogram(record: RunRecord) -> Figure | str:
     selected, skipped = selected[: last + 1], skipped[: last + 1]
 
     def paint(axes: Axes) -> None:
-        for counts, colour in ((skipped, MUTED), (selected, SERIES[0])):
+        for counts, colour in ((skipped, svg.MUTED), (selected, svg.SERIES[0])):
             share = counts / max(1.0, counts.sum())
             axes.stairs(share, edges, color=colour, fill=True, alpha=0.18, linewidth=0)
             axes.stairs(share, edges, color=colour, linewidth=1.8)
-        few_ticks(axes)
-        percent_axis(axes)
+        svg.percent_axis(axes)
         axes.set_xlim(edges[0], edges[-1])
         axes.set_xlabel("loss when scored, nats")
-        for row, (name, colour) in enumerate((("selected", SERIES[0]), ("skipped", MUTED))):
+        for row, (name, colour) in enumerate((("selected", svg.SERIES[0]), ("skipped", svg.MUTED))):
             axes.text(0.99, 0.97 - 0.09 * row, name, color=colour, ha="right", va="top", transform=axes.transAxes)
 
     middle = (edges[1:] + edges[:-1]) / 2
-    means = [float(middle @ counts / counts.sum()) if counts.sum() else None for counts in (selected, skipped)]
-    described = [
-        f"{name} samples, {'none' if mean is None else f'mean about {mean:.2g} nats'}"
-        for name, mean in zip(("selected", "skipped"), means, strict=True)
+    words = [
+        f"{name} samples, " + (f"mean about {middle @ counts / counts.sum():.2g} nats" if counts.sum() else "none")
+        for name, counts in (("selected", selected), ("skipped", skipped))
     ]
     caption = f"Share of each group by bin; {selected.sum():,.0f} selected, {skipped.sum():,.0f} skipped."
     caption += " The last bin is open." if is_open else ""
-    return Figure(
-        "Loss of selected and skipped samples", draw(paint, f"Histogram: {'; '.join(described)}."), caption=caption
+    return svg.Figure(
+        "Loss of selected and skipped samples", svg.draw(paint, f"Histogram: {'; '.join(words)}."), caption=caption
     )
 
 
-def _annotate_gated(axes: Axes, steps: Steps) -> None:
+def _annotate_gated(axes: Axes, record: RunRecord) -> None:
     """Draws a line at the start of the gated part, unless the run starts with it."""
-    gated = np.flatnonzero(steps.phase == GATED)
+    gated = np.flatnonzero(record.steps["phase"] == GATED)
     if len(gated) and gated[0] > 0:
-        x = steps["offered"][gated[0] - 1]
-        axes.axvline(x, color=RULE, linewidth=1)
-        axes.text(x, 0.99, " gated", color=MUTED, va="top", transform=axes.get_xaxis_transform())
+        x = record.steps["offered"][gated[0] - 1]
+        axes.axvline(x, color=svg.RULE, linewidth=1)
+        axes.text(x, 0.99, " gated", color=svg.MUTED, va="top", transform=axes.get_xaxis_transform())
 
 
 def line_samples(record: RunRecord) -> np.ndarray:

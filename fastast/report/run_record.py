@@ -8,9 +8,9 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,42 +28,16 @@ MAX_QUARANTINED = 200
 MAX_NUMBER = 1e15
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """The step lines of `metrics.jsonl` in order of offered samples, S of them.
+class Samples(NamedTuple):
+    """The columns of `samples.npz`, N training pictures."""
 
-    Attributes:
-        columns: float64[S] by name; NaN where the line says null.
-        phase: of each line.
-    """
-
-    columns: dict[str, np.ndarray]
-    phase: np.ndarray
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.columns[name]
-
-
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """The columns of `samples.npz`, N training pictures.
-
-    Attributes:
-        id: int[N].
-        label: int[N].
-        path_bytes: uint8, all paths end to end.
-        path_starts: int64[N + 1], where each begins, and the end.
-        offered, selected: int[N], counts.
-        last_loss: float[N], NaN where none is known.
-    """
-
-    id: np.ndarray
-    label: np.ndarray
-    path_bytes: np.ndarray
-    path_starts: np.ndarray
-    offered: np.ndarray
-    selected: np.ndarray
-    last_loss: np.ndarray
+    id: np.ndarray  # int[N]
+    label: np.ndarray  # int[N]
+    path_bytes: np.ndarray  # uint8, all paths end to end
+    path_starts: np.ndarray  # int64[N + 1], where each begins, and the end
+    offered: np.ndarray  # int[N], a count
+    selected: np.ndarray  # int[N], a count
+    last_loss: np.ndarray  # float[N], NaN where none is known
 
     def path(self, row: int) -> str:
         """Path of a picture; bytes that are not UTF-8 become surrogates."""
@@ -73,63 +47,52 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """The data of a run that the report shows. Its methods raise InputError for a value of another type.
-
-    Attributes:
-        path: the run folder.
-        config: options of the run.
-        summary: `summary.json`, or {} for a run that has not ended.
-        classes: class names by label.
-        steps: step lines.
-        epochs: epoch lines; every name of `EPOCH_NUMBERS` is a float or None.
-        num_damaged: lines of `metrics.jsonl` and rows of `power.csv` that could not be read.
-        samples: per-picture counts, or None before the end of the run.
-        quarantine: (path, reason) of the first pictures that were set aside.
-        num_quarantined: how many there were in all.
-        power: rows of `power.csv`, in order of time.
-    """
+    """The data of a run that the report shows. Its methods raise InputError for a value of another type."""
 
     path: Path
     config: dict[str, Any]
-    summary: dict[str, Any]
-    classes: list[str]
-    steps: Steps
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    num_damaged: int = 0
-    samples: Samples | None = None
-    quarantine: list[tuple[str, str]] = field(default_factory=list)
-    num_quarantined: int = 0
-    power: list[PowerRow] = field(default_factory=list)
+    summary: dict[str, Any]  # `summary.json`, or {} for a run that has not ended
+    classes: list[str]  # names by label
+    steps: dict[str, np.ndarray]  # step lines by `offered`: float64[S], NaN where a line says null; and str[S] `phase`
+    epochs: list[dict[str, Any]]  # epoch lines; every name of `EPOCH_NUMBERS` is a float or None
+    num_damaged: int  # lines of `metrics.jsonl` and rows of `power.csv` that could not be read
+    samples: Samples | None  # per-picture counts, or None before the end of the run
+    quarantine: list[tuple[str, str]]  # (path, reason) of the first pictures that were set aside
+    num_quarantined: int  # in all
+    power: list[PowerRow]  # in order of time
+
+    def column(self, name: str) -> np.ndarray:
+        """float64[E]: a number of each epoch line; NaN where it is null."""
+        return np.array([line[name] for line in self.epochs], dtype=np.float64)
 
     def number(self, group: str, name: str) -> float | None:
         """A number of the summary, or None where it is null or absent."""
-        return _typed(self, group, name, (int, float), "a number")
+        return self._typed(group, name, (int, float), "a number")
 
     def text(self, group: str, name: str) -> str | None:
         """A string of the summary, or None where it is null or absent."""
-        return _typed(self, group, name, (str,), "a string")
+        return self._typed(group, name, (str,), "a string")
 
     def texts(self, group: str, name: str) -> list[str]:
         """A list of strings of the summary, empty where it is absent."""
-        values = _typed(self, group, name, (list,), "a list of strings") or []
-        if not all(isinstance(value, str) for value in values):
-            raise InputError(f"{self.path / 'summary.json'}: {group}.{name} should be a list of strings")
-        return [clean(value) for value in values]
+        return self._typed(group, name, (list,), "a list of strings") or []
 
-
-def _typed(record: RunRecord, group: str, name: str, types: tuple[type, ...], what: str) -> Any:
-    path = record.path / "summary.json"
-    entry = record.summary.get(group)
-    if entry is not None and not isinstance(entry, dict):
-        raise InputError(f"{path}: {group} should be an object")
-    value = (entry or {}).get(name)
-    if value is None:
-        return None
-    if not isinstance(value, types) or isinstance(value, bool):
-        raise InputError(f"{path}: {group}.{name} should be {what}, not {clean(json.dumps(value))[:60]}")
-    if isinstance(value, str):
-        return clean(value)
-    return as_number(value) if float in types else value
+    def _typed(self, group: str, name: str, types: tuple[type, ...], what: str) -> Any:
+        path = self.path / "summary.json"
+        entry = self.summary.get(group)
+        if entry is not None and not isinstance(entry, dict):
+            raise InputError(f"{path}: {group} should be an object")
+        value = (entry or {}).get(name)
+        if value is None:
+            return None
+        is_right = isinstance(value, types) and not isinstance(value, bool)
+        if isinstance(value, list):
+            is_right = is_right and all(isinstance(item, str) for item in value)
+        if not is_right:
+            raise InputError(f"{path}: {group}.{name} should be {what}, not {clean(json.dumps(value))[:60]}")
+        if isinstance(value, list):
+            return [clean(item) for item in value]
+        return clean(value) if isinstance(value, str) else as_number(value)
 
 
 def read_record(run_dir: str | os.PathLike[str], *, curves_only: bool = False) -> RunRecord:
@@ -146,7 +109,8 @@ def read_record(run_dir: str | os.PathLike[str], *, curves_only: bool = False) -
     if not folder.config.exists():
         raise InputError(f"{folder.path}: not a run folder (no config.json); name the --out of a `fastast train`")
     steps, epochs, num_damaged = _read_metrics(folder.metrics)
-    power, num_bad_rows = ([], 0) if curves_only else _read_power(folder.path / "power.csv")
+    power_csv = folder.path / "power.csv"
+    power, num_bad_rows = _read_power(power_csv) if power_csv.exists() and not curves_only else ([], 0)
     quarantine = [
         (clean(str(line["path"])), clean(str(line.get("reason"))))
         for line in _json_lines(folder.quarantine)
@@ -156,7 +120,7 @@ def read_record(run_dir: str | os.PathLike[str], *, curves_only: bool = False) -
         path=folder.path,
         config=read_object(folder.config),
         summary=read_object(folder.summary) if folder.summary.exists() else {},
-        classes=_read_classes(folder.classes),
+        classes=_read_classes(folder.classes) if folder.classes.exists() else [],
         steps=steps,
         epochs=epochs,
         num_damaged=num_damaged + num_bad_rows,
@@ -199,8 +163,6 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _read_classes(path: Path) -> list[str]:
-    if not path.exists():
-        return []
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -228,7 +190,7 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any] | None]:
         raise InputError(f"{path}: {os.strerror(error.errno or 0)}") from error
 
 
-def _read_metrics(path: Path) -> tuple[Steps, list[dict[str, Any]], int]:
+def _read_metrics(path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, Any]], int]:
     rows: list[list[float | None]] = []
     phases: list[str] = []
     epochs: list[dict[str, Any]] = []
@@ -249,8 +211,8 @@ def _read_metrics(path: Path) -> tuple[Steps, list[dict[str, Any]], int]:
             num_damaged += 1
     table = np.array(rows, dtype=np.float64).reshape(-1, len(STEP_COLUMNS))  # None becomes NaN
     order = np.argsort(table[:, 1], kind="stable")
-    columns = {name: table[order, i] for i, name in enumerate(STEP_COLUMNS)}
-    return Steps(columns, np.array(phases, dtype=np.str_)[order]), epochs, num_damaged
+    steps = dict(zip(STEP_COLUMNS, table[order].T, strict=True)) | {"phase": np.array(phases, dtype=np.str_)[order]}
+    return steps, epochs, num_damaged
 
 
 def _epoch(line: dict[str, Any]) -> dict[str, Any]:
@@ -272,8 +234,6 @@ def _epoch(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_power(path: Path) -> tuple[list[PowerRow], int]:
-    if not path.exists():
-        return [], 0
     rows: list[PowerRow] = []
     num_damaged = 0
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastast.loggers.console import duration
 from fastast.report import run_plots as plots
-from fastast.report.comparison_plots import accuracy_for_energy, accuracy_for_time
+from fastast.report.comparison_plots import accuracy_curves, accuracy_for_energy
 from fastast.report.gallery import gallery
 from fastast.report.power_plot import power
 from fastast.report.run_record import RunRecord, clean
@@ -22,7 +22,7 @@ SAMPLES = (
     *(("offered", "offered"), ("scored", "scored"), ("trained (backward)", "backward")),
     *(("optimizer steps", "steps"), ("non-finite steps, undone", "nonfinite_steps")),
 )
-TIMES = (("total", "total"), ("training", "train"), ("evaluation", "eval"), ("waiting for data", "data_wait"))
+TIMES_S = (("total", "total"), ("training", "train"), ("evaluation", "eval"), ("waiting for data", "data_wait"))
 JOULES = (
     ("GPU, whole run", "gpu_j", "J"),
     ("GPU, training only", "train_gpu_j", "J"),
@@ -32,10 +32,21 @@ JOULES = (
     ("per sample, dense", "dense_j_per_sample", "J"),
     ("per sample, gated", "gated_j_per_sample", "J"),
 )
+PERCENT, COUNT, TIMES = "{:.2%}", "{:,.0f}", "{:.2f}x"
+# Rows of the comparison of runs: name, group and name in the summary, form, and text without a number.
 COMPARED = (
-    *("gate", "val top-1", "best top-1", "activation, gated part", "forward units", "ceiling, gated part"),
-    *(f"savings, whole run, {kind}" for kind, _ in SAVINGS),
-    *("GPU energy, J", "time", "offered/s, gated part"),
+    ("val top-1", "accuracy", "val_top1", PERCENT, "-"),
+    ("best top-1", "accuracy", "best_val_top1", PERCENT, "-"),
+    ("activation, gated part", "gate", "activation_rate", PERCENT, "-"),
+    ("forward units", "compute", "forward_units", COUNT, "-"),
+    ("ceiling, gated part", "compute", "speedup_ceiling", TIMES, "-"),
+    *(
+        (f"savings, whole run, {kind}", "energy", f"run_savings_{kind}", PERCENT, NOT_MEASURED)
+        for kind in ("estimated", "arithmetic", "measured")
+    ),
+    ("GPU energy, J", "energy", "gpu_j", COUNT, NOT_MEASURED),
+    ("time", "time_s", "total", "duration", "-"),
+    ("offered/s, gated part", "throughput", "offered_per_s", COUNT, "-"),
 )
 
 
@@ -47,13 +58,14 @@ def describe_run(record: RunRecord, *, prefix: str, name: str | None = None) -> 
         prefix: of the section's anchors, to be unique in a page of several runs.
         name: of the run; its folder's name by default.
     """
-    arch, gate = (record.text("model", "arch") or _config(record, "arch")), record.text("gate", "name")
+    gate = record.text("gate", "name") or _config(record, "gate")
+    compared = [(title, _shown(record, *column)) for title, *column in COMPARED]
     return {
         "name": name or clean(record.path.resolve().name),
         "prefix": prefix,
         "path": clean(str(record.path.resolve())),
-        "arch": arch,
-        "gate": gate or _config(record, "gate"),
+        "arch": record.text("model", "arch") or _config(record, "arch"),
+        "gate": gate,
         "tiles": _tiles(record),
         "verdict": _verdict(record),
         "unfinished": not record.summary,
@@ -63,11 +75,9 @@ def describe_run(record: RunRecord, *, prefix: str, name: str | None = None) -> 
         "notes": record.texts("energy", "notes"),
         "power": power(record),
         "figures": [
-            make(record)
-            for make in (
-                *(plots.accuracy, accuracy_for_energy, accuracy_for_time, plots.loss),
-                *(plots.activation, plots.threshold, plots.throughput, plots.data_wait),
-            )
+            *(plots.accuracy(record), accuracy_for_energy(record), accuracy_curves([("", record)], "seconds")),
+            *(plots.loss(record), plots.activation(record), plots.threshold(record)),
+            *(plots.throughput(record), plots.data_wait(record)),
         ],
         "histogram": plots.loss_histogram(record),
         "gallery": gallery(record),
@@ -77,24 +87,16 @@ def describe_run(record: RunRecord, *, prefix: str, name: str | None = None) -> 
         "num_damaged": record.num_damaged,
         "options": table(record.config),
         "environment": _run_environment(record),
-        "row": _row(record),
+        "compared": [("gate", gate), *compared],
     }
 
 
-def _percent(value: float | None, missing: str = "-") -> str:
-    return missing if value is None else f"{value * 100:.2f} %"
-
-
-def _count(value: float | None, unit: str = "") -> str:
-    return "-" if value is None else f"{value:,.0f}{unit}"
-
-
-def _times(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}x"
-
-
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else duration(value)
+def _shown(record: RunRecord, group: str, name: str, form: str, missing: str = "-") -> str:
+    """A number of the summary as text."""
+    value = record.number(group, name)
+    if value is None:
+        return missing
+    return duration(value) if form == "duration" else form.format(value).replace("%", " %")
 
 
 def _config(record: RunRecord, key: str) -> str:
@@ -103,72 +105,72 @@ def _config(record: RunRecord, key: str) -> str:
 
 def _tiles(record: RunRecord) -> list[tuple[str, str, str]]:
     """The four main figures: value, name, and a value to compare it with."""
-    top1, best = record.number("accuracy", "val_top1"), record.number("accuracy", "best_val_top1")
-    if not record.summary and record.epochs:
-        top1 = record.epochs[-1]["val_top1"]
-    active, target = record.number("gate", "activation_rate"), record.number("gate", "target")
-    energy = record.number("energy", "gpu_j")
-    tiles = [
-        (_percent(top1), "validation top-1", f"best {_percent(best)}"),
-        (_percent(active), "active in the gated part", "" if target is None else f"target {_percent(target)}"),
-        (_seconds(record.number("time_s", "total")), "training and evaluation", ""),
-        (NOT_MEASURED, "GPU energy", "reason below") if energy is None else (_count(energy, " J"), "GPU energy", ""),
-    ]
+    top1 = _shown(record, "accuracy", "val_top1", PERCENT)
     if not record.summary:
-        return tiles[:1]
-    return tiles if active is not None else [tiles[0], *tiles[2:]]
+        last = record.epochs[-1]["val_top1"] if record.epochs else None
+        return [("-" if last is None else f"{100 * last:.2f} %", "validation top-1", "best -")]
+    target = _shown(record, "gate", "target", "target {:.2%}", "")
+    energy = _shown(record, "energy", "gpu_j", "{:,.0f} J", NOT_MEASURED)
+    tiles = [
+        (top1, "validation top-1", f"best {_shown(record, 'accuracy', 'best_val_top1', PERCENT)}"),
+        (_shown(record, "gate", "activation_rate", PERCENT), "active in the gated part", target),
+        (_shown(record, "time_s", "total", "duration"), "training and evaluation", ""),
+        (energy, "GPU energy", "reason below" if energy == NOT_MEASURED else ""),
+    ]
+    return tiles if record.number("gate", "activation_rate") is not None else [tiles[0], *tiles[2:]]
 
 
 def _verdict(record: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]:
     """The main table in three groups, each a title and rows."""
     if not record.summary:
         return []
-    number = record.number
-    best, best_epoch = _percent(number("accuracy", "best_val_top1")), number("accuracy", "best_epoch")
     work = [
-        ("top-1", _percent(number("accuracy", "val_top1"))),
-        ("top-5", _percent(number("accuracy", "val_top5"))),
-        ("best top-1", best if best_epoch is None else f"{best}, epoch {best_epoch:.0f}"),
-        *((name, _count(number("samples", key))) for name, key in SAMPLES),
+        ("top-1", _shown(record, "accuracy", "val_top1", PERCENT)),
+        ("top-5", _shown(record, "accuracy", "val_top5", PERCENT)),
+        (
+            "best top-1",
+            _shown(record, "accuracy", "best_val_top1", PERCENT)
+            + _shown(record, "accuracy", "best_epoch", ", epoch {:.0f}", ""),
+        ),
+        *((name, _shown(record, "samples", key, COUNT)) for name, key in SAMPLES),
     ]
     pace = [
-        *((name, _seconds(number("time_s", key))) for name, key in TIMES),
-        ("throughput, gated part", _count(number("throughput", "offered_per_s"), " offered/s")),
-        ("forward units", _count(number("compute", "forward_units"))),
-        ("forward units if dense", _count(number("compute", "dense_forward_units"))),
-        ("ceiling, gated part", _times(number("compute", "speedup_ceiling"))),
+        *((name, _shown(record, "time_s", key, "duration")) for name, key in TIMES_S),
+        ("throughput, gated part", _shown(record, "throughput", "offered_per_s", "{:,.0f} offered/s")),
+        ("forward units", _shown(record, "compute", "forward_units", COUNT)),
+        ("forward units if dense", _shown(record, "compute", "dense_forward_units", COUNT)),
+        ("ceiling, gated part", _shown(record, "compute", "speedup_ceiling", TIMES)),
     ]
     energy = []
     for name, key, unit in JOULES:
-        value = number("energy", key)
-        text = NOT_MEASURED if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
-        energy.append((name, text if value is None else f"{text} {unit}"))
+        form = COUNT if abs(record.number("energy", key) or 0.0) >= 100 else "{:.4g}"
+        energy.append((name, _shown(record, "energy", key, f"{form} {unit}", NOT_MEASURED)))
     energy.append(("source", record.text("energy", "source") or NOT_MEASURED))
     return [("Accuracy and work", work), ("Time and compute", pace), ("Energy", energy)]
 
 
 def _saving(record: RunRecord, kind: str, meaning: str) -> dict[str, Any]:
     """One definition of savings: a bar for the gated part and one for the whole run."""
-    notes = record.texts("energy", "notes")
-    reason = next((note for note in notes if "savings not measured" in note), None)
     bars = []
     for scope, key in (("gated part", f"savings_{kind}"), ("whole run", f"run_savings_{kind}")):
         value = record.number("energy", key)
-        length = 0.0 if value is None else min(abs(value), 1.0) * 100
-        flags = {"missing": value is None, "loss": value is not None and value < 0}
-        bars.append({"scope": scope, "text": _percent(value, NOT_MEASURED), "length": f"{length:.2f}", **flags})
-    missing = all(bar["missing"] for bar in bars)
-    default = "The run recorded no reason." if record.summary else "The run has not ended."
-    why = (reason or default) if missing else None
-    return {"name": kind, "meaning": meaning, "bars": bars, "reason": why}
+        text = _shown(record, "energy", key, PERCENT, NOT_MEASURED)
+        bars.append(
+            {"scope": scope, "text": text, "length": f"{min(abs(value or 0.0), 1.0) * 100:.2f}", "value": value}
+        )
+    reason = None
+    if all(bar["value"] is None for bar in bars):
+        default = "The run recorded no reason." if record.summary else "The run has not ended."
+        notes = record.texts("energy", "notes")
+        reason = next((note for note in notes if "savings not measured" in note), default)
+    return {"name": kind, "meaning": meaning, "bars": bars, "reason": reason}
 
 
 def _scope(record: RunRecord) -> str:
-    warmup = record.number("gate", "warmup_epochs")
     if record.text("gate", "name") == "dense":
         return "A dense run has no gated part: both bars are of all of it."
     text = "The gated part leaves warm-up and anneal out; the whole run counts them."
-    if warmup:
+    if warmup := record.number("gate", "warmup_epochs"):
         text += f" {warmup:g} of {_config(record, 'epochs').removesuffix('.0')} epochs were dense warm-up."
     return text
 
@@ -201,22 +203,4 @@ def hardware_data_model(summary: dict[str, Any]) -> list[tuple[str, str]]:
         for group, entry in groups.items()
         if isinstance(entry, dict)
         for name, value in table(entry)
-    ]
-
-
-def _row(record: RunRecord) -> list[str]:
-    """A column of the comparison table, in the order of `COMPARED`."""
-    number = record.number
-    savings = [_percent(number("energy", f"run_savings_{kind}"), NOT_MEASURED) for kind, _ in SAVINGS]
-    return [
-        record.text("gate", "name") or _config(record, "gate"),
-        _percent(number("accuracy", "val_top1")),
-        _percent(number("accuracy", "best_val_top1")),
-        _percent(number("gate", "activation_rate")),
-        _count(number("compute", "forward_units")),
-        _times(number("compute", "speedup_ceiling")),
-        *savings,
-        _count(number("energy", "gpu_j")) if number("energy", "gpu_j") is not None else NOT_MEASURED,
-        _seconds(number("time_s", "total")),
-        _count(number("throughput", "offered_per_s")),
     ]

@@ -7,14 +7,14 @@ import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import matplotlib
+import matplotlib.figure
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 # Placeholders of the page's CSS variables; no drawing uses these values otherwise.
@@ -24,8 +24,8 @@ SERIES = tuple(f"#fa58{index:02x}" for index in range(1, 7))
 COLOURS |= {colour: f"var(--series-{index})" for index, colour in enumerate(SERIES, 1)}
 
 FONT_PX = 11.0
-# Width of a figure, and of the wide kind, in CSS pixels at its natural size.
-WIDTH_PX, WIDE_PX = 350, 1100
+# Size of a figure, and width of the wide kind, in CSS pixels at its natural size.
+WIDTH_PX, HEIGHT_PX, WIDE_PX = 350, 210, 1100
 MAX_POINTS = 600
 FEW_POINTS = 12
 # A generous mean; the page's font is not known here.
@@ -43,12 +43,22 @@ _RC: dict[Any, Any] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A drawn figure of the page."""
+
+    title: str  # what it shows and in which unit
+    svg: Markup  # an `<svg>` element that says the same in words
+    narrow: Markup | None = None  # another for small screens, where one figure cannot serve both
+    caption: str = ""  # how to read it
+
+
 def draw(
     paint: Callable[[Axes], None],
     label: str,
     *,
     width: float = WIDTH_PX,
-    height: float = 210,
+    height: float = HEIGHT_PX,
     top: float = 10,
     names: Iterable[str] = (),
 ) -> Markup:
@@ -64,7 +74,7 @@ def draw(
     right = 12 + max((len(name) for name in names), default=0) * PX_PER_LETTER
     with matplotlib.rc_context(_RC), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the page's fonts have it
-        figure = Figure(figsize=(width / 72, height / 72), frameon=False)
+        figure = matplotlib.figure.Figure(figsize=(width / 72, height / 72), frameon=False)
         # Fixed margins: neighbours on the page line up, and a layout engine takes as long as all the drawing.
         figure.subplots_adjust(left=46 / width, right=1 - right / width, bottom=40 / height, top=1 - top / height)
         axes = figure.subplots()
@@ -72,69 +82,98 @@ def draw(
         paint(axes)
         text = io.StringIO()
         FigureCanvasSVG(figure).print_svg(text)
-    return _inline(text.getvalue(), label)
 
-
-def _inline(document: str, label: str) -> Markup:
-    """The `<svg>` element of a document, for use beside others in one page."""
-    body = document[document.index("<svg") :]
+    # The element alone, for use beside others in one page.
+    body = text.getvalue().partition("<svg")[2]
     # A style element would hold for the whole page; the page's own says the same of figures.
     body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
     view_box = re.search(r'viewBox="([^"]*)"', body)
     assert view_box is not None, "matplotlib wrote no viewBox"
-    body = body[body.index(">") + 1 :]
     # Ids are matplotlib's own names, the same in every figure.
-    prefix = f"f{next(_numbers)}-"
-    body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", body)
+    body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>f{next(_numbers)}-", body.partition(">")[2])
     body = re.sub("|".join(COLOURS), lambda m: COLOURS[m[0]], body)
     return Markup(f'<svg viewBox="{view_box[1]}" role="img" aria-label="{escape(label)}">{body}')
 
 
-def line(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, **style: Any) -> None:
-    """Draws a line, with its points where they are few."""
-    style.setdefault("marker", "o" if len(x) <= FEW_POINTS else "")
-    axes.plot(*thin(x, y), color=colour, markersize=4, **style)
+def line(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, marker: str | None = None, **style: Any) -> None:
+    """Draws a line, by default with its points where they are few."""
+    if marker is None:
+        marker = "o" if len(x) <= FEW_POINTS else ""
+    axes.plot(*thin(x, y), color=colour, marker=marker, markersize=4, **style)
 
 
-def from_zero(axes: Axes, top: float) -> None:
-    """Sets the vertical axis from 0 to `top`, with few grid lines."""
-    axes.set_ylim(0, top if top > 0 else 1)
-    few_ticks(axes)
+class Curve(NamedTuple):
+    """A line that is named at its end; `faint` lines of its colour are x and y each."""
+
+    x: np.ndarray
+    y: np.ndarray
+    name: str
+    colour: str
+    faint: Sequence[tuple[np.ndarray, np.ndarray]] = ()
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[np.ndarray, np.ndarray, str, str]]) -> None:
-    """Names lines at their last points, apart from one another; call it when the limits are final.
+def curves_figure(
+    title: str,
+    label: str,
+    curves: Sequence[Curve],
+    axis: Callable[[Axes], None],
+    caption: str = "",
+    *,
+    height: float = HEIGHT_PX,
+    marker: str | None = None,
+) -> Figure:
+    """Lines with their names at the ends; `axis` sets up the axes of the drawn lines, the rest is as of `draw`."""
 
-    Args:
-        axes: where the lines are.
-        ends: x, y, name and colour of each line.
-    """
+    def paint(axes: Axes) -> None:
+        for curve in curves:
+            for x, y in curve.faint:
+                line(axes, x, y, curve.colour, alpha=0.35, linewidth=0.9, marker="")
+            line(axes, curve.x, curve.y, curve.colour, marker)
+        axis(axes)
+        label_ends(axes, curves)
+
+    names = [curve.name for curve in curves]
+    return Figure(title, draw(paint, label, height=height, names=names), caption=caption)
+
+
+def described(curves: Sequence[Curve], form: str) -> str:
+    """The first and the last value of each line in words."""
+    return "; ".join(f"{curve.name} {first_to_last(curve.y, form)}".strip() for curve in curves)
+
+
+def first_to_last(values: np.ndarray, form: str) -> str:
+    """Text of the first and the last known value, such as `form="{:.1%}"` makes it."""
+    known = [form.format(value) for value in values[np.isfinite(values)]]
+    if not known:
+        return "not recorded"
+    return f"from {known[0]} to {known[-1]}" if len(known) > 1 else known[0]
+
+
+def label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Names lines at their last points, apart from one another; call it when the limits are final."""
     low, high = axes.get_ylim()
     per_px = (high - low) / (axes.get_window_extent().height * 72 / axes.figure.dpi)
     gap = 1.25 * FONT_PX * per_px
-    places = []
-    for x, y, name, colour in ends:
+    ends = []
+    for x, y, name, colour, *_ in curves:
         known = np.flatnonzero(np.isfinite(y))
         if len(known):
-            places.append([y[known[-1]], x[known[-1]], y[known[-1]], name, colour])
-    places.sort(key=lambda place: place[0])
-    for below, place in itertools.pairwise(places):
-        place[0] = max(place[0], below[0] + gap)
+            ends.append((y[known[-1]], x[known[-1]], name, colour))
+    ends.sort(key=lambda end: end[0])
+    heights = [y for y, *_ in ends]
+    for i in range(1, len(ends)):
+        heights[i] = max(heights[i], heights[i - 1] + gap)
     # What was pushed beyond the top comes back down with its neighbours.
-    ceiling = high
-    for place in reversed(places):
-        place[0] = min(place[0], ceiling)
-        ceiling = place[0] - gap
-    for height, x, y, name, colour in places:
-        axes.annotate(
-            name,
-            (x, y),
-            xytext=(6, (height - y) / per_px),
-            textcoords="offset points",
-            color=colour,
-            va="center",
-            annotation_clip=False,
-        )
+    for i in reversed(range(len(ends))):
+        heights[i] = min(heights[i], high if i == len(ends) - 1 else heights[i + 1] - gap)
+    for height, (y, x, name, colour) in zip(heights, ends, strict=True):
+        label_point(axes, name, (x, y), (6, (height - y) / per_px), colour)
+
+
+def label_point(axes: Axes, name: str, point: tuple[float, float], offset: tuple[float, float], colour: str) -> None:
+    """Writes a name beside a point, `offset` pixels from it."""
+    style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
+    axes.annotate(name, point, xytext=offset, color=colour, **style)
 
 
 def label_points(
@@ -166,22 +205,15 @@ def label_points(
                 left = px + side * away - (width if side < 0 else width / 2 if side == 0 else 0)
                 bottom = py + up * (away + (4 if side == 0 else 0)) - height / 2
                 boxes.append((left, bottom, left + width, bottom + height))
-        box = min(boxes, key=lambda box: sum(_overlap(box, other) for other in taken) + 9 * _outside(box, room))
+        outside = {box: _overlap(box, box) - _overlap(box, room) for box in boxes}
+        box = min(boxes, key=lambda box: sum(_overlap(box, other) for other in taken) + 9 * outside[box])
         taken.append(box)
-        offset = (box[0] - px, (box[1] + box[3]) / 2 - py)
-        axes.annotate(
-            name, (x, y), xytext=offset, textcoords="offset points", color=colour, va="center", annotation_clip=False
-        )
+        label_point(axes, name, (x, y), (box[0] - px, (box[1] + box[3]) / 2 - py), colour)
 
 
 def _overlap(one: Sequence[float], two: Sequence[float]) -> float:
     """Area that two boxes (left, bottom, right, top) share."""
     return max(0.0, min(one[2], two[2]) - max(one[0], two[0])) * max(0.0, min(one[3], two[3]) - max(one[1], two[1]))
-
-
-def _outside(box: Sequence[float], room: Sequence[float]) -> float:
-    """Area of a box that lies beyond another."""
-    return (box[2] - box[0]) * (box[3] - box[1]) - _overlap(box, room)
 
 
 def short(value: float, _position: object = None) -> str:
@@ -194,28 +226,39 @@ def short(value: float, _position: object = None) -> str:
 
 def percent_axis(axes: Axes) -> None:
     """Shares on the vertical axis as whole percent."""
+    few_ticks(axes)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.3g} %"))
 
 
-def offered_axis(axes: Axes) -> None:
-    """Offered samples on the horizontal axis."""
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(short))
-    axes.set_xlabel("offered samples")
-
-
-def cost_axes(axes: Axes, unit: str, num_ticks: int) -> None:
-    """Costs on the horizontal axis, accuracy on the vertical one."""
+def number_axis(axes: Axes, label: str, num_ticks: int = 5) -> None:
+    """Numbers from small to very large on the horizontal axis."""
     axes.xaxis.set_major_locator(MaxNLocator(num_ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(short))
-    axes.set_xlabel(unit)
-    few_ticks(axes)
+    axes.set_xlabel(label)
+
+
+def cost_axes(axes: Axes, unit: str, num_ticks: int = 5) -> None:
+    """Costs on the horizontal axis, accuracy on the vertical one."""
+    number_axis(axes, unit, num_ticks)
     percent_axis(axes)
+
+
+def epoch_axis(axes: Axes) -> None:
+    """Epochs on the horizontal axis, and room above and below the lines."""
+    axes.margins(y=0.12)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set_xlabel("epoch")
 
 
 def few_ticks(axes: Axes) -> None:
     """At most five grid lines."""
     axes.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def from_zero(axes: Axes, top: float) -> None:
+    """Sets the vertical axis from 0 to `top`, with few grid lines."""
+    axes.set_ylim(0, top if top > 0 else 1)
+    few_ticks(axes)
 
 
 def thin(x: np.ndarray, y: np.ndarray, *, max_points: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from fastast.bench import calibration, experiment
+from fastast.bench import experiment
+from fastast.bench import runner as runner_module
 from fastast.bench.runner import failure_reason, flags
 from fastast.cli import main
 from tests.bench.fake_runs import FakeRunner
@@ -21,7 +22,7 @@ RUN = ["--arch", "tests.nets:tiny", "--image-size", "32", "--batch-size", "16", 
 @pytest.fixture
 def runner(monkeypatch):
     chosen = FakeRunner.fresh()
-    for module in (experiment, calibration):
+    for module in (experiment, runner_module):
         monkeypatch.setattr(module, "Runner", chosen)
     monkeypatch.setattr(experiment, "write_bench_report", lambda folder: None)  # it has tests of its own
     return chosen

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastast.bench.estimate import Outcome, estimate, fit_epochs, pace_of, work_of
+from fastast.bench.estimate import Outcome, estimate, fit_epochs, pace_of
 from fastast.bench.matrix import JOULES, SHARE, TIME, UNITS, Job, order_gates, walk
 from fastast.config import TrainConfig
 from fastast.errors import InputError
@@ -20,7 +20,7 @@ def simulator(ran, *, overhead=1.0, j=None, shares=None, failing=()):
             return None
         share = job.changes.get("target", (shares or {}).get(job.gate, 0.3))
         slow = overhead if job.role == "gate" else 1.0
-        return work_of(fake_summary(job.gate, job.epochs, seed=job.seed, share=share, overhead=slow, j=j))
+        return Outcome(fake_summary(job.gate, job.epochs, seed=job.seed, share=share, overhead=slow, j=j)).work
 
     return run
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastast.bench.estimate import work_of
+from fastast.bench.estimate import Outcome
 from fastast.bench.matrix import Job, order_gates, walk
 from fastast.bench.statistics import caveats, make_rows
 from fastast.bench.verdict import judge
@@ -54,7 +54,7 @@ def write_bench(path: Path, *, num_seeds: int = 3, epochs: int = 8, j: float | N
         summary["model"] = {"arch": "resnet18", "params": 11_181_642, "image_size": 64, "precision": "float32"}
         summaries[job.name] = summary
         write_run_folder(path / "runs" / job.name, job, summary, rng)
-        return work_of(summary)
+        return Outcome(summary).work
 
     entries = walk(order_gates(GATES), range(num_seeds), epochs, run)
     runs = [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastast.energy.power_log import PowerRow
-from fastast.report import power_plot
+from fastast.report import power_plot, svg
 from fastast.report import run_plots as plots
 from fastast.report.comparison_plots import _costs, accuracy_for_energy
 from fastast.report.gallery import choose
@@ -60,8 +60,8 @@ def test_step_line_samples_restart_each_epoch(tmp_path: Path) -> None:
 def test_activation_figure_has_mean_and_target(tmp_path: Path) -> None:
     record = read_record(write_run(tmp_path / "run", gpus=0))
     figure = plots.activation(record)
-    assert isinstance(figure, plots.Figure)
-    gated = record.steps["activation"][record.steps.phase == "gated"][-20:]  # 6,400 samples
+    assert isinstance(figure, svg.Figure)
+    gated = record.steps["activation"][record.steps["phase"] == "gated"][-20:]  # 6,400 samples
     assert f"last mean {gated.mean():.2%}, target 20.00%" in figure.svg
 
 
@@ -71,7 +71,7 @@ def test_run_without_target_has_no_band(tmp_path: Path) -> None:
     summary["gate"]["target"] = None
     (run / "summary.json").write_text(json.dumps(summary))
     figure = plots.activation(read_record(run))
-    assert isinstance(figure, plots.Figure)
+    assert isinstance(figure, svg.Figure)
     assert "Band" not in figure.caption
     assert "target 20" not in figure.svg
     assert "series-2" not in figure.svg
@@ -178,7 +178,7 @@ def test_forward_units_by_epoch_add_up(tmp_path: Path) -> None:
     assert units[1:].tolist() == pytest.approx([3 * 0.2 * NUM_TRAIN + NUM_TRAIN] * 3)
     assert units.sum() == pytest.approx(record.number("compute", "forward_units"))
     figure = accuracy_for_energy(record)
-    assert isinstance(figure, plots.Figure)
+    assert isinstance(figure, svg.Figure)
     assert figure.title == "Top-1 against forward units"
     assert "Joules were not measured" in figure.caption
 

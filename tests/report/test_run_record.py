@@ -48,7 +48,7 @@ def test_finished_run_is_read(finished: Path) -> None:
     assert record.num_damaged == 0
     assert len(record.epochs) == 2
     assert len(record.steps["offered"]) == 20
-    assert record.steps.phase.tolist() == ["warmup"] * 10 + ["gated"] * 10
+    assert record.steps["phase"].tolist() == ["warmup"] * 10 + ["gated"] * 10
     assert np.isnan(record.steps["threshold"][:10]).all()
     assert record.number("accuracy", "val_top1") == pytest.approx(0.6)
     assert record.number("energy", "cpu_j") is None
