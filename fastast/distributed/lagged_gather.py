@@ -30,9 +30,9 @@ class LaggedGather:
             float64[ranks, n], the vectors of the push before; None if there was none since the last `flush`. With one
             rank it is this push's own.
         """
-        vector = torch.tensor(values, dtype=torch.float64)
         if self._ranks.size == 1:
-            return vector[None].numpy()
+            return np.array([values], np.float64)
+        vector = torch.tensor(values, dtype=torch.float64)
         before = self.flush()
         rows = vector.new_empty(self._ranks.size * len(vector))
         work = dist.all_gather_into_tensor(rows, vector, group=self._ranks.group, async_op=True)

@@ -39,18 +39,17 @@ def test_resumed_run_equals_undisturbed_run(pictures, tmp_path, monkeypatch, gat
     changes = {"gate": gate, "warmup_epochs": 0.7, "epochs": 2.6, "anneal": 0.3, "prune": 0.6, "log_every": 2}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(["train", *options(pictures, whole, **changes), "--unbiased"]) == 0
-    check, stops = StopRequest.check, [6, 9, 5]
+    requested, stops = StopRequest.requested, [6, 9, 5]
 
-    def check_and_stop(self):
-        check(self)
+    def stopped(self):
         self.num_checks = getattr(self, "num_checks", 0) + 1
         if stops and self.num_checks == stops[0]:
             del stops[0]
             signal.raise_signal(signal.SIGUSR1)
-            check(self)
+        return requested(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "check", check_and_stop)
+        patch.setattr(StopRequest, "requested", stopped)
         arguments = [*options(pictures, parts, **changes), "--unbiased", "--resume"]
         codes = [main(["train", *arguments]) for _ in range(4)]
     assert codes == [128 + signal.SIGUSR1] * 3 + [0]

@@ -25,7 +25,7 @@ SIZE, EPOCHS, BATCH = 240, 4, 8
 
 def stop_at(number):
     """All ranks stop when they have come so often to a place between two batches."""
-    own, beat, num_beats = StopRequest._own, Watchdog.beat, 0
+    own, beat, num_beats = StopRequest.requested, Watchdog.beat, 0
 
     def counted(self):
         nonlocal num_beats
@@ -33,7 +33,7 @@ def stop_at(number):
         beat(self)
 
     Watchdog.beat = counted
-    StopRequest._own = lambda self: 10 if num_beats >= number else own(self)
+    StopRequest.requested = lambda self: 10 if num_beats >= number else own(self)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ class Twin:
 
     def set_target(self, target):
         self.target, self.rate, self.mean_p, self.last_error, self.started = target, target, target, 0.0, False
+        self.debt = 0.0
         self.share = (target - self.explore) / (1 - self.explore)
 
     def decide(self, scores, ids, epoch, valid):

@@ -18,7 +18,7 @@ def test_verdict_says_that_the_gate_never_ran():
         "energy": {"gpu_j": None, "notes": []}
         | {f"{run}savings_{name}": None for run in ("", "run_") for name in ("estimated", "arithmetic", "measured")},
         "throughput": {"offered_per_s": None},
-        "time_s": {"total": 3.0, "eval": 1.0},
+        "time_s": {"total": 3.0, "train": 1.5, "eval": 1.0},
         "data": {"quarantined": 0},
     }
     for gate, words in (

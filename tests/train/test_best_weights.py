@@ -1,9 +1,11 @@
 """The weights of the best epoch are never lost between the loop and the thread that writes them."""
 
 import threading
+from types import SimpleNamespace as Space
 
 import torch
 
+from fastast.config import TrainConfig
 from fastast.run_folder import RunFolder
 from fastast.train import checkpointer
 from fastast.train.checkpointer import Checkpointer
@@ -13,14 +15,11 @@ class FakeTrainer:
     """What a `Checkpointer` reads of a trainer."""
 
     def __init__(self):
-        from types import SimpleNamespace as Space
-
         self.model = torch.nn.Linear(1, 1)
         self.ranks, self.runtime = Space(is_first=True), Space(dtype=torch.float32)
         self.log, self.engine = Space(epochs=[]), Space(model=self.model)
-        self.dataset, self.energy = Space(fingerprint="f"), Space(meter=Space(power_rows=list))
-        from fastast.config import TrainConfig
-
+        self.dataset = Space(fingerprint="f", classes=("a", "b"))
+        self.energy = Space(meter=Space(power_rows=list))
         self.config = TrainConfig()
 
     def state_dict(self):
@@ -32,7 +31,7 @@ def test_best_of_a_later_epoch_survives_a_slow_write(tmp_path, monkeypatch):
     folder.create()
     written, slow = [], threading.Event()
 
-    def write_best(_, weights, line):
+    def write_best(_, weights, line, info):
         if line["epoch"] == 1:
             slow.wait(5)  # the first write is still under way as the second epoch ends
         written.append(line["epoch"])
@@ -42,13 +41,13 @@ def test_best_of_a_later_epoch_survives_a_slow_write(tmp_path, monkeypatch):
             raise AssertionError(line)
 
     monkeypatch.setattr(checkpointer, "write_best", write_best)
-    keeper = Checkpointer(trainer, folder, 0, NoReporter())
+    saver = Checkpointer(trainer, folder, 0, NoReporter())
     for epoch, top1 in ((1, 0.1), (2, 0.2)):
         line = {"epoch": epoch, "val_top1": top1}
         trainer.log.epochs.append(line)
         if epoch == 2:
             threading.Timer(0.1, slow.set).start()
-        keeper.finish_epoch(line)
-    assert keeper.close() is None
+        saver.finish_epoch(line)
+    assert saver.close() is None
     assert written == [1, 2]
-    assert keeper._best is None
+    assert saver._best is None
