@@ -1,7 +1,7 @@
 """Which pictures of a pack have passed the header scan, remembered on this machine.
 
-The scan takes 83 us of Python for a picture, so one process's verdict serves all others of this user: one byte for each
-picture in a file in the user's cache, written where the picture is scanned and looked at before another one is.
+The scan takes 20 to 80 us of Python for a picture, so one process's verdict serves all others of this user: one byte
+for each picture in a file in the user's cache, set when the picture has passed and looked at before any is scanned.
 
 A pack is untrusted, its own checksums included, so nothing in it can stand for a scan. A verdict holds for the exact
 state that was scanned: the index, and inode, length and times of each shard. Everybody can set a file's mtime back, but
