@@ -18,6 +18,7 @@ from fastast.data.catalog import Catalog, Quarantined, UnreachableError, Unreada
 from fastast.data.file_index import show_path
 from fastast.data.image_scan import scan_bytes
 from fastast.data.pack_index import PackIndex, Shard
+from fastast.data.pack_scans import PackScans
 from fastast.errors import InputError
 
 _NUM_PROBES = 8  # shards that show whether the pack's folder is available
@@ -35,7 +36,8 @@ class _OpenShard:
             too_many = error.errno == errno.EMFILE
             remedy = "raise `ulimit -n` or pack with a larger --shard-size" if too_many else "copy it again"
             raise InputError(f"{show_path(path)}: cannot be opened ({error.strerror}); {remedy}") from error
-        self.stamp = self._state()
+        self.status = os.fstat(self.descriptor)
+        self.stamp = _stamp(self.status)
         if self.stamp[0] != shard.num_bytes:
             raise InputError(f"{show_path(path)}: changed while it was opened; start again")
 
@@ -50,26 +52,27 @@ class _OpenShard:
         other.descriptor = descriptor
         return other
 
-    def _state(self) -> tuple[int, int]:
-        """Length in bytes and time of the last change, ns."""
-        status = os.fstat(self.descriptor)
-        return status.st_size, status.st_mtime_ns
-
     def get(self, offset: int, length: int) -> tuple[np.ndarray, bool]:
         """uint8[length], or less where the shard ends, and whether the shard has changed since it was opened."""
         data = np.frombuffer(os.pread(self.descriptor, length, offset), np.uint8)
-        return data, self._state() != self.stamp  # after the bytes are read, so no change can slip in between
+        # After the bytes are read, so no change can slip in between.
+        return data, _stamp(os.fstat(self.descriptor)) != self.stamp
 
     def __del__(self) -> None:
         if hasattr(self, "stamp"):  # opened, though perhaps refused
             os.close(self.descriptor)
 
 
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    """Length in bytes, and times of the last change in ns; the last of them cannot be set back."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 class PackCatalog(Catalog):
     """The pictures of one split of a pack: same ids, labels and bytes as the folders it was made from.
 
-    A picture's header is scanned when it is first read, since a shard is no more trusted than a file, and on every
-    read once the shard has changed.
+    A picture's header is scanned when it is first read on this machine, since a shard is no more trusted than a file,
+    and on every read once the shard has changed.
 
     Args:
         index: of the pack.
@@ -85,15 +88,17 @@ class PackCatalog(Catalog):
         self._shards = [_OpenShard(os.path.join(root, shard.name), shard) for shard in part.shards]
         self._root = DataRoot(root, [(shard.path, shard.stamp[0]) for shard in self._shards[:_NUM_PROBES]])
         self._names = part.names
+        self._scans = PackScans(root, split, part.index_sha256, [shard.status for shard in self._shards])
         lengths = part.records["name_length"].astype(np.int64)
-        self._select(part.records, np.cumsum(lengths) - lengths)
+        self._select(part.records, np.cumsum(lengths) - lengths, None)
         self.classes = index.classes
         self.bits = index.bits
         self.quarantined = [Quarantined(None, path, reason) for path, reason in part.quarantined]
         self.labels = np.ascontiguousarray(part.records["label"])
 
-    def _select(self, records: np.ndarray, starts: np.ndarray) -> None:
+    def _select(self, records: np.ndarray, starts: np.ndarray, rows: np.ndarray | None) -> None:
         self._records, self._starts = records, starts
+        self._rows = rows  # of the pictures in the index, int64[N]; None: all
         self._scanned = np.zeros(len(records), bool)
         # Separate arrays, since looking up a field of a record costs microseconds and a read takes few.
         self._shard_of, self._offsets, self._lengths = (
@@ -118,13 +123,15 @@ class PackCatalog(Catalog):
             UnreadableError: the shard was cut off or overwritten, or holds no such picture.
         """
         data, changed = self._fetch(sample)
-        if changed or not self._scanned[sample]:
+        if changed or not (self._scanned[sample] or self._scans.passed(self._row(sample))):
             header = scan_bytes(data.data)
             if header.reason is not None:
                 raise UnreadableError(f"damaged in the shard: {header.reason}")
             if (header.height, header.width) != tuple(self.sizes[sample].tolist()):
                 raise UnreadableError("not the picture that the pack's index describes; pack anew")
-            self._scanned[sample] = not changed
+            if not changed:
+                self._scans.add(self._row(sample), self._shard_of[sample])
+        self._scanned[sample] = not changed
         return data
 
     def _fetch(self, sample: int) -> tuple[np.ndarray, bool]:
@@ -148,7 +155,8 @@ class PackCatalog(Catalog):
     def take(self, ids: np.ndarray) -> PackCatalog:
         """A catalog of some of these pictures (int64[M]), renumbered in the order of `ids`."""
         taken = self._copy(self.labels[ids], self.classes)
-        taken._select(self._records[ids], self._starts[ids])
+        rows = ids.astype(np.int64) if self._rows is None else self._rows[ids]
+        taken._select(self._records[ids], self._starts[ids], rows)
         return taken
 
     def relabel(self, labels: np.ndarray, classes: tuple[str, ...]) -> PackCatalog:
@@ -159,6 +167,9 @@ class PackCatalog(Catalog):
         other = object.__new__(PackCatalog)
         other.__dict__.update(self.__dict__, labels=labels, classes=classes)
         return other
+
+    def _row(self, sample: int) -> int:
+        return sample if self._rows is None else int(self._rows[sample])
 
     def _name(self, sample: int) -> bytes:
         start = int(self._starts[sample])

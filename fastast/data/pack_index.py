@@ -70,6 +70,7 @@ class Split:
     shards: list[Shard]
     quarantined: list[tuple[str, str]] = field(default_factory=list)  # path and reason of what was left out
     converted: dict[str, int] = field(default_factory=dict)  # pictures that were encoded anew, by the reason
+    index_sha256: str = ""  # of the index file that this was read from
 
 
 @dataclass
@@ -167,12 +168,13 @@ def _read_split(root: Path, name: str, entry: Any, num_classes: int) -> Split:
     expected = count * RECORD.itemsize + name_bytes
     data = _read_bytes(file, expected)
     _check(len(data) == expected, file, f"{len(data):,} bytes where pack.json says {expected:,}")
-    _check(hashlib.sha256(data).hexdigest() == entry.get("index_sha256"), file, "checksum")
+    digest = hashlib.sha256(data).hexdigest()
+    _check(digest == entry.get("index_sha256"), file, "checksum")
     records = np.frombuffer(data, RECORD, count)
     names = bytes(memoryview(data)[count * RECORD.itemsize :])
     _check_records(file, records, shards, num_classes)
     _check_names(file, records["name_length"], names)
-    return Split(records, names, shards, [(p, r) for p, r in quarantined], converted)
+    return Split(records, names, shards, [(p, r) for p, r in quarantined], converted, digest)
 
 
 def _read_shards(root: Path, split: str, entries: Any) -> list[Shard]:

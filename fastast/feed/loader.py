@@ -22,12 +22,16 @@ class TrainLoader(PrefetchLoader):
         options: batches, device and callbacks.
         seed: of crops and flips.
         min_area: smallest share of a picture's area in a crop.
+        flips: False mirrors no picture; the crops stay the same.
     """
 
-    def __init__(self, catalog: Catalog, options: LoaderOptions, *, seed: int, min_area: float = 0.25) -> None:
+    def __init__(
+        self, catalog: Catalog, options: LoaderOptions, *, seed: int, min_area: float = 0.25, flips: bool = True
+    ) -> None:
         super().__init__(catalog, options, train=True)
         self._seed = seed
         self._min_area = min_area
+        self._flips = flips
 
     def epoch(self, epoch: int, ids: np.ndarray) -> Generator[Batch, None, None]:
         """Batches of consecutive slices of `ids`.
@@ -63,7 +67,8 @@ class TrainLoader(PrefetchLoader):
         return self._iterate(slices, lambda ids: self._windows(epoch, ids))
 
     def _windows(self, epoch: int, ids: np.ndarray) -> tuple[np.ndarray, ...]:
-        return crop_windows(self.catalog.sizes[ids], ids, self._seed, epoch, min_area=self._min_area)
+        *windows, flips = crop_windows(self.catalog.sizes[ids], ids, self._seed, epoch, min_area=self._min_area)
+        return *windows, flips if self._flips else np.zeros_like(flips)
 
 
 class EvalLoader(PrefetchLoader):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from fastast.cores import usable_cores
+
 OnQuarantine = Callable[[int, str, str], None]
 OnWait = Callable[[], None]
 OnNote = Callable[[str], None]
+
+_MAX_THREADS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +26,7 @@ class LoaderOptions:
         device: where the batches are made: cpu, or cuda (which decodes there too).
         dtype: of the images, torch.float32 or torch.float16.
         prefetch: batches that DALI holds at once.
-        num_threads: decoder threads; None: the cores that this process may use, at most 8.
+        num_threads: decoder threads; None: one for each core that this process may use, at most 32.
         decode: on a GPU, where pictures are decoded: gpu, cpu, or auto, which decodes as many of the training
             batches on the CPU as it can without the training loop waiting for them.
         deterministic: on a GPU, use one decoder only, whose bits do not depend on the rest of the batch (those of the
@@ -49,4 +52,4 @@ class LoaderOptions:
     @property
     def decoder_threads(self) -> int:
         """`num_threads` with None resolved."""
-        return self.num_threads or min(8, len(os.sched_getaffinity(0)))
+        return self.num_threads or min(_MAX_THREADS, usable_cores())

@@ -122,6 +122,7 @@ def build_pipeline(
         num_threads=options.decoder_threads,
         device_id=index if on_gpu else None,
         prefetch_queue_depth=options.prefetch,
+        exec_dynamic=True,  # the other executor reuses the memory of batches that the caller still holds
     )
     decoder = decoder_options(options.decode, options.deterministic, largest) if on_gpu else {"device": "cpu"}
     with pipeline:

@@ -17,8 +17,10 @@ def loader_options(**changes: Any) -> LoaderOptions:
     return LoaderOptions(**{"batch_size": 8, "image_size": 32, "device": CPU, "num_threads": 1, **changes})
 
 
-def train_loader(catalog: Catalog, *, seed: int = 3, min_area: float = 0.25, **changes: Any) -> TrainLoader:
-    return TrainLoader(catalog, loader_options(**changes), seed=seed, min_area=min_area)
+def train_loader(
+    catalog: Catalog, *, seed: int = 3, min_area: float = 0.25, flips: bool = True, **changes: Any
+) -> TrainLoader:
+    return TrainLoader(catalog, loader_options(**changes), seed=seed, min_area=min_area, flips=flips)
 
 
 def eval_loader(catalog: Catalog, **changes: Any) -> EvalLoader:
