@@ -20,8 +20,8 @@ COMMON = (
 ADVANCED = (
     "--train-dir --val-dir --val-split --lr-warmup --momentum --weight-decay --label-smoothing --min-crop --no-flip "
     "--selection --explore --unbiased --prune --warmup-epochs --anneal --significance --checkpoint-every "
-    "--stall-timeout --dense-calibration --price-per-kwh --gco2-per-kwh --precision --compile --decode --deterministic --threads "
-    "--log-every --tensorboard"
+    "--stall-timeout --dense-calibration --price-per-kwh --gco2-per-kwh --precision --compile --decode "
+    "--deterministic --threads --log-every --tensorboard"
 )
 TRAIN = "--out --gate --resume --max-time"
 BENCH = "--out --gates --seeds --budget --dry-run"
