@@ -1,7 +1,6 @@
 """Whoever follows the remedy of a message gets further: what it names exists and is accepted."""
 
 import re
-import shutil
 
 import pytest
 from PIL import Image
@@ -78,20 +77,20 @@ def test_contradicting_options(folders, capsys, monkeypatch, wrong, right):
 
 @pytest.mark.parametrize(("number", "batch"), [(9, 8), (4, 4), (2, 2)])
 def test_batch_larger_than_the_set(tmp_path, capsys, number, batch):
-    write_pictures(tmp_path / "train", num_classes=1, per_class=number, seed=0)
-    write_pictures(tmp_path / "val", num_classes=1, per_class=2, seed=1)
-    arguments = ["train", *NET, "--data", tmp_path, "--out", tmp_path.parent / "run", "--batch-size"]
+    data = tmp_path / "data"
+    write_pictures(data / "train", num_classes=1, per_class=number, seed=0)
+    write_pictures(data / "val", num_classes=1, per_class=2, seed=1)
+    arguments = ["train", *NET, "--data", data, "--out", tmp_path / "run", "--batch-size"]
     code, error = say(capsys, *arguments, 64)
     assert (code, f"use --batch-size {batch}" in error) == (2, True)
-    shutil.rmtree(tmp_path.parent / "run", ignore_errors=True)
     assert say(capsys, *arguments, batch) == (0, "")
 
 
 def test_set_of_one_picture(tmp_path, capsys):
     """It was told to use --batch-size 2, which is larger than the set again."""
-    write_pictures(tmp_path / "train", num_classes=1, per_class=1, seed=0)
-    write_pictures(tmp_path / "val", num_classes=1, per_class=1, seed=1)
-    code, error = say(capsys, "train", *NET, "--data", tmp_path, "--out", tmp_path.parent / "none")
+    write_pictures(tmp_path / "data" / "train", num_classes=1, per_class=1, seed=0)
+    write_pictures(tmp_path / "data" / "val", num_classes=1, per_class=1, seed=1)
+    code, error = say(capsys, "train", *NET, "--data", tmp_path / "data", "--out", tmp_path / "run")
     assert (code, error[-12:]) == (2, "add pictures")
 
 

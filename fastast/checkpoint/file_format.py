@@ -150,7 +150,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         InputError: the file is missing, damaged, holds more than plain tensors, or is of another schema.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; check the path, or name its run with --out DIR --resume")
+        raise InputError(f"{path}: no such checkpoint")
     try:
         if not is_sealed(path):
             raise InputError(f"{path}: damaged, or not a fastast checkpoint (its checksum does not fit)")

@@ -89,7 +89,9 @@ def find_start(typed: dict[str, Any], resume: str | None, *, force: bool = False
     if resume not in (None, "auto"):
         path = Path(str(resume))
         if RunFolder(path).holds_run():
-            raise InputError(f"--resume {path}: the folder of a run; continue it with --out {path} --resume")
+            raise InputError(f"--resume {path}: a run folder; continue it with --out {path} --resume")
+        if not path.is_file():
+            raise InputError(f"--resume {path}: no such checkpoint; check it, or name its run (--out DIR --resume)")
         return _continue(path, load_checkpoint(path), typed, force=force)
     if resume is not None and typed.get("out") is None:
         raise InputError("--resume: name the run with --out DIR, or its checkpoint with --resume FILE")

@@ -251,7 +251,7 @@ def test_resume_says_what_it_finds_no_run_in(gated, pictures, tmp_path, monkeypa
         (["--resume"], "name the run with --out DIR, or its checkpoint with --resume FILE"),
         (["--resume", "--data", str(pictures)], "name the run with --out DIR"),
         (["--resume", str(gated)], f"continue it with --out {gated} --resume"),
-        (["--resume", "absent.pt"], "no such checkpoint; check the path"),
+        (["--resume", "absent.pt"], "absent.pt: no such checkpoint; check it"),
     ):
         assert main(["train", *arguments]) == 2
         assert words in capsys.readouterr().err

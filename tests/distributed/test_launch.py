@@ -71,7 +71,7 @@ def arguments(data, out, **changes):
 
 
 @pytest.mark.parametrize(
-    "name", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGINT", "SIGUSR1"))]
+    "name", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGINT", "SIGUSR1", "SIGHUP"))]
 )
 def test_a_signal_to_the_launcher_ends_all_ranks_with_a_checkpoint(pictures, tmp_path, name):
     out, log = tmp_path / "run", tmp_path / "log"
