@@ -115,7 +115,8 @@ def evaluate_model(
     from fastast.train.evaluation import evaluate
     from fastast.train.steps import EvalStep
 
-    catalog = open_folder(data, classes=_read_classes(folder.classes) if folder.classes.exists() else None)
+    names = _read_classes(folder.classes) if folder.classes.exists() else None
+    catalog = open_folder(data, names, on_note=reporter.note)
     classes = catalog.classes
 
     runtime = open_runtime(device)

@@ -12,7 +12,7 @@ from PIL import Image
 from fastast.data.image_scan import MAX_PIXELS, scan_bytes
 
 # What Pillow may try on untrusted bytes: picture formats in use, no document or vector formats.
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000")
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 _SHRINK_GAP = 3.0  # a JPEG is decoded to at least this many times the wanted side, for the filter's sake
 _MAX_JPEG_SIDE = 65535
 
