@@ -19,6 +19,7 @@ from fastast.bench.verdict import judge
 from fastast.checkpoint.resume import FREE_OPTIONS, absolute_paths
 from fastast.config import GATES
 from fastast.config_file import resolve
+from fastast.data import require_outside
 from fastast.errors import InputError
 from fastast.loggers.console import Reporter
 from fastast.options import parse_duration, require
@@ -262,9 +263,7 @@ class Bench:
     def _refuse_folder(self) -> None:
         """Refuses a folder that holds the data or a run."""
         config = self._config
-        folders = [config.data, config.val_dir, *(config.train_dir or "").split(",")]
-        if any(self._out.resolve() == Path(folder).resolve() for folder in folders if folder):
-            raise InputError(f"--out {self._out}: is the data folder; name another, for example runs/bench")
+        require_outside(self._out, config.data, (config.train_dir or "").split(","), config.val_dir)
         if (self._out.exists() and not self._out.is_dir()) or RunFolder(self._out).holds_run():
             raise InputError(f"--out {self._out}: holds something else than a bench; name another folder")
 

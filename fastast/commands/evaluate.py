@@ -135,7 +135,7 @@ def evaluate_model(
     if weights.suffix not in WEIGHT_SUFFIXES:
         raise InputError(f"{weights}: name a run folder, or a file of weights: {', '.join(WEIGHT_SUFFIXES)}")
     known = _read_classes(folder.classes) if folder.classes.exists() else None
-    catalog = open_folder(data, classes=known if info is None else info.classes)
+    catalog = open_folder(data, known if info is None else info.classes, on_note=reporter.note)
     _require_trained_bits(folder, catalog, data)
     classes = catalog.classes
     if info is None and known is None:

@@ -1,7 +1,7 @@
 """Which pictures exist, how they are read safely, and in which order they are offered."""
 
 from fastast.data.catalog import Catalog
-from fastast.data.dataset import Dataset, open_dataset, open_folder
+from fastast.data.dataset import Dataset, open_dataset, open_folder, require_outside
 from fastast.data.demo import draw_dataset
 from fastast.data.sampler import epoch_ids, rank_rows, rank_slices
 
@@ -14,4 +14,5 @@ __all__ = [
     "open_folder",
     "rank_rows",
     "rank_slices",
+    "require_outside",
 ]

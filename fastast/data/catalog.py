@@ -130,14 +130,14 @@ class Catalog:
             rows = range(begin, min(begin + 4096, self.num_samples))
             digest.update(b"\0".join(self._name(row) for row in rows))
         digest.update(self.labels.tobytes())
-        digest.update(self._num_bytes().tobytes())
+        digest.update(self.num_bytes().tobytes())
         return digest.hexdigest()
 
     def _name(self, sample: int) -> bytes:
         """Relative path of one picture."""
         return self._index.name(sample)
 
-    def _num_bytes(self) -> np.ndarray:
+    def num_bytes(self) -> np.ndarray:
         """int64[N]: length of each encoded file."""
         return self._index.stamps[:, 0]
 

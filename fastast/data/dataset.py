@@ -1,25 +1,28 @@
-"""Finds the class folders of a data set in its common layouts, and splits it into train and val."""
+"""Opens a data set in any layout that `layout` knows, scans its pictures, and splits it into train and val."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fastast.data.catalog import Catalog, Quarantined
-from fastast.data.file_index import FileIndex, Progress, is_folder, list_files, scan_files, show_path, take
+from fastast.data.duplicates import describe_duplicates
+from fastast.data.file_index import FileIndex, Progress, list_files, list_labelled, scan_files, show_path, take
+from fastast.data.layout import Layout, Source, find_classes, find_layout, refuse_without_classes
+from fastast.data.losses import describe_hidden, describe_losses
 from fastast.data.pack import PackCatalog
 from fastast.data.pack_index import is_pack, read_index
 from fastast.errors import InputError
 from fastast.philox import random_words
 
-_VAL_NAMES = ("val", "validation", "valid", "test")  # the first that exists is taken
-_PART = r"(\.X\d*)?"  # Kaggle's ImageNet-100: train.X1 ... train.X4 and val.X
+Note = Callable[[str], object]  # takes one line for people
+
 _SPLIT_STREAM = 33  # distinct from the per-sample streams of fastast.philox
 _SHOWN = 5  # names in one message
 
@@ -50,148 +53,184 @@ def open_dataset(
     val_split: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    on_note: Note | None = None,
 ) -> Dataset:
     """Finds, lists and scans a data set: class folders, or a pack made from them.
 
     A pack may be named wherever a folder of class folders may be.
 
     Args:
-        data: a pack; or a folder with `train/` and `val/` (or validation, valid, test; or train.X1.. and val.X), or
-            with the class folders themselves.
+        data: a pack; or a folder in a layout of `find_layout`.
         train_dirs: folders of class folders, merged; instead of `data`.
         val_dir: the folder of the validation class folders.
         val_split: share of each class's training pictures held out for validation, in (0, 1).
         seed: decides which pictures `val_split` takes.
         progress: called now and then as `progress(done, total)`, in files.
+        on_note: called with one line at a time: the layout that was recognised, what is left out, what looks wrong.
+            None also saves the search for what looks wrong.
 
     Raises:
         InputError: there is no such data set; the message names the thing and the remedy.
     """
-    train_roots, val_roots = _find_roots(data, train_dirs, val_dir, val_split)
-    train_list = _open_or_list(train_roots, "train")
-    val_list = _open_or_list(val_roots, "val") if val_roots else None
+    layout = _choose_layout(data, train_dirs, val_dir, val_split)
+    train_source, val_source = layout.train, layout.val
+    assert train_source is not None
+    train_list = _open_or_list(train_source, "train")
+    val_list = _open_or_list(val_source, "val") if val_source else None
+    _introduce(layout, [train_list, val_list], on_note)
     first, total = _num_files(train_list), _num_files(train_list) + (_num_files(val_list) if val_list else 0)
-    train, refused = _scan_split(train_list, progress and (lambda done, _: progress(done, total)))
+    train, lost = _scan_split(train_list, progress and (lambda done, _: progress(done, total)), on_note)
+    refused = train.quarantined
     if val_list is None:
         assert val_split is not None
         in_val = _pick_validation(train.labels, val_split, seed)
         train, val = train.take(np.flatnonzero(~in_val)), train.take(np.flatnonzero(in_val))
         if val.num_samples == 0:
-            where = show_path(train_roots[0])
+            where = show_path(train_source.roots[0])
             raise InputError(f"{where}: no class has two pictures, so --val-split can hold none out; add pictures")
     else:
-        val, val_refused = _scan_split(val_list, progress and (lambda done, _: progress(first + done, total)))
-        require_same_classes(train.classes, val.classes, train_roots[0], val_roots[0])
-        require_same_bits(train.bits, val.bits, val_roots[0])
-        refused = refused + val_refused
+        assert val_source is not None
+        val, val_lost = _scan_split(val_list, progress and (lambda done, _: progress(first + done, total)), on_note)
+        require_same_classes(
+            train.classes, val.classes, train_source.roots[0], val_source.roots[0], {**lost, **val_lost}
+        )
+        require_same_bits(train.bits, val.bits, val_source.roots[0])
+        refused = refused + val.quarantined
     fingerprint = hashlib.sha256((train.digest() + val.digest()).encode()).hexdigest()[:16]
+    if on_note is not None:
+        if len(train.classes) == 1:
+            on_note(
+                f"WARNING: a single class, {show_path(train.classes[0])}: any network is right on every picture; "
+                "name the folder that holds the folders of all classes"
+            )
+        for line in describe_duplicates(train, val):
+            on_note(f"WARNING: {line}")
     return Dataset(train, val, train.classes, fingerprint, refused)
 
 
-def open_folder(directory: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Catalog:
+def open_folder(
+    directory: str | os.PathLike[str], classes: Sequence[str] | None = None, *, on_note: Note | None = None
+) -> Catalog:
     """One split for evaluation.
 
     Args:
-        directory: a pack; or a folder with `val/` (or validation, valid, test), or with class folders.
+        directory: a pack; or a folder in a layout of `find_layout`, of which the validation split is taken; or one
+            with class folders, or with pictures that a list of labels names.
         classes: the label order to map to; None: the folder's own classes, sorted. Classes without pictures are
             allowed, so that a part of the classes can be evaluated.
+        on_note: as in `open_dataset`.
 
     Raises:
         InputError: no readable picture, or a class folder that `classes` does not name.
     """
     root = _require_folder(directory)
-    names = _folder_names(root)
-    roots = _matching(root, names, _VAL_NAMES)
-    if not roots and _matching(root, names, ("train",)):
-        raise InputError(f"{show_path(root)}: has train/ but no val/; name the folder that holds the class folders")
-    roots = roots or [root]
-    catalog, _ = _scan_split(_open_or_list(roots, "val"))
+    layout = find_layout(root)
+    source = layout.val or (layout.train if layout.is_single else None)
+    if source is None:
+        raise InputError(
+            f"{show_path(root)}: has train/ but no val/; name the folder that holds the class folders"
+            if not layout.unlabelled
+            else layout.missing
+        )
+    listed = _open_or_list(source, "val")
+    _introduce(layout, [listed], on_note)
+    catalog, _ = _scan_split(listed, None, on_note)
     if classes is None:
         return catalog
     order = {name: label for label, name in enumerate(classes)}
     unknown = [name for name in catalog.classes if name not in order]
     if unknown:
         raise InputError(
-            f"{show_path(roots[0])}: classes that the model does not know: {_some(unknown)}; remove or rename them"
+            f"{show_path(source.roots[0])}: classes that the model does not know: {_some(unknown)}; remove or rename "
+            "them"
         )
     labels = np.array([order[name] for name in catalog.classes], np.int32)
     return catalog.relabel(labels, tuple(classes))
 
 
-# ---------------------------------------------------------------------------------------------- finding folders
+def find_splits(source: str | os.PathLike[str], *, on_note: Note | None = None) -> dict[str, Source]:
+    """The splits of `source`: train and val, or train alone. `on_note` is told the layout.
+
+    Raises:
+        InputError: there are no class folders.
+    """
+    root = _require_folder(source)
+    layout = find_layout(root)
+    if layout.train is None:
+        assert layout.val is not None
+        where = show_path(layout.val.roots[0])
+        raise InputError(f"{show_path(root)}: has no train/ folder; add one, or name {where} itself")
+    if on_note is not None:
+        for line in (f"layout: {layout.name}", *layout.notes):
+            on_note(line)
+    return {"train": layout.train, "val": layout.val} if layout.val else {"train": layout.train}
 
 
-def _find_roots(
+def require_outside(
+    out: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None = None,
+    train_dirs: Sequence[str | os.PathLike[str]] | None = None,
+    val_dir: str | os.PathLike[str] | None = None,
+) -> None:
+    """Checks that a folder for output is not the data's folder and lies in none that is scanned for pictures.
+
+    Raises:
+        InputError: it does; the message names another one.
+    """
+    folder = Path(os.path.realpath(out))
+    named = [Path(os.path.realpath(path)) for path in (data, val_dir, *(train_dirs or ())) if path]
+    scanned = [*named[bool(data) :]]
+    if data and any(root in folder.parents for root in named[:1]):
+        splits = find_splits(data).values()
+        scanned += [Path(os.path.realpath(root)) for source in splits for root in source.roots]
+    inside = next((root for root in scanned if root in folder.parents), None)
+    if inside is not None or folder in named:
+        place = (inside or folder).parent / "runs" / folder.name
+        raise InputError(
+            f"--out {show_path(out)}: is {'in ' if inside else ''}the data folder; name one outside it, for example "
+            f"--out {show_path(place)}"
+        )
+
+
+# ---------------------------------------------------------------------------------------------- finding splits
+
+
+def _choose_layout(
     data: str | os.PathLike[str] | None,
     train_dirs: Sequence[str | os.PathLike[str]] | None,
     val_dir: str | os.PathLike[str] | None,
     val_split: float | None,
-) -> tuple[list[Path], list[Path]]:
-    """Folders that hold the class folders of train and val; no val folders when `val_split` makes the split."""
+) -> Layout:
+    """Where train and val lie; no `val` when `val_split` makes the split."""
     if (data is None) == (not train_dirs):
         raise InputError("name the data once: --data DIR, or --train-dir A[,B...] with --val-dir C")
     if val_split is not None and not 0 < val_split < 1:
         raise InputError(f"--val-split {val_split:g}: must be in (0, 1), for example 0.05")
     if val_split is not None and val_dir is not None:
         raise InputError("--val-split and --val-dir: give one of them, not both")
-    val_roots = [_require_folder(val_dir)] if val_dir is not None else []
-    if data is None:
-        assert train_dirs is not None
-        train_roots = [_require_folder(folder) for folder in train_dirs]
-    elif is_pack(data):
-        train_roots = [Path(data)]
-        if val_split is None and not val_roots and (Path(data) / "val.index").exists():
-            val_roots = train_roots
-    else:
+    held = find_classes(_require_folder(val_dir), "val") if val_dir is not None else None
+    if data is not None:
         root = _require_folder(data)
-        names = _folder_names(root)
-        train_roots = _matching(root, names, ("train",))
-        if not train_roots and not val_roots and val_split is None:
-            _refuse_without_train(root, names)
-        if val_split is None and not val_roots:
-            val_roots = _matching(root, names, _VAL_NAMES)
-        train_roots = train_roots or [root]
-    if not val_roots and val_split is None:
-        parent = train_roots[0].parent if data is None else Path(data)
-        raise InputError(f"{show_path(parent)}: no val/ folder; add --val-dir DIR or --val-split 0.05")
-    return train_roots, val_roots
-
-
-def _matching(root: Path, names: list[str], wanted: Sequence[str]) -> list[Path]:
-    """The folders of one split below `root`: of the first wanted name that exists, all parts."""
-    for name in wanted:
-        parts = [part for part in names if re.fullmatch(re.escape(name) + _PART, part)]
-        if parts:
-            return [root / part for part in sorted(parts)]
-    return []
-
-
-def _refuse_without_train(root: Path, names: list[str]) -> None:
-    """Explains what is wrong with a folder without train/."""
-    where = show_path(root)
-    _refuse_below(root, names)
-    if _matching(root, names, _VAL_NAMES):
-        raise InputError(f"{where}: has no train/ folder; add one, or name it with --train-dir")
-    raise InputError(f"{where}: class folders but no train/ and val/; add --val-split 0.05 or --val-dir DIR")
-
-
-def _refuse_below(root: Path, names: list[str]) -> None:
-    """Refuses a folder whose data set lies one level deeper, and one without folders."""
-    for name in sorted(names):
-        if _matching(root / name, _folder_names(root / name), ("train",)):
-            raise InputError(f"{show_path(root)}: no train/ folder here; try --data {show_path(root / name)}")
-    if not names:
-        _refuse_without_classes(root)
-
-
-def _refuse_without_classes(root: Path) -> None:
-    """Explains a folder that has no folders in it."""
-    num_files = sum(1 for entry in os.scandir(root) if not entry.name.startswith("."))
-    if num_files == 0:
-        raise InputError(f"{show_path(root)}: the folder is empty; name one with train/ and val/ class folders")
-    raise InputError(
-        f"{show_path(root)}: {num_files} files but no class folders; put each class's pictures in a folder of its own"
-    )
+        layout = find_layout(root)
+        if layout.train is None:
+            raise InputError(f"{show_path(root)}: has no train/ folder; add one, or name it with --train-dir")
+    else:
+        assert train_dirs is not None
+        named = [find_classes(_require_folder(folder), "train") for folder in train_dirs]
+        layout = named[0]
+        for other in named[1:]:
+            layout = layout.merged(other)
+        layout.missing = (
+            f"{show_path(Path(train_dirs[0]).parent)}: no val/ folder; add --val-dir DIR or --val-split 0.05"
+        )
+    if held is not None:
+        layout.name, layout.val = f"{layout.name} and {held.name}", held.train
+        layout.notes = layout.notes + held.notes
+    elif val_split is not None:
+        layout.name, layout.val = f"{layout.name}, of train {val_split:g} is held out", None
+    elif layout.val is None:
+        raise InputError(layout.missing)
+    return layout
 
 
 def _require_folder(path: str | os.PathLike[str]) -> Path:
@@ -207,40 +246,31 @@ def _require_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _folder_names(root: Path) -> list[str]:
-    try:
-        with os.scandir(root) as entries:
-            return [entry.name for entry in entries if not entry.name.startswith(".") and is_folder(entry)]
-    except OSError:  # it is only looked at for a hint
-        return []
+def _introduce(layout: Layout, listed: Sequence[FileIndex | Catalog | None], on_note: Note | None) -> None:
+    """Says which layout was recognised, and what is left out before anything is scanned."""
+    if on_note is None:
+        return
+    train = listed[0]
+    assert train is not None
+    classes = [os.fsdecode(train.classes[label]) for label in np.unique(train.labels).tolist()]
+    on_note(f"layout: {layout.name}; {len(classes):,} class{'es' * (len(classes) != 1)}: {_some(classes)}")
+    for line in layout.notes:
+        on_note(line)
+    for index in listed:
+        if isinstance(index, FileIndex):
+            for line in describe_hidden(index):
+                on_note(line)
 
 
 # ---------------------------------------------------------------------------------------------- opening splits
 
 
-def find_splits(source: str | os.PathLike[str]) -> dict[str, list[Path]]:
-    """The folders that hold the class folders of each split of `source`: train and val, or train alone.
-
-    Raises:
-        InputError: there are no class folders.
-    """
-    root = _require_folder(source)
-    names = _folder_names(root)
-    train, val = _matching(root, names, ("train",)), _matching(root, names, _VAL_NAMES)
-    if not train:
-        _refuse_below(root, names)
-        if val:
-            raise InputError(f"{show_path(root)}: has no train/ folder; add one, or name {show_path(val[0])} itself")
-        train = [root]
-    return {"train": train, "val": val} if val else {"train": train}
-
-
-def _open_or_list(roots: list[Path], split: str) -> FileIndex | Catalog:
+def _open_or_list(source: Source, split: str) -> FileIndex | Catalog:
     """A pack's split opened, or the files of class folders listed."""
-    packs = [root for root in roots if is_pack(root)]
+    packs = [root for root in source.roots if is_pack(root)]
     if not packs:
-        return list_split(roots)
-    if len(roots) > 1:
+        return list_split(source)
+    if len(source.roots) > 1:
         raise InputError(f"{show_path(packs[0])}: a pack cannot be merged with other folders; pack them together")
     index = read_index(packs[0])
     # A pack of bare class folders holds a single split, which serves wherever it is named.
@@ -253,50 +283,54 @@ def _num_files(listed: FileIndex | Catalog) -> int:
     return listed.num_samples if isinstance(listed, Catalog) else len(listed)
 
 
-def list_split(roots: list[Path]) -> FileIndex:
-    """Lists the class folders of one split.
+def list_split(source: Source) -> FileIndex:
+    """Lists the pictures of one split.
 
     Raises:
-        InputError: there are none, or they lie one level deeper.
+        InputError: there are no class folders.
     """
-    index = list_files(roots)
+    if source.labels is not None:
+        return list_labelled(source.roots[0], source.labels)
+    index = list_files(source.roots)
     if not index.classes:
-        _refuse_without_classes(roots[0])
-    if len(index.classes) == 1:
-        _refuse_wrapped_classes(roots, index)
+        refuse_without_classes(source.roots[0])
     return index
 
 
-def _refuse_wrapped_classes(roots: list[Path], index: FileIndex) -> None:
-    """Refuses a single "class" whose pictures all lie in two or more subfolders: the classes are one level deeper."""
-    inner = {index.name(row).split(b"/")[1] for row in range(len(index)) if index.name(row).count(b"/") > 1}
-    if len(inner) > 1 and all(index.name(row).count(b"/") > 1 for row in range(len(index))):
-        deeper = roots[0] / os.fsdecode(index.classes[0])
-        raise InputError(
-            f"{show_path(roots[0])}: the class folders lie one level deeper; name {show_path(deeper)} instead"
-        )
+def _scan_split(
+    index: FileIndex | Catalog, progress: Progress | None, on_note: Note | None
+) -> tuple[Catalog, dict[str, str]]:
+    """Scans files and keeps the good ones; drops classes without any, and says why each has none.
 
-
-def _scan_split(index: FileIndex | Catalog, progress: Progress | None = None) -> tuple[Catalog, list[Quarantined]]:
-    """Scans files and keeps the good ones; drops classes without any. Returns an open catalog as it is."""
+    Returns an open catalog as it is.
+    """
     if isinstance(index, Catalog):
-        return index, index.quarantined
+        return index, {}
     scan_files(index, progress)
     refused = [Quarantined(None, os.fsdecode(index.path(row)), index.reasons[row]) for row in sorted(index.reasons)]
     good = np.ones(len(index), bool)
     good[list(index.reasons)] = False
+    losses = describe_losses(index, good)
     if not good.any():
         raise InputError(_describe_nothing(index, refused))
+    if losses and on_note is not None:
+        shown = "; ".join(f"{show_path(name)} ({why})" for name, why in list(losses.items())[:_SHOWN])
+        more = f"; and {len(losses) - _SHOWN:,} more" if len(losses) > _SHOWN else ""
+        on_note(
+            f"WARNING: {show_path(index.roots[0])}: {len(losses):,} classes lose all or most of their pictures: "
+            f"{shown}{more}; JPEG and PNG files named .jpg or .png are read, `fastast pack` converts others"
+        )
     kept = take(index, np.flatnonzero(good))
     used, kept.labels = np.unique(kept.labels, return_inverse=True)
     kept.labels = kept.labels.astype(np.int32)
     classes = tuple(os.fsdecode(index.classes[label]) for label in used)
-    return Catalog(kept, classes, refused), refused
+    return Catalog(kept, classes, refused), losses
 
 
 def _describe_nothing(index: FileIndex, refused: list[Quarantined]) -> str:
     """One line on a split without a single readable picture."""
-    found = [f"{count} {extension}" for extension, count in index.ignored.most_common(_SHOWN)]
+    ignored = sum(index.ignored.values(), Counter())
+    found = [f"{count} {extension}" for extension, count in ignored.most_common(_SHOWN)]
     if refused:
         first = f"{show_path(refused[0].path)}: {refused[0].reason}"
         found.append(f"{len(refused)} refused pictures, the first {first}")
@@ -307,9 +341,18 @@ def _describe_nothing(index: FileIndex, refused: list[Quarantined]) -> str:
 
 
 def require_same_classes(
-    train: Sequence[str], val: Sequence[str], train_root: str | bytes | Path, val_root: str | bytes | Path
+    train: Sequence[str],
+    val: Sequence[str],
+    train_root: str | bytes | Path,
+    val_root: str | bytes | Path,
+    losses: Mapping[str, str] | None = None,
 ) -> None:
     """Checks that two splits have the same classes.
+
+    Args:
+        train, val: their classes.
+        train_root, val_root: for the message.
+        losses: why a class has no readable picture.
 
     Raises:
         InputError: one has a class that the other lacks.
@@ -317,9 +360,10 @@ def require_same_classes(
     for ours, theirs, root in ((train, val, train_root), (val, train, val_root)):
         missing = sorted(set(theirs) - set(ours))
         if missing:
+            why = (losses or {}).get(missing[0])
             raise InputError(
                 f"{show_path(root)}: no readable picture of {len(missing)} classes that the other split has: "
-                f"{_some(missing)}; add pictures or remove those folders"
+                f"{_some(missing)}{f' ({why})' if why else ''}; add pictures or remove those folders"
             )
 
 

@@ -14,7 +14,7 @@ import os
 import stat
 import zipfile
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ PICTURE_EXTENSIONS = frozenset(
     b".jpg .jpeg .jpe .jfif .png .gif .webp .bmp .tif .tiff .avif .heic .heif .jxl .jp2 .ppm .pgm .pbm .pnm".split()
 )
 
+_NOT_OURS = {"__MACOSX", b"__MACOSX", "@eaDir", b"@eaDir"}
+RUN_FILE = b"metrics.jsonl"  # a folder with it is a run of fastast, whose pictures are of its report
 _CACHE_VERSION = 2  # raise it when the scan changes what it accepts
 _CHUNK = 256  # files handed to a thread at a time
 
@@ -41,12 +43,13 @@ _CHUNK = 256  # files handed to a thread at a time
 class FileIndex:
     """Every picture file below some class folders, in (class, relative path) order, as flat arrays.
 
-    A relative path is `class/.../name`, as bytes: file names need not be valid text.
+    A relative path is `class/.../name`, or any where a list of labels says the class; as bytes, since file names need
+    not be valid text.
     """
 
     roots: list[bytes]  # folders that hold the class folders
     classes: list[bytes]  # sorted
-    ignored: collections.Counter[str]  # files of other kinds, counted by extension
+    ignored: dict[bytes, collections.Counter[str]]  # by class: files of other kinds, counted by extension
     names: bytes  # all relative paths, end to end
     starts: np.ndarray  # int64[N], where each begins in `names`
     lengths: np.ndarray  # int32[N]
@@ -73,6 +76,11 @@ def show_path(path: str | bytes | os.PathLike[str]) -> str:
     return text if text.isprintable() else ascii(text)
 
 
+def is_hidden(name: str | bytes) -> bool:
+    """Whether a file or folder is left out: hidden, of a zip archive's __MACOSX, or a NAS's @eaDir of thumbnails."""
+    return os.fsencode(name).startswith(b".") or name in _NOT_OURS
+
+
 def list_files(roots: Sequence[str | os.PathLike[str]]) -> FileIndex:
     """Lists the class folders of all `roots` together; reads no file.
 
@@ -82,21 +90,54 @@ def list_files(roots: Sequence[str | os.PathLike[str]]) -> FileIndex:
     folders = [os.path.abspath(os.fsencode(root)) for root in roots]
     found = [set(_subfolders(folder)) for folder in folders]
     classes = sorted(set().union(*found))
-    ignored: collections.Counter[str] = collections.Counter()
-    names, lengths, root_of, labels = bytearray(), array("i"), array("i"), array("i")
-    for label, name in enumerate(classes):
-        # Only one class's names exist as Python objects at a time.
-        files = [
+    ignored: dict[bytes, collections.Counter[str]] = {name: collections.Counter() for name in classes}
+
+    def files_of(name: bytes) -> list[tuple[bytes, int]]:
+        return [
             (path, index)
             for index, folder in enumerate(folders)
             if name in found[index]
-            for path in _walk(folder, name, ignored)
+            for path in _walk(folder, name, ignored[name])
         ]
-        for path, index in sorted(files):
-            names += path
-            lengths.append(len(path))
-            root_of.append(index)
-            labels.append(label)
+
+    # Only one class's names exist as Python objects at a time.
+    return _build(folders, classes, ignored, map(files_of, classes))
+
+
+def list_labelled(root: str | os.PathLike[str], labels: Mapping[bytes, bytes]) -> FileIndex:
+    """Lists the pictures of one folder to which a list gives a class.
+
+    Args:
+        root: the folder.
+        labels: class by path relative to it, without extension.
+
+    Raises:
+        InputError: a folder cannot be listed.
+    """
+    folder = os.path.abspath(os.fsencode(root))
+    ignored: dict[bytes, collections.Counter[str]] = {b"": collections.Counter()}
+    files: dict[bytes, list[tuple[bytes, int]]] = {name: [] for name in sorted(set(labels.values()))}
+    for path in _walk(folder, b"", ignored[b""]):
+        name = labels.get(os.path.splitext(path)[0])
+        if name is not None:
+            files[name].append((path, 0))
+    return _build([folder], list(files), ignored, iter(files.values()))
+
+
+def _build(
+    folders: list[bytes],
+    classes: list[bytes],
+    ignored: dict[bytes, collections.Counter[str]],
+    files: Iterator[list[tuple[bytes, int]]],
+) -> FileIndex:
+    """An index without stamps and sizes, from each class's paths and roots in any order."""
+    names, lengths, root_of, labels = bytearray(), array("i"), array("i"), array("i")
+    for label, pairs in enumerate(files):
+        pairs.sort()
+        names += b"".join(path for path, _ in pairs)
+        lengths.extend(len(path) for path, _ in pairs)
+        root_of.extend(index for _, index in pairs)
+        labels.extend([label] * len(pairs))
     count = len(lengths)
     sizes = np.frombuffer(lengths, np.int32) if count else np.zeros(0, np.int32)
     return FileIndex(
@@ -179,10 +220,10 @@ def _subfolders(folder: bytes) -> Iterator[bytes]:
             yield entry.name
 
 
-def _walk(root: bytes, class_name: bytes, ignored: collections.Counter[str]) -> Iterator[bytes]:
-    """Relative paths of one class's picture files. Links are followed; each real folder is entered once."""
+def _walk(root: bytes, start: bytes, ignored: collections.Counter[str]) -> Iterator[bytes]:
+    """Relative paths of the picture files in one folder (b"": the root). Links are followed; no real folder twice."""
     visited = set()
-    folders = [class_name]
+    folders = [start]
     while folders:
         folder = folders.pop()
         try:
@@ -192,8 +233,11 @@ def _walk(root: bytes, class_name: bytes, ignored: collections.Counter[str]) -> 
         if (status.st_dev, status.st_ino) in visited:
             continue
         visited.add((status.st_dev, status.st_ino))
-        for entry in sorted(_entries(os.path.join(root, folder)), key=lambda entry: entry.name, reverse=True):
-            path = folder + b"/" + entry.name
+        entries = sorted(_entries(os.path.join(root, folder)), key=lambda entry: entry.name, reverse=True)
+        if any(entry.name == RUN_FILE for entry in entries):
+            continue
+        for entry in entries:
+            path = folder + b"/" + entry.name if folder else entry.name
             extension = os.path.splitext(entry.name)[1].lower()
             if is_folder(entry):
                 folders.append(path)
@@ -204,11 +248,11 @@ def _walk(root: bytes, class_name: bytes, ignored: collections.Counter[str]) -> 
 
 
 def _entries(folder: bytes) -> Iterator[os.DirEntry[bytes]]:
-    """The entries of a folder, without hidden files and the __MACOSX folders of zip archives."""
+    """The entries of a folder that `is_hidden` does not leave out."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(b".") and entry.name != b"__MACOSX":
+                if not is_hidden(entry.name):
                     yield entry
     except OSError as error:
         raise InputError(f"{show_path(folder)}: {describe_error(error)}") from error
@@ -254,8 +298,8 @@ def _load_cache(path: Path) -> FileIndex | None:
         with np.load(path, allow_pickle=False) as file:
             if int(file["version"]) != _CACHE_VERSION:
                 return None
+            names = file["names"].tobytes()  # first: for a moment it takes twice its memory
             arrays = {name: file[name] for name in _CACHED_ARRAYS}
-            names = file["names"].tobytes()
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         return None
     count = arrays["starts"].size
@@ -264,7 +308,7 @@ def _load_cache(path: Path) -> FileIndex | None:
     return FileIndex(
         roots=[],
         classes=[],
-        ignored=collections.Counter(),
+        ignored={},
         names=names,
         labels=np.zeros(count, np.int32),
         reasons={},
@@ -283,12 +327,27 @@ def _match(index: FileIndex, cached: FileIndex | None) -> np.ndarray:
     )
     if same:
         return np.arange(len(index))
-    rows = {(int(cached.root_of[row]), cached.name(row)): row for row in range(len(cached))}
-    return np.fromiter(
-        (rows.get((int(index.root_of[row]), index.name(row)), -1) for row in range(len(index))),
-        np.int64,
-        len(index),
-    )
+    # Keys of 64 bits, not names: a chance collision would need the same size and mtime, too, to do harm.
+    keys, known = _keys(index), _keys(cached)
+    order = np.argsort(known)
+    if len(order) == 0:
+        return np.full(len(index), -1, np.int64)
+    rows = np.searchsorted(known, keys, sorter=order)
+    rows = order[np.minimum(rows, len(order) - 1, out=rows)]
+    return np.where(known[rows] == keys, rows, -1)
+
+
+def _keys(index: FileIndex) -> np.ndarray:
+    """int64[N]: a hash of each root and name, valid in this process."""
+
+    def each() -> Iterator[int]:
+        for begin in range(0, len(index), 65536):
+            rows = slice(begin, begin + 65536)
+            columns = (column[rows].tolist() for column in (index.root_of, index.starts, index.lengths))
+            for root, start, length in zip(*columns, strict=True):
+                yield hash((root, index.names[start : start + length]))
+
+    return np.fromiter(each(), np.int64, len(index))
 
 
 def take(index: FileIndex, rows: np.ndarray) -> FileIndex:

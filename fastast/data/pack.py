@@ -175,5 +175,5 @@ class PackCatalog(Catalog):
         start = int(self._starts[sample])
         return self._names[start : start + int(self._records["name_length"][sample])]
 
-    def _num_bytes(self) -> np.ndarray:
+    def num_bytes(self) -> np.ndarray:
         return self._lengths.astype(np.int64)

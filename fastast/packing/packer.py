@@ -87,7 +87,7 @@ def run_pack(
         index = read_index(source)
     else:
         options = PackOptions(max_side, quality, bits)
-        index = make_pack(source, out, options, max(1, int(shard_size_mb * 10**6)), num_workers, progress)
+        index = make_pack(source, out, options, max(1, int(shard_size_mb * 10**6)), num_workers, progress, say)
         for line in describe_pack(index):
             say(line)
     if verify:
@@ -122,6 +122,7 @@ def make_pack(
     shard_bytes: int,
     workers: int,
     progress: Progress | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> PackIndex:
     """Packs `source` into the folder `out`, or finishes an unfinished pack.
 
@@ -129,7 +130,7 @@ def make_pack(
     front to back; the index lists them in the order of the folders.
 
     Args:
-        source, out, progress: as in `run_pack`.
+        source, out, progress, say: as in `run_pack`.
         options: how pictures are converted.
         shard_bytes: source bytes in a shard.
         workers: threads.
@@ -140,7 +141,7 @@ def make_pack(
     root, inside = Path(os.path.realpath(out)), Path(os.path.realpath(source))
     if root == inside or inside in root.parents:
         raise InputError(f"{show_path(out)}: lies inside the folder of the pictures; name a folder outside {source}")
-    listed = {name: list_split(roots) for name, roots in find_splits(source).items()}
+    listed = {name: list_split(part) for name, part in find_splits(source, on_note=say).items()}
     for index in listed.values():
         stamp_files(index)
     digest = _digest(listed, options, shard_bytes)

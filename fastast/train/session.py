@@ -7,7 +7,6 @@ import dataclasses
 import os
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from rich.console import Console
 from fastast.atomic_files import cache_root
 from fastast.checkpoint.resume import RunStart, find_start
 from fastast.config import STALL_TIMEOUT_S, TrainConfig, idle_gate
-from fastast.data import Dataset, draw_dataset, open_dataset
+from fastast.data import Dataset, draw_dataset, open_dataset, require_outside
 from fastast.device import Runtime, is_out_of_memory, limit_torch_threads, open_runtime
 from fastast.distributed.environment import find_world, is_elastic, is_restart, launched_by_torchrun
 from fastast.distributed.launch import count_processes, launch
@@ -31,7 +30,7 @@ from fastast.loggers.tensorboard import events_written, require_tensorboard
 from fastast.models.build import check_names
 from fastast.options import flag_of, parse_duration
 from fastast.report.run_page import write_report
-from fastast.run_folder import OtherRanksFolder, RunFolder
+from fastast.run_folder import OtherRanksFolder
 from fastast.signals import Stopped, StopRequest
 from fastast.train.checkpointer import Checkpointer, write_power
 from fastast.train.defaults import complete_config
@@ -136,6 +135,7 @@ def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
         val_split=config.val_split,
         seed=config.seed,
         progress=reporter.counter("scanning"),
+        on_note=None if reporter.console.quiet else reporter.note,
     )
 
 
@@ -146,7 +146,7 @@ def _run(
     check_names(config.arch, config.weights if state is None else "none")
     if config.tensorboard:
         require_tensorboard()
-    _refuse_data_folder(config, folder)
+    require_outside(folder.path, config.data, (config.train_dir or "").split(","), config.val_dir)
     dataset = ranks.call_in_turn(lambda: open_data(config, reporter))
     _require_one_data_set(dataset, ranks)
     limit_torch_threads(ranks.local_size)
@@ -268,13 +268,6 @@ def _fit(
     reporter.console.print(verdict(summary))
     reporter.note(f"run folder: {folder.path} (report.html shows it)")
     return exit_code
-
-
-def _refuse_data_folder(config: TrainConfig, folder: RunFolder) -> None:
-    """Nothing is ever written beside the data."""
-    places = [path for path in (config.data, config.val_dir, *(config.train_dir or "").split(",")) if path]
-    if any(folder.path.resolve() == Path(place).resolve() for place in places):
-        raise InputError(f"--out {folder.path}: is the data folder; name another, for example runs/first")
 
 
 def metered_devices(device: torch.device) -> list[int | str]:
