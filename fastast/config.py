@@ -88,7 +88,7 @@ class TrainConfig:
     )
     lr: float | None = option(
         None,
-        "peak learning rate; lower it if the loss diverges; default 0.1 x batch/256, a hundredth of it with --weights",
+        "peak learning rate; lower it if the loss diverges; default 0.1 x batch/256, with --weights 0.08 x batch/256",
         kind=float,
         metavar="LR",
     )
@@ -219,7 +219,7 @@ class TrainConfig:
         metavar="N|auto",
     )
     threads: int | None = option(
-        None, "decoder threads; default the cores this process may use, at most 8", kind=int, metavar="N"
+        None, "decoder threads; default the cores this process may use, at most 32", kind=int, metavar="N"
     )
     log_every: int = option(10, "offered batches between two step lines of metrics.jsonl", metavar="N")
     tensorboard: bool = option(False, "also write TensorBoard event files, to the run's tensorboard/")

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fastast.atomic_files import write_whole
 from fastast.errors import InputError
 from fastast.run_folder import RunFolder, read_json
@@ -183,6 +181,8 @@ class Predictions:
     """The most probable class of each picture, by id; pictures that were not delivered stay without one."""
 
     def __init__(self, num_samples: int) -> None:
+        import numpy as np  # not above: the parser of this command is built for every command
+
         self.predicted = np.full(num_samples, -1)
         self.probability = np.zeros(num_samples, np.float32)
 
@@ -200,7 +200,7 @@ class Predictions:
         writer = csv.writer(text)
         writer.writerow(["path", "label", "prediction", "probability"])
         classes = catalog.classes
-        for i in np.flatnonzero(self.predicted >= 0).tolist():
+        for i in (self.predicted >= 0).nonzero()[0].tolist():
             label, predicted = classes[catalog.labels[i]], classes[int(self.predicted[i])]
             writer.writerow([catalog.path(i), label, predicted, f"{self.probability[i]:.6f}"])
         for entry in left_out:

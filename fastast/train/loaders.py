@@ -50,7 +50,9 @@ class Loaders:
             on_wait=on_wait,
             on_note=on_note,
         )
-        self.train = TrainLoader(dataset.train, options, seed=config.seed, min_area=config.min_crop)
+        self.train = TrainLoader(
+            dataset.train, options, seed=config.seed, min_area=config.min_crop, flips=not config.no_flip
+        )
         self.val = EvalLoader(dataset.val, options)
 
     @property
