@@ -188,7 +188,8 @@ def samples(selected: list[int], labels: list[int], losses: list[float]) -> Samp
     return Samples(
         id=np.arange(num),
         label=np.array(labels),
-        path=np.full(num, b"x"),
+        path_bytes=np.full(num, ord("x"), np.uint8),
+        path_starts=np.arange(num + 1),
         offered=np.where(np.array(selected) < 0, 0, 10),
         selected=np.maximum(selected, 0),
         last_loss=np.array(losses),
