@@ -35,7 +35,7 @@ class TrainConfig:
     # What to train on
     data: str | None = option(
         None,
-        "folder with train/ and val/ class folders, Kaggle's ImageNet-100, or a pack; default: a drawn demo set",
+        "folder with train/ and val/ class folders, a public set as unpacked, or a pack; default: a drawn demo set",
         kind=str,
         metavar="DIR|PACK",
     )

@@ -15,7 +15,7 @@ from fastast.data.catalog import Catalog, Quarantined
 from fastast.data.duplicates import describe_duplicates
 from fastast.data.file_index import FileIndex, Progress, list_files, list_labelled, scan_files, show_path, take
 from fastast.data.layout import Layout, Source, find_classes, find_layout, refuse_without_classes
-from fastast.data.losses import describe_hidden, describe_losses
+from fastast.data.losses import describe_hidden, describe_losses, find_losses
 from fastast.data.pack import PackCatalog
 from fastast.data.pack_index import is_pack, read_index
 from fastast.errors import InputError
@@ -310,16 +310,12 @@ def _scan_split(
     refused = [Quarantined(None, os.fsdecode(index.path(row)), index.reasons[row]) for row in sorted(index.reasons)]
     good = np.ones(len(index), bool)
     good[list(index.reasons)] = False
-    losses = describe_losses(index, good)
     if not good.any():
         raise InputError(_describe_nothing(index, refused))
-    if losses and on_note is not None:
-        shown = "; ".join(f"{show_path(name)} ({why})" for name, why in list(losses.items())[:_SHOWN])
-        more = f"; and {len(losses) - _SHOWN:,} more" if len(losses) > _SHOWN else ""
-        on_note(
-            f"WARNING: {show_path(index.roots[0])}: {len(losses):,} classes lose all or most of their pictures: "
-            f"{shown}{more}; JPEG and PNG files named .jpg or .png are read, `fastast pack` converts others"
-        )
+    losses = find_losses(index, good)
+    if on_note is not None:
+        for line in describe_losses(index, losses):
+            on_note(line)
     kept = take(index, np.flatnonzero(good))
     used, kept.labels = np.unique(kept.labels, return_inverse=True)
     kept.labels = kept.labels.astype(np.int32)

@@ -329,12 +329,20 @@ def _match(index: FileIndex, cached: FileIndex | None) -> np.ndarray:
         return np.arange(len(index))
     # Keys of 64 bits, not names: a chance collision would need the same size and mtime, too, to do harm.
     keys, known = _keys(index), _keys(cached)
-    order = np.argsort(known)
-    if len(order) == 0:
-        return np.full(len(index), -1, np.int64)
-    rows = np.searchsorted(known, keys, sorter=order)
-    rows = order[np.minimum(rows, len(order) - 1, out=rows)]
-    return np.where(known[rows] == keys, rows, -1)
+    # Both lists are in the same order, so few additions leave a long head and tail alike.
+    shorter = min(len(keys), len(known))
+    head = int(np.argmin(np.append(keys[:shorter] == known[:shorter], False)))
+    tail = int(np.argmin(np.append((keys[len(keys) - shorter :] == known[len(known) - shorter :])[::-1], False)))
+    tail = min(tail, shorter - head)
+    rows = np.full(len(keys), -1, np.int64)
+    rows[:head] = np.arange(head)
+    rows[len(keys) - tail :] = np.arange(len(known) - tail, len(known))
+    new, old = keys[head : len(keys) - tail], known[head : len(known) - tail]
+    if len(new) and len(old):
+        order = np.argsort(old)
+        found = order[np.minimum(np.searchsorted(old, new, sorter=order), len(old) - 1)]
+        rows[head : len(keys) - tail] = np.where(old[found] == new, head + found, -1)
+    return rows
 
 
 def _keys(index: FileIndex) -> np.ndarray:

@@ -14,7 +14,7 @@ _DOCUMENT = re.compile(r"\.(txt|[ct]sv|json|xml|md|html?|ya?ml|log|mat|np[yz]|db
 _SHOWN = 5  # names in one message
 
 
-def describe_losses(index: FileIndex, good: np.ndarray) -> dict[str, str]:
+def find_losses(index: FileIndex, good: np.ndarray) -> dict[str, str]:
     """Why a class has lost all or most of what may be its pictures, by its name.
 
     Args:
@@ -40,6 +40,18 @@ def describe_losses(index: FileIndex, good: np.ndarray) -> dict[str, str]:
             found.insert(0, f"{listed[label] - kept[label]:,} refused: {first_reason[label]}")
         losses[os.fsdecode(name)] = ", ".join(found) or "no files"
     return losses
+
+
+def describe_losses(index: FileIndex, losses: dict[str, str]) -> list[str]:
+    """A line on what `find_losses` found, with the remedy."""
+    shown = "; ".join(f"{show_path(name)} ({why})" for name, why in list(losses.items())[:_SHOWN])
+    more = f"; and {len(losses) - _SHOWN:,} more" if len(losses) > _SHOWN else ""
+    where = show_path(index.roots[0])
+    line = (
+        f"WARNING: {where}: {len(losses):,} classes lose all or most of their pictures: {shown}{more}; "
+        "name files by their kind (.jpg, .png); `fastast pack` converts WebP, PPM and other kinds"
+    )
+    return [line] if losses else []
 
 
 def _with(kind: str) -> str:

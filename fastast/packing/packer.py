@@ -26,6 +26,7 @@ from fastast._version import __version__
 from fastast.atomic_files import write_whole
 from fastast.data.dataset import find_splits, list_split, require_same_classes
 from fastast.data.file_index import FileIndex, Progress, show_path, stamp_files
+from fastast.data.losses import describe_hidden, describe_losses, find_losses
 from fastast.data.pack_index import BLOCK, PackIndex, Split, header_bytes, index_bytes, is_pack, read_index
 from fastast.data.sampler import epoch_ids
 from fastast.errors import InputError
@@ -144,6 +145,10 @@ def make_pack(
     listed = {name: list_split(part) for name, part in find_splits(source, on_note=say).items()}
     for index in listed.values():
         stamp_files(index)
+        if say is not None:
+            lost = find_losses(index, np.ones(len(index), bool))
+            for line in (*describe_hidden(index), *describe_losses(index, lost)):
+                say(line)
     digest = _digest(listed, options, shard_bytes)
     parts = root / ".parts"
     with _claim(root, digest) as finished:

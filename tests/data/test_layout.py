@@ -13,6 +13,7 @@ import pytest
 
 from fastast.data.dataset import Dataset, find_splits, open_dataset, open_folder, require_outside
 from fastast.errors import InputError
+from fastast.packing.packer import run_pack
 from tests.data.image_files import encode, jpeg, picture, write_tree
 
 GOOD = jpeg(20, 30)
@@ -296,6 +297,10 @@ def test_classes_that_lose_their_pictures_are_named(tmp_path: Path) -> None:
     assert "ppm (2 refused:" in text
     assert "good (" not in text
     assert "5 classes lose all or most" in text
+    told: list[str] = []
+    run_pack(root, tmp_path / "pack", say=told.append)  # the remedy
+    assert open_dataset(tmp_path / "pack", val_split=0.25).classes == ("good", "ppm", "some", "webp")
+    assert any("bare (3 files without an extension)" in line for line in told)
 
 
 def test_lost_class_of_one_split_is_refused_with_the_reason(tmp_path: Path) -> None:
