@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from fastast import device
-from fastast.device import _choose_cpu, _choose_cuda, choose_compile, choose_precision, is_out_of_memory, open_runtime
+from fastast.device import (
+    _choose_cpu,
+    _choose_cuda,
+    choose_compile,
+    choose_precision,
+    is_out_of_memory,
+    limit_torch_threads,
+    open_runtime,
+)
 from fastast.errors import InputError
+from tests.conftest import ROOT
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -130,3 +141,25 @@ OTHER_ERRORS = [
 @pytest.mark.parametrize("error", MEMORY_ERRORS + OTHER_ERRORS)
 def test_memory_errors_are_known_by_all_names(error):
     assert is_out_of_memory(error) == (error in MEMORY_ERRORS)
+
+
+def test_deterministic_kernels_are_asked_for():
+    """`--deterministic` set cuDNN's flags only."""
+    code = (
+        "import os, torch; from fastast.device import use_deterministic_kernels; use_deterministic_kernels();"
+        "print(os.environ['CUBLAS_WORKSPACE_CONFIG'], torch.are_deterministic_algorithms_enabled(),"
+        "torch.is_deterministic_algorithms_warn_only_enabled(), torch.backends.cudnn.deterministic)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == [":4096:8", "True", "True", "True"]
+
+
+def test_torch_threads_follow_usable_cores(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setattr("fastast.device.usable_cores", lambda: 1)
+        limit_torch_threads(1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
