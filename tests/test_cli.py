@@ -30,7 +30,7 @@ SURFACE = {
     "bench": f"{COMMON} {ADVANCED} {BENCH}",
     "evaluate": "--help --data --arch --image-size --out --batch-size --device",
     "report": "--help --out",
-    "pack": "--help --max-side --bits --shard-size --quality --verify --workers",
+    "pack": "--help --bits --max-side --shard-size --quality --verify --workers",
     "meter": "--help --json --plot --interval --price-per-kwh --gco2-per-kwh",
     "doctor": "--help --json --quick",
 }

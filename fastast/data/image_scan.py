@@ -26,15 +26,14 @@ _HEAD_BYTES = 4096  # one read covers most headers
 _TAIL_BYTES = 4096  # the end marker of most files lies here
 _BLOCK_BYTES = 65536  # read at a time where it does not
 
-PACK_CONVERTS = "`fastast pack SRC OUT` converts it"
-"""Remedy for pictures that Pillow reads and DALI does not."""
+PACK_MENDS = "`fastast pack SRC OUT` mends most such files; else re-encode it"
+"""Remedy for JPEGs with a header that libjpeg reads and DALI does not."""
+
+_PACK_CONVERTS = "`fastast pack SRC OUT` converts it"
 
 _NO_END = "cut off: no end-of-image marker; copy or download it again"
 _EMPTY = "empty file (0 bytes); copy or download it again"
 _LOST = "cannot be opened: the link leads nowhere or the file is gone"
-
-PACK_MENDS = "`fastast pack SRC OUT` mends most such files; else re-encode it"
-"""Remedy for JPEGs with a header that libjpeg reads and DALI does not."""
 
 
 class Header(NamedTuple):
@@ -146,7 +145,7 @@ def _name_kind(head: bytes) -> str:
         return _EMPTY
     for pattern, name in _PACKABLE.items():
         if re.match(pattern, head, re.DOTALL):
-            return f"{name}, not JPEG or PNG; {PACK_CONVERTS}"
+            return f"{name}, not JPEG or PNG; {_PACK_CONVERTS}"
     for pattern, name in _FOREIGN.items():
         if re.match(pattern, head, re.DOTALL):
             return f"{name}, not JPEG or PNG; convert it"

@@ -120,7 +120,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
     file = Path(path)
     try:
         if file.suffix == ".safetensors":
-            state: Any = safetensors.torch.load_file(file)
+            state: Any = safetensors.torch.load(file.read_bytes())  # its own reader takes only UTF-8 paths
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except safetensors.SafetensorError as error:

@@ -83,19 +83,25 @@ def prepare(data: bytes, options: PackOptions) -> Picture:
     except RefusedError:
         raise
     except Exception as error:  # on hostile bytes Pillow's parsers raise anything, from struct.error to SyntaxError
-        phrase = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
-        known = header.reason is not None and "fastast pack" not in header.reason
-        raise RefusedError(header.reason if known else f"damaged picture data: {ascii(phrase)[1:-1]}") from error
+        phrase = str(error).splitlines()[0].split(" <")[0][:80] if str(error) else type(error).__name__
+        known = header.reason or "damaged picture data"
+        if "fastast pack" in known:
+            known = f"damaged {re.split('[,;]', known)[0]}"
+        elif header.reason is not None:
+            raise RefusedError(known) from error
+        raise RefusedError(f"{known}: {ascii(phrase)[1:-1]}") from error
 
 
 def used_bits(data: bytes) -> int:
-    """Bits that the brightest pixel of a picture with 16 bits a channel takes; 0 for any other file."""
+    """Bits that the brightest pixel of a picture with 16 bits a channel takes, at least 8; 0 for any other file."""
     try:
         with _open(data) as image:
-            levels = _deep_levels(data, image)
+            if _is_deep_colour(data, image):
+                return 16
+            levels = _deep_levels(image)
     except Exception:  # as in `prepare`, which will say why
         return 0
-    return 0 if levels is None else int(levels.max()).bit_length()
+    return 0 if levels is None else max(8, int(levels.max()).bit_length())
 
 
 # A marker that begins a segment. libjpeg skips what comes before: FF 00, restart markers, and what is no marker.
@@ -138,9 +144,12 @@ def _open(data: bytes) -> Image.Image:
 
 def _convert(data: bytes, change: str, options: PackOptions) -> Picture:
     with _open(data) as image:
-        levels = _deep_levels(data, image)
+        is_deep = _is_deep_colour(data, image)
+        levels = _deep_levels(image)
         if levels is not None:
             image = Image.fromarray(_upper_bits(levels, options.bits))
+        if is_deep and (options.bits != 16 or max(high for _, high in image.convert("RGB").getextrema()) < 16):
+            raise RefusedError("16-bit colour in another range than 0 to 65535; re-encode it with 8 bits a channel")
         rgb = _shrink(image, 1.0 if options.max_side is None else options.max_side / max(image.size))
     if max(rgb.size) > _MAX_JPEG_SIDE:
         raise RefusedError(f"{rgb.width} x {rgb.height} pixels: too long for a JPEG; scale it down")
@@ -161,16 +170,19 @@ def _shrink(image: Image.Image, scale: float) -> Image.Image:
     return image.convert("RGB")
 
 
-def _deep_levels(data: bytes, image: Image.Image) -> np.ndarray | None:
-    """Pixels of a picture with 16 bits a channel, [H, W] or [H, W, 3] of 0 to 65535; None of any other picture."""
+def _is_deep_colour(data: bytes, image: Image.Image) -> bool:
+    """Whether it has several channels of 16 bits, of which Pillow reads the upper 8."""
+    if len(image.getbands()) == 1:
+        return False
+    if image.format == "PNG":
+        return data[24] == 16
+    return image.format == "TIFF" and max(image.tag_v2.get(258, (8,))) == 16  # type: ignore[attr-defined]
+
+
+def _deep_levels(image: Image.Image) -> np.ndarray | None:
+    """Pixels of a gray picture with 16 bits, [H, W] of 0 to 65535; None of any other picture."""
     if image.mode == "F":
         raise RefusedError("floating-point picture of unknown range; re-encode it with 8 or 16 bits")
-    if image.format == "PNG" and data[24] == 16 and data[25] != 0:  # Pillow reads colour with 8 bits only
-        import torch
-        from torchvision.io import ImageReadMode, decode_png
-
-        pixels = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED).numpy()
-        return pixels[0] if len(pixels) < 3 else pixels[:3].transpose(1, 2, 0)  # without transparency
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return None
     levels = np.asarray(image)

@@ -193,7 +193,7 @@ def _find_bits(listed: dict[str, FileIndex], workers: int) -> int | None:
     jobs = [(index, first) for index in listed.values() for first in range(0, len(index), _CHUNK)]
     with ThreadPoolExecutor(workers) as pool:
         most = max(pool.map(most_bits, jobs), default=0)
-    return max(8, most) if most else None
+    return most or None
 
 
 def _plan(

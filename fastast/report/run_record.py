@@ -263,8 +263,9 @@ def _read_samples(path: Path) -> Samples:
     kinds |= {"path_bytes": "u", "path_starts": "i"}
     try:
         with np.load(path, allow_pickle=False) as file:
-            columns = {name: file[name] for name in kinds if name in file or "path" not in file}
-            if "path" in file:  # of earlier versions, of one width
+            earlier = "path" in file and "path_bytes" not in file
+            columns = {name: file[name] for name in kinds if not (earlier and name.startswith("path"))}
+            if earlier:  # of earlier versions, of one width
                 paths = file["path"].astype(np.bytes_).tolist()
                 columns["path_bytes"] = np.frombuffer(b"".join(paths), np.uint8)
                 columns["path_starts"] = np.cumsum([0, *map(len, paths)])
@@ -272,8 +273,8 @@ def _read_samples(path: Path) -> Samples:
         raise InputError(f"{path}: not the samples.npz of a run ({type(error).__name__})") from error
     except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise InputError(f"{path}: damaged ({type(error).__name__})") from error
-    lengths = dict.fromkeys(kinds, len(columns["id"])) | {"path_starts": len(columns["id"]) + 1}
-    lengths["path_bytes"] = columns["path_bytes"].size
+    num = columns["id"].size
+    lengths = dict.fromkeys(kinds, num) | {"path_starts": num + 1, "path_bytes": columns["path_bytes"].size}
     for name, column in columns.items():
         if column.ndim != 1 or column.dtype.kind not in kinds[name] or len(column) != lengths[name]:
             raise InputError(f"{path}: column {name} has the wrong type or length ({column.dtype}, {column.shape})")

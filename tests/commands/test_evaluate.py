@@ -1,17 +1,23 @@
 """`fastast evaluate`: it agrees with the run, and refuses bad input in one line."""
 
+import csv
 import dataclasses
 import json
+import os
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from fastast.checkpoint.file_format import export_weights
 from fastast.cli import main
 from fastast.errors import InputError
 from fastast.models.weights_info import WeightsInfo, read_info
+from tests.data.image_files import cut_png, encode, picture
 
 ARCH = ["--arch", "tests.nets:tiny"]
 
@@ -119,6 +125,67 @@ def test_weights_of_another_preparation_are_refused(pictures, tmp_path, capsys):
 def test_evaluate_finds_the_run_of_a_checkpoint(run, pictures, capsys):
     assert main(["evaluate", str(run / "checkpoints" / "best.pt"), "--data", str(pictures)]) == 0
     assert "top-1" in capsys.readouterr().out
+
+
+def test_what_is_left_out_is_counted(run, pictures, tmp_path, capsys):
+    """Of 16 pictures of which half is refused, it said "on 8 pictures", and the CSV was short."""
+    for kind, count in (("class_0", 3), ("class_1", 5)):
+        shutil.copytree(pictures / "val" / kind, tmp_path / "d" / kind)
+        for path in sorted((tmp_path / "d" / kind).iterdir())[:count]:
+            path.write_bytes(b"no picture")
+    cut = cut_png(encode(picture(40, 40), "PNG"), 0.3)  # passes the scan
+    (tmp_path / "d" / "class_1" / "z.png").write_bytes(cut)
+    assert main(["evaluate", str(run), "--data", str(tmp_path / "d"), "--out", str(tmp_path / "p.csv")]) == 0
+    printed = capsys.readouterr().out
+    assert "on 22 pictures of 31; 9 left out" in printed
+    assert "class_0/0000.jpg: text, not a picture" in printed
+    with open(tmp_path / "p.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["path"] for row in rows}) == len(rows) == 31
+    empty = [(row["label"], row["probability"]) for row in rows if not row["prediction"]]
+    assert empty == [("", "")] * 8 + [("class_1", "")]
+
+
+def test_names_that_are_not_utf8(pictures, tmp_path, capsys):
+    """A class caf\\xe9 ended in a traceback, and the config.json that it left stopped the next try."""
+    odd = os.fsdecode(b"caf\xe9")
+    for split in ("train", "val"):
+        shutil.copytree(pictures / split, tmp_path / "d" / split)
+        (tmp_path / "d" / split / "class_0").rename(tmp_path / "d" / split / odd)
+        os.rename(tmp_path / "d" / split / "class_1", tmp_path / "d" / split / "thé")
+    (tmp_path / "d" / "train" / odd / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "d").rename(tmp_path / odd)
+    data, out = str(tmp_path / odd), str(tmp_path / f"run {odd}")
+    words = ["--arch", "tests.nets:tiny", "--image-size", "32", "--batch-size", "16", "--gate", "dense"]
+    assert main(["train", "--data", data, "--out", out, "--epochs", "9", "--max-time", "1s", *words]) in (0, 3)
+    assert main(["train", "--out", out, "--resume", "--force", "--max-time", "1m", "--epochs", "9"]) == 0
+    assert json.loads(Path(out, "classes.json").read_text())[0] == odd
+    assert "thé" in Path(out, "classes.json").read_text(encoding="utf-8")
+    assert json.loads(Path(out, "quarantine.jsonl").read_text())["path"] == f"{data}/train/{odd}/bad.jpg"
+    assert main(["report", out]) == 0
+    assert main(["evaluate", out, "--data", data, "--out", str(tmp_path / "p.csv")]) == 0
+    assert "caf\\udce9/bad.jpg: text" in capsys.readouterr().out
+    with open(tmp_path / "p.csv", newline="", encoding="utf-8") as file:
+        assert {row["label"] for row in csv.DictReader(file)} == {"caf\\udce9", "thé", "class_2", "class_3"}
+    assert main(["pack", data, str(tmp_path / f"pack {odd}")]) == 0
+    assert main(["evaluate", out, "--data", str(tmp_path / f"pack {odd}")]) == 0
+
+
+def test_other_range_of_bits_is_refused(run, tmp_path, capsys):
+    """What the message says works when followed."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    summary = json.loads((copy / "summary.json").read_text())
+    assert summary["data"]["bits"] is None
+    summary["data"]["bits"] = 12
+    (copy / "summary.json").write_text(json.dumps(summary))
+    for i in range(4):
+        (tmp_path / "d" / f"class_{i}").mkdir(parents=True)
+        Image.fromarray(np.full((40, 40), 900, np.uint16)).save(tmp_path / "d" / f"class_{i}" / "0.png")
+    assert main(["pack", str(tmp_path / "d"), str(tmp_path / "p10")]) == 0
+    assert main(["evaluate", str(copy), "--data", str(tmp_path / "p10")]) == 2
+    assert "pack it again with --bits 12" in capsys.readouterr().err
+    assert main(["pack", str(tmp_path / "d"), str(tmp_path / "p12"), "--bits", "12"]) == 0
+    assert main(["evaluate", str(copy), "--data", str(tmp_path / "p12")]) == 0
 
 
 @pytest.mark.parametrize(

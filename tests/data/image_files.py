@@ -42,6 +42,37 @@ def segments(data: bytes | bytearray) -> list[tuple[int, int, int]]:
             return found
 
 
+def with_junk(data: bytes, place: int = 1, junk: bytes = b"junk") -> bytes:
+    """A JPEG with bytes between its header's segments, before the one of this number. libjpeg skips them."""
+    begin = segments(data)[place][0]
+    return data[:begin] + junk + data[begin:]
+
+
+def without(data: bytes, *markers: int) -> bytes:
+    """A JPEG without some of its header's segments."""
+    for begin, end, marker in reversed(segments(data)):
+        if marker in markers:
+            data = data[:begin] + data[end:]
+    return data
+
+
+def motion_photo(data: bytes) -> bytes:
+    """A JPEG with a video behind it, as phones write them."""
+    return data + b"\0\0\0\x18ftypmp42" + np.random.default_rng(0).bytes(200_000) + bytes(5000)
+
+
+def deep_png(levels: np.ndarray) -> bytes:
+    """A PNG of uint16[H, W, C], which Pillow does not write in colour."""
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[levels.shape[2]]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    data = b"\x89PNG\r\n\x1a\n"
+    height, width = levels.shape[:2]
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([16, colour, 0, 0, 0])
+    for body in (b"IHDR" + header, b"IDAT" + zlib.compress(rows), b"IEND"):
+        data += (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    return data
+
+
 def with_frame(data: bytes, **changes: int) -> bytes:
     """A baseline JPEG with a changed frame header: marker, precision, height, width or sampling."""
     changed = bytearray(data)

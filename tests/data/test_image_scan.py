@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fastast.data import image_scan
 from fastast.data.image_scan import MAX_PIXELS, scan_bytes, scan_file
-from tests.data.image_files import encode, jpeg, picture, segments, with_frame
+from tests.data.image_files import encode, jpeg, motion_photo, picture, segments, with_frame, with_junk, without
 
 RGB = picture(37, 53)
 
@@ -28,13 +28,18 @@ RGB = picture(37, 53)
         (encode(RGB.convert("CMYK")), 4),
         (encode(RGB, exif=b"Exif\0\0" + bytes(60000), icc_profile=bytes(100_000)), 3),
         (encode(RGB) + bytes(3000), 3),
+        (encode(RGB) + bytes(10_000), 3),
+        (encode(picture(37, 53), quality=100) + b"\xff" * 200_000, 3),
+        (motion_photo(encode(RGB)), 3),
+        (motion_photo(encode(RGB, progressive=True)), 3),
+        (motion_photo(encode(RGB, restart_marker_blocks=2)), 3),
+        (encode(RGB) + encode(RGB)[:-2] + bytes(5000), 3),
         (encode(RGB, "PNG"), 3),
         (encode(RGB.convert("L"), "PNG"), 1),
         (encode(RGB.convert("LA"), "PNG"), 2),
         (encode(RGB.convert("RGBA"), "PNG"), 4),
         (encode(RGB.convert("P"), "PNG"), 3),
         (encode(RGB.convert("1"), "PNG"), 1),
-        (encode(RGB.convert("I;16"), "PNG"), 1),
     ],
 )
 def test_accepts_and_measures(data: bytes, components: int, tmp_path: Path) -> None:
@@ -42,14 +47,6 @@ def test_accepts_and_measures(data: bytes, components: int, tmp_path: Path) -> N
     path = tmp_path / "a.jpg"
     path.write_bytes(data)
     assert scan_file(str(path)) == scan_file(os.fsencode(path)) == (37, 53, components, None)
-
-
-def without(*markers: int) -> bytes:
-    data = encode(RGB)
-    for begin, end, marker in reversed(segments(data)):
-        if marker in markers:
-            data = data[:begin] + data[end:]
-    return data
 
 
 def with_byte(marker: int, offset: int, value: int) -> bytes:
@@ -72,18 +69,26 @@ REFUSED = {
     "stub": (WHOLE[:100], "cut off"),
     "no end": (WHOLE[:-2], "cut off"),
     "half": (WHOLE[: len(WHOLE) // 2], "cut off"),
-    "far trailing junk": (WHOLE + bytes(10_000), "cut off"),
+    "no end, padded": (WHOLE[:-2] + bytes(10_000), "cut off"),
+    "no end, text behind": (WHOLE[:-2] + b"text" * 5000, "cut off"),
+    "no end, a cut picture behind": (WHOLE[:-2] + encode(RGB)[:-2] + bytes(5000), "cut off"),
+    "half of a progressive, padded": (encode(RGB, progressive=True)[:900] + bytes(10_000), "cut off"),
+    "endless markers behind": (WHOLE[:-2] + b"\xff\xfe\0\2" * 50_000, "cut off"),
     "end marker only in a thumbnail": (encode(RGB, exif=b"Exif\0\0" + jpeg(16, 16))[:-2], "cut off"),
     "end marker before the picture": (b"\xff\xd8\xff\xd9" + bytes(99), "before the picture"),
     "soi only": (b"\xff\xd8\xff", "cut off"),
     "soi eoi": (b"\xff\xd8\xff\xd9", "cut off"),
     "text": (b"This is not a picture at all." * 9, "text"),
     "html": (b"\n<!DOCTYPE html><html><body>404</body></html>", "web page.*fetch it again"),
-    "gif": (encode(RGB.convert("P"), "GIF"), "GIF.*convert"),
-    "webp": (encode(RGB, "WEBP"), "WebP.*convert"),
-    "bmp": (encode(RGB, "BMP"), "BMP.*convert"),
-    "tiff": (encode(RGB, "TIFF"), "TIFF.*convert"),
-    "avif": (b"\0\0\0\x1cftypavif" + bytes(50), "AVIF"),
+    **{
+        kind: (encode(RGB, kind), f"{name}, not JPEG or PNG; `fastast pack SRC OUT` converts it")
+        for kind, name in {
+            **{"GIF": "GIF", "WEBP": "WebP", "BMP": "BMP", "TIFF": "TIFF", "AVIF": "AVIF"},
+            **{"PPM": "PPM, PGM or PBM", "JPEG2000": "JPEG 2000"},
+        }.items()
+    },
+    "heic": (b"\0\0\0\x1cftypheic" + bytes(50), "HEIC.*; convert it"),
+    "jpeg xl": (b"\xff\x0a" + bytes(50), "JPEG XL.*; convert it"),
     "zeros": (bytes(5000), "zero bytes"),
     "noise": (bytes(range(128, 256)) * 4, "not a JPEG or PNG"),
     "lossless": (with_frame(WHOLE, marker=0xC3), "lossless"),
@@ -97,10 +102,10 @@ REFUSED = {
     "65500 x 65500": (with_frame(WHOLE, height=65500, width=65500), "over 100 megapixels"),
     "sampling 0": (with_frame(WHOLE, sampling=0x01), "sampling"),
     "sampling 5": (with_frame(WHOLE, sampling=0x51), "sampling"),
-    "no quantization table": (without(0xDB), "table is missing"),
-    "no Huffman table": (without(0xC4), "table is missing"),
-    "no frame": (without(0xC0), "before its size"),
-    "no scan": (without(0xDA), "damaged header: no marker"),
+    "no quantization table": (without(WHOLE, 0xDB), "table is missing"),
+    "no Huffman table": (without(WHOLE, 0xC4), "table is missing"),
+    "no frame": (without(WHOLE, 0xC0), "before its size"),
+    "no scan": (without(WHOLE, 0xDA), "damaged header: no marker"),
     "two frames": (WHOLE[:2] + WHOLE[slice(*segments(WHOLE)[3][:2])] * 2 + WHOLE[2:], "two frames|damaged"),
     "quantization slot": (with_byte(0xDB, 0, 0x07), "quantization"),
     "quantization precision": (with_byte(0xDB, 0, 0x20), "quantization"),
@@ -112,13 +117,15 @@ REFUSED = {
     "scan count": (with_byte(0xDA, 0, 0), "scan"),
     "segment of length 1": (WHOLE[:4] + b"\0\1" + WHOLE[6:], "no length"),
     "segment beyond the end": (WHOLE[:4] + b"\xff\xff" + WHOLE[6:], "cut off"),
-    "garbage between segments": (WHOLE[:20] + b"zz" + WHOLE[20:], "no marker at byte 20"),
+    "junk between segments": (with_junk(WHOLE), "no marker at byte 20; `fastast pack SRC OUT` mends"),
+    "restart marker between segments": (with_junk(WHOLE, 2, b"\xff\xd3"), "0xD3 before.*fastast pack SRC OUT"),
     "endless segments": (WHOLE[:2] + b"\xff\xfe\0\2" * 5000 + WHOLE[2:], "too many"),
     "png cut": (encode(RGB, "PNG")[:-12], "cut off"),
     "png half": (encode(RGB, "PNG")[:200], "cut off"),
     "png without width": (encode(RGB, "PNG").replace((53).to_bytes(4, "big"), bytes(4), 1), "0 x 37"),
     "png too large": (encode(RGB, "PNG").replace((53).to_bytes(4, "big"), b"\0\xff\xff\xff", 1), "megapixels"),
     "png depth": (png_with(24, 3), "header"),
+    "png of 16 bits": (encode(RGB.convert("I;16"), "PNG"), "16-bit PNG; `fastast pack SRC OUT` converts"),
     "png colour": (png_with(25, 5), "header"),
     "png interlace": (png_with(28, 2), "header"),
     "png chunk name": (png_with(37, 1), "no chunk"),

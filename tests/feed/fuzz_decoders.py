@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 from fastast.data.image_scan import scan_bytes
 from fastast.feed.pipeline import build_pipeline
-from fastast.packing.converting import PackOptions, RefusedError, prepare
-from tests.data.image_files import encode, picture, segments
+from fastast.packing.converting import MENDED, PackOptions, RefusedError, prepare, used_bits
+from tests.data.image_files import deep_png, encode, picture, segments
 from tests.feed.helpers import loader_options
 
 _SPECIAL = bytes([0, 1, 2, 3, 4, 8, 0x11, 0x12, 0x21, 0x22, 0x41, 0x44, 0x7F, 0x80, 0xC0, 0xC4, 0xDA, 0xFE, 0xFF])
@@ -42,6 +42,7 @@ def originals() -> list[bytes]:
         for mode in ("L", "CMYK"):
             found += [encode(image.convert(mode), progressive=progressive) for progressive in (False, True)]
         found += [encode(image.convert(mode), "PNG") for mode in ("RGB", "L", "LA", "RGBA", "P", "1", "I;16")]
+        found += [deep_png(np.full((height, width, channels), 4000, np.uint16)) for channels in (2, 3, 4)]
     return found
 
 
@@ -60,7 +61,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
         parts = [] if is_png or not is_jpeg(edited) else segments(edited)
         header = min(parts[-1][1] if parts else 100, len(edited))
         at = rng.randrange(header)
-        edit = rng.randrange(8)
+        edit = rng.randrange(10)
         if edit <= 1:
             edited[at] = rng.choice(_SPECIAL)
         elif edit == 2:
@@ -79,6 +80,11 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
         elif edit == 6:
             cut = rng.randrange(header, len(edited) + 1)
             edited = edited[:cut] + edited[-12 if is_png else -2 :]
+        elif edit == 7:  # behind the end
+            edited += rng.choice((bytes(9000), b"\xff" * 5000, rng.randbytes(6000), edited[:-2] + bytes(5000)))
+        elif edit == 8 and parts:  # junk between two segments
+            begin, _, _ = rng.choice(parts)
+            edited[begin:begin] = rng.choice((b"junk", b"\xff\0", b"\xff\xd3", b"\xff\x01", b"\0", rng.randbytes(9)))
         else:
             rogue = rng.choice(_MARKERS)
             at = rng.randrange(header - 1, len(edited))
@@ -167,7 +173,7 @@ class Target:
     def __init__(self, current: Path) -> None:
         self.outcomes: dict[str, Counter[str]] = {}
         self._current = current
-        self._neighbours = [np.frombuffer(data, np.uint8) for data in originals()]
+        self._neighbours = [np.frombuffer(data, np.uint8) for data in originals() if scan_bytes(data).reason is None]
         self._pipelines = []
         for train, resize in ((True, True), (True, False), (False, True)):
             inputs: deque[tuple] = deque()
@@ -178,13 +184,17 @@ class Target:
         seen = self.outcomes.setdefault(kind, Counter())
         seen["tried"] += 1
         self._current.write_bytes(data)
+        used_bits(data)
         try:
-            packed = prepare(data, PackOptions(max_side=64)).data
+            packed = prepare(data, PackOptions(max_side=64, bits=12))
             seen["packed"] += 1
         except RefusedError:
             seen["left out of a pack"] += 1
         else:
-            assert scan_bytes(packed).reason is None
+            assert scan_bytes(packed.data).reason is None
+            if packed.change == MENDED:
+                seen["mended"] += 1
+                data = packed.data
         height, width, _, reason = scan_bytes(data)
         if reason is not None or height * width > 4_000_000:  # large ones only cost time
             seen["refused by the scan" if reason else "large"] += 1

@@ -17,7 +17,18 @@ import torch
 from fastast.data.catalog import Quarantined
 from fastast.data.dataset import open_dataset
 from fastast.packing.packer import run_pack
-from tests.data.image_files import cut_entropy, cut_png, encode, picture, with_frame, write_tree
+from tests.data.image_files import (
+    cut_entropy,
+    cut_png,
+    deep_png,
+    encode,
+    motion_photo,
+    picture,
+    with_frame,
+    with_junk,
+    without,
+    write_tree,
+)
 from tests.feed.helpers import eval_loader, train_loader
 
 RGB = picture(48, 64, 3)
@@ -77,11 +88,18 @@ KINDS: dict[str, tuple[bytes | Callable[[Path], object], str, str]] = {
     "adobe transform 9": (adobe(9), "used", "used"),
     "rgb jpeg": (encode(RGB, keep_rgb=True), "used", "used"),
     "gray": (encode(RGB.convert("L")), "used", "used"),
-    "16-bit png": (encode(RGB.convert("I;16"), "PNG"), "used", "used"),
+    "16-bit png": (encode(RGB.convert("I;16"), "PNG"), "16-bit", "under a JPEG's name"),
+    "16-bit colour png": (deep_png(np.full((40, 50, 4), 4095, np.uint16)), "16-bit", "16-bit colour"),
+    "ppm": (encode(RGB, "PPM"), "PPM", "used"),
     "missing scans": (missing_scans(), "used", "used"),
     "progressive cut": (cut_entropy(encode(RGB, progressive=True), 0.1), "", ""),
     "baseline cut": (cut_entropy(WHOLE, 0.3), "", ""),
     "trailing junk": (WHOLE + b"junk" * 500, "used", "used"),
+    "padding": (WHOLE + bytes(100_000), "used", "used"),
+    "motion photo": (motion_photo(WHOLE), "used", "used"),
+    "padding without an end": (WHOLE[:-2] + bytes(100_000), "cut off", "cut off"),
+    "junk in the header": (with_junk(WHOLE, 3), "no marker", "used"),
+    "motion jpeg": (without(WHOLE, 0xC4), "a table is missing", "used"),
     "mpo": (encode(RGB, "MPO", save_all=True, append_images=[RGB.rotate(90)]), "used", "used"),
     **{f"exif rotation {i}": (rotated(i), "used", "used") for i in (3, 6, 8)},
     "fifo": (os.mkfifo, "pipe", "pipe"),

@@ -16,7 +16,7 @@ from fastast.feed import EvalLoader, LoaderOptions, TrainLoader
 from fastast.train.optimizer import GuardedStep, build_optimizer
 from fastast.train.steps import logits_of
 from tests.conftest import damaged_png, write_pictures
-from tests.data.image_files import encode, picture, write_tree
+from tests.data.image_files import encode, motion_photo, picture, write_tree
 from tests.nets import tiny
 
 pytestmark = [
@@ -118,7 +118,7 @@ def test_hostile_files_cost_only_themselves(tmp_path: Path, decode: str) -> None
         "damaged png": png[:100] + bytes(len(png) - 200) + png[-100:],
     }
     odd = {"progressive": encode(image, progressive=True), "gray": encode(image.convert("L"))}
-    odd["cmyk"] = encode(image.convert("CMYK"))
+    odd |= {"cmyk": encode(image.convert("CMYK")), "padded": good + bytes(50_000), "motion photo": motion_photo(good)}
     files = {**bad, **odd, **{f"good {number}": good for number in range(40)}}
     write_tree(tmp_path, {f"train/a/{name}.jpg": data for name, data in files.items()})
     loader = train_loader(tmp_path / "train", CUDA, decode=decode)

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastast.data.catalog import Catalog
 from fastast.data.dataset import Dataset, open_dataset, open_folder
 from fastast.data.pack import PackCatalog
 from fastast.errors import InputError
 from fastast.packing.packer import run_pack
-from tests.data.image_files import encode, jpeg, picture, write_tree
+from tests.data.image_files import deep_png, encode, jpeg, picture, with_junk, without, write_tree
 from tests.feed.helpers import same_batches, train_loader
 
 
@@ -148,7 +149,11 @@ CONVERTED = {
     "palette.png": (encode(RGB.convert("P"), "PNG"), RGB.convert("P").convert("RGB")),
     "alpha.png": (encode(RGB.convert("RGBA"), "PNG"), RGB),
     "16 bits.png": (encode(GRAY16, "PNG"), RGB.convert("L").convert("RGB")),
+    "16-bit colour.png": (deep_png(np.asarray(RGB, np.uint16) * 257), RGB),
     "bmp.bmp": (encode(RGB, "BMP"), RGB),
+    "ppm.ppm": (encode(RGB, "PPM"), RGB),
+    "avif.avif": (encode(RGB, "AVIF", quality=100), RGB),
+    "jpeg 2000.jp2": (encode(RGB, "JPEG2000"), RGB),
     "tiff.tif": (encode(RGB, "TIFF"), RGB),
     "cmyk.jpg": (encode(RGB.convert("CMYK"), quality=95), RGB),
     "one bit.png": (encode(RGB.convert("1"), "PNG"), RGB.convert("1").convert("RGB")),
@@ -174,7 +179,7 @@ def test_converted_and_left_out(tmp_path: Path) -> None:
     tree |= kept | {"train/none/text.jpg": b"text", "val/a/0.jpg": jpeg(9, 9), "val/b/0.webp": encode(RGB, "WEBP")}
     root = write_tree(tmp_path / "d", tree)
     said = "\n".join(pack(root, tmp_path / "p", verify=True))
-    assert "10 re-encoded (not a JPEG; JPEG quality 95, 4:4:4)" in said
+    assert "14 re-encoded (not a JPEG; JPEG quality 95, 4:4:4)" in said
     assert "1 re-encoded (CMYK" in said
     assert "7 left out, such as" in said
     dataset = open_dataset(tmp_path / "p")
@@ -193,6 +198,62 @@ def test_converted_and_left_out(tmp_path: Path) -> None:
     assert sorted(reasons) == sorted(LEFT_OUT)
     assert all(phrase in reasons[name] for name, (_, phrase) in LEFT_OUT.items()), reasons
     assert [entry.reason[:4] for entry in dataset.quarantined if "/none/" in entry.path] == ["text"]
+
+
+def deep(most: int, kind: str = "PNG") -> bytes:
+    """A gray ramp from 0 to `most` with 16 bits."""
+    return encode(Image.fromarray(np.linspace(0, most, 2000).reshape(40, 50).astype(np.uint16)), kind)
+
+
+def extremes(catalog: Catalog, sample: int) -> tuple[int, int]:
+    pixels = np.asarray(Image.open(io.BytesIO(catalog.read_one(sample).tobytes())))
+    return int(pixels.min()), int(pixels.max())
+
+
+def test_sixteen_bits_are_scaled_by_one_range(tmp_path: Path) -> None:
+    """X-rays of 12 bits in 16 became levels 0 to 15 of 255."""
+    tree = {"train/a/0.png": deep(1000), "train/b/0.tif": deep(2000, "TIFF"), "val/a/0.png": deep(4095)}
+    root = write_tree(tmp_path / "d", tree | {"val/b/0.png": deep(60), "train/b/1.jpg": jpeg(9, 9)})
+    assert "16-bit pictures: the lower 12 bits became 0 to 255; " in pack(root, tmp_path / "p", verify=True)[-2]
+    dataset = open_dataset(tmp_path / "p")
+    levels = [extremes(catalog, sample) for catalog in (dataset.train, dataset.val) for sample in (0, 1)]
+    assert np.abs(np.array(levels) - [(0, 62), (0, 125), (0, 255), (0, 3)]).max() <= 2
+    assert dataset.train.bits == dataset.val.bits == dataset.train.take(np.arange(1)).bits == 12
+    with pytest.raises(InputError, match=r"no readable picture.* 16-bit PNG; `fastast pack SRC OUT` converts"):
+        open_folder(root / "val")
+
+
+def test_packs_of_two_ranges_do_not_mix(tmp_path: Path) -> None:
+    source = write_tree(tmp_path / "t", {"a/0.png": deep(4095), "b/0.png": deep(900)})
+    held = write_tree(tmp_path / "v", {"a/0.png": deep(1000), "b/0.png": deep(900)})
+    pack(source, tmp_path / "p")
+    pack(held, tmp_path / "p10")
+    with pytest.raises(InputError, match=r"another range \(10 bits\).*\(12 bits\); pack it again with --bits 12"):
+        open_dataset(tmp_path / "p", val_dir=tmp_path / "p10")
+    pack(held, tmp_path / "p12", bits=12)
+    levels = extremes(open_dataset(tmp_path / "p", val_dir=tmp_path / "p12").val, 0)
+    assert np.abs(np.array(levels) - (0, 62)).max() <= 2
+
+
+def test_colour_of_few_bits_is_left_out(tmp_path: Path) -> None:
+    """Pillow reads the upper 8 bits of 16-bit colour, which leaves 16 levels of 12 bits."""
+    dark = deep_png(np.full((9, 9, 3), 4000, np.uint16))
+    root = write_tree(tmp_path / "d", {"a/0.png": dark, "a/1.png": deep(60_000)})
+    assert "16-bit colour in another range" in "\n".join(pack(root, tmp_path / "p"))
+
+
+def test_mended_headers_keep_the_picture(tmp_path: Path) -> None:
+    whole = jpeg(40, 60, 7)
+    junk = (b"junk", b"\xff\0", b"\xff\xd3", b"\0\0\0")
+    odd = [with_junk(whole, place, between) for place in range(1, 6) for between in junk] + [without(whole, 0xC4)]
+    root = write_tree(tmp_path / "d", {f"a/{i:02d}.jpg": data for i, data in enumerate(odd)})
+    said = pack(root, tmp_path / "p", verify=True)
+    assert f"train: {len(odd)} changed (header mended; the picture as it was)" in said
+    catalog = open_folder(tmp_path / "p")
+    for sample, data in enumerate(odd):
+        mended = catalog.read_one(sample).tobytes()
+        assert np.array_equal(*(np.asarray(Image.open(io.BytesIO(file))) for file in (data, mended)))
+        assert mended == whole or sample == len(odd) - 1
 
 
 def test_large_pictures_are_scaled_down(tmp_path: Path) -> None:
@@ -217,6 +278,7 @@ def test_large_pictures_are_scaled_down(tmp_path: Path) -> None:
     [
         ({"max_side": 0}, "--max-side 0: must be in 1 ... 65535"),
         ({"quality": 101}, "--quality 101"),
+        ({"bits": 7}, "--bits 7: must be in 8 ... 16"),
         ({"workers": 0}, "--workers 0"),
         ({"shard_size_mb": 0.0}, "--shard-size 0"),
     ],

@@ -124,13 +124,14 @@ def test_counts_agree(gated):
 
 def test_samples_npz(gated):
     with np.load(gated / "samples.npz", allow_pickle=False) as table:
-        assert set(table.files) == {"id", "label", "path_bytes", "path_starts", "offered", "selected", "last_loss"}
+        columns = {"id", "label", "path_bytes", "path_starts", "offered", "selected", "last_loss"}
+        assert set(table.files) == columns
         summary = summary_of(gated)
         assert (table["offered"] == 3).all()
         assert table["selected"].sum() == summary["samples"]["backward"]
         assert (np.isfinite(table["last_loss"]) == (table["selected"] > 0)).all()
-        first = table["path_bytes"][: table["path_starts"][1]].tobytes()
-        assert first.endswith(b"class_0/0000.jpg")
+        begin, end = table["path_starts"][:2]
+        assert table["path_bytes"][begin:end].tobytes().endswith(b"class_0/0000.jpg")
 
 
 def test_network_learns_and_reloads_without_fastast(gated):
