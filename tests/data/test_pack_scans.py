@@ -147,6 +147,6 @@ def test_cache_that_others_could_have_written(
         target = file.rename(tmp_path / "elsewhere")
         file.symlink_to(target)
     else:
-        monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
+        monkeypatch.setattr(pack_scans, "cache_root", lambda: Path("/dev/null/cache"))
     assert scans() == COUNT
     assert scans() == COUNT
