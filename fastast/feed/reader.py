@@ -18,6 +18,7 @@ from fastast.feed.loader_options import OnNote, OnWait
 # Threads, started as they are needed. Reading waits more than it works: a network file system that answers after 10 ms
 # gives each thread 100 pictures a second.
 _READERS = 64
+_STACK = 1 << 20  # bytes of address space of each: the usual 8 MiB would make 512 MiB for nothing
 # Pictures that a thread takes at a time: as many as it reads in `_CHUNK_S`, so that slow reads run side by side, and
 # handing out fast ones (up to 50 us a chunk) costs little beside them.
 _MAX_CHUNK = 32
@@ -42,7 +43,7 @@ class Reader:
         self._catalog = catalog
         self._on_wait = on_wait
         self._on_note = on_note
-        self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="fastast-read")
+        self._pool = _Threads(_READERS, thread_name_prefix="fastast-read")
         self._outages = _Outages()
         self._read_s = _FIRST_READ_S  # running mean; threads may overwrite each other's update, which does no harm
 
@@ -101,6 +102,20 @@ class Reader:
             except UnreadableError as error:
                 return error
         raise CancelledError
+
+
+class _Threads(ThreadPoolExecutor):
+    """Takes little address space, and goes on with the threads it has where a limit allows no further one."""
+
+    def _adjust_thread_count(self) -> None:
+        stack = threading.stack_size(_STACK)
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if not self._threads:
+                raise
+        finally:
+            threading.stack_size(stack)
 
 
 class _Outages:

@@ -59,3 +59,21 @@ def test_fast_reads_are_handed_out_in_chunks() -> None:
     with reader_of(LateCatalog(0.02)) as reader:
         reader.take(reader.start(np.arange(COUNT)))
         assert len(reader.start(np.arange(COUNT))) == COUNT
+
+
+def test_goes_on_with_the_threads_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[threading.Thread] = []
+
+    def start(self: threading.Thread, start: Any = threading.Thread.start) -> None:
+        if len(started) == 3:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    catalog, stack = LateCatalog(0.001), threading.stack_size()
+    with reader_of(catalog) as reader:
+        files = reader.take(reader.start(np.arange(COUNT)))
+    assert np.concatenate(files).tolist() == list(range(COUNT))
+    assert catalog.most == 3
+    assert threading.stack_size() == stack
