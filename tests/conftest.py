@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, runs would rightly ignore it
 
 
 def write_pictures(root: Path, *, num_classes: int, per_class: int, seed: int, side: int = 40) -> None:
