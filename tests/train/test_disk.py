@@ -72,9 +72,9 @@ def when_lines_are_written(monkeypatch, actions):
     monkeypatch.setattr(RunFolder, "append_metrics", counted)
 
 
-def next_segment(out):
-    """Where the last checkpoint stands."""
-    return load_checkpoint(RunFolder(out).last)["trainer"]["shared"]["next_segment"]
+def position(out):
+    """Where the last checkpoint stands: samples offered before its segment. An epoch has 240."""
+    return load_checkpoint(RunFolder(out).last)["trainer"]["shared"]["position"]
 
 
 def assert_resumes(out, whole, *options):
@@ -89,7 +89,7 @@ def test_a_disk_full_for_a_while_costs_a_note(gated, pictures, out, filler, monk
         monkeypatch,
         {
             3: lambda: filler.leave(30_000),  # lines fit, a checkpoint does not
-            21: lambda: saved.append(next_segment(out)),
+            21: lambda: saved.append(position(out)),
             22: filler.free,  # in the second epoch, after the first one's best weights could not be written
         },
     )
@@ -101,7 +101,7 @@ def test_a_disk_full_for_a_while_costs_a_note(gated, pictures, out, filler, monk
     assert (out / "classes.json").read_bytes() == (gated / "classes.json").read_bytes()
     best = [load_checkpoint(run / "checkpoints" / "best.pt")["epoch"] for run in (out, gated)]
     assert best[0] == best[1]
-    assert next_segment(out) == 3
+    assert position(out) == 3 * 240
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_full_disk_ends_the_run_in_one_line(gated, pictures, out, filler, monk
     assert "--resume" in error
     assert len(lines_of(out)) >= 16  # whole lines
     assert not (out / "summary.json").exists()
-    assert next_segment(out) == 1
+    assert position(out) == 240
     assert not list((out / "checkpoints").glob(".*"))
     filler.free()
     assert_resumes(out, gated)
