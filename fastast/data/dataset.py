@@ -13,7 +13,17 @@ import numpy as np
 
 from fastast.data.catalog import Catalog, Quarantined
 from fastast.data.duplicates import describe_duplicates
-from fastast.data.file_index import FileIndex, Progress, list_files, list_labelled, scan_files, show_path, take
+from fastast.data.file_index import (
+    SHOWN,
+    FileIndex,
+    Progress,
+    list_files,
+    list_labelled,
+    scan_files,
+    show_path,
+    some_names,
+    take,
+)
 from fastast.data.layout import Layout, Source, find_classes, find_layout, refuse_without_classes
 from fastast.data.losses import describe_hidden, describe_losses, find_losses
 from fastast.data.pack import PackCatalog
@@ -24,7 +34,6 @@ from fastast.philox import random_words
 Note = Callable[[str], object]  # takes one line for people
 
 _SPLIT_STREAM = 33  # distinct from the per-sample streams of fastast.philox
-_SHOWN = 5  # names in one message
 
 
 @dataclass
@@ -141,8 +150,8 @@ def open_folder(
     unknown = [name for name in catalog.classes if name not in order]
     if unknown:
         raise InputError(
-            f"{show_path(source.roots[0])}: classes that the model does not know: {_some(unknown)}; remove or rename "
-            "them"
+            f"{show_path(source.roots[0])}: classes that the model does not know: {some_names(unknown)}; "
+            "remove or rename them"
         )
     labels = np.array([order[name] for name in catalog.classes], np.int32)
     return catalog.relabel(labels, tuple(classes))
@@ -253,7 +262,7 @@ def _introduce(layout: Layout, listed: Sequence[FileIndex | Catalog | None], on_
     train = listed[0]
     assert train is not None
     classes = [os.fsdecode(train.classes[label]) for label in np.unique(train.labels).tolist()]
-    on_note(f"layout: {layout.name}; {len(classes):,} class{'es' * (len(classes) != 1)}: {_some(classes)}")
+    on_note(f"layout: {layout.name}; {len(classes):,} class{'es' * (len(classes) != 1)}: {some_names(classes)}")
     for line in layout.notes:
         on_note(line)
     for index in listed:
@@ -326,7 +335,7 @@ def _scan_split(
 def _describe_nothing(index: FileIndex, refused: list[Quarantined]) -> str:
     """One line on a split without a single readable picture."""
     ignored = sum(index.ignored.values(), Counter())
-    found = [f"{count} {extension}" for extension, count in ignored.most_common(_SHOWN)]
+    found = [f"{count} {extension}" for extension, count in ignored.most_common(SHOWN)]
     if refused:
         first = f"{show_path(refused[0].path)}: {refused[0].reason}"
         found.append(f"{len(refused)} refused pictures, the first {first}")
@@ -359,7 +368,7 @@ def require_same_classes(
             why = (losses or {}).get(missing[0])
             raise InputError(
                 f"{show_path(root)}: no readable picture of {len(missing)} classes that the other split has: "
-                f"{_some(missing)}{f' ({why})' if why else ''}; add pictures or remove those folders"
+                f"{some_names(missing)}{f' ({why})' if why else ''}; add pictures or remove those folders"
             )
 
 
@@ -386,8 +395,3 @@ def _pick_validation(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     rank = np.empty_like(ids)  # place of each picture within its class's random order
     rank[order] = ids - first[labels[order]]
     return rank < num_val[labels]
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(show_path(name) for name in names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

@@ -35,7 +35,8 @@ PICTURE_EXTENSIONS = frozenset(
 
 _NOT_OURS = {"__MACOSX", b"__MACOSX", "@eaDir", b"@eaDir"}
 RUN_FILE = b"metrics.jsonl"  # a folder with it is a run of fastast, whose pictures are of its report
-_CACHE_VERSION = 2  # raise it when the scan changes what it accepts
+SCAN_VERSION = 2  # raise it when the scan changes what it accepts
+SHOWN = 5  # names in one message
 _CHUNK = 256  # files handed to a thread at a time
 
 
@@ -74,6 +75,12 @@ def show_path(path: str | bytes | os.PathLike[str]) -> str:
     """A path on one line, safe to print whatever bytes it holds."""
     text = os.fsdecode(path)
     return text if text.isprintable() else ascii(text)
+
+
+def some_names(names: Sequence[str | bytes]) -> str:
+    """The first few of the names or paths, and how many there are besides."""
+    shown = ", ".join(show_path(name) for name in names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN:,} more"
 
 
 def is_hidden(name: str | bytes) -> bool:
@@ -285,7 +292,7 @@ def _save_cache(path: Path, index: FileIndex) -> None:
             path,
             lambda file: np.savez(
                 file,
-                version=np.array(_CACHE_VERSION),
+                version=np.array(SCAN_VERSION),
                 names=np.frombuffer(index.names, np.uint8),
                 **arrays,
             ),
@@ -296,7 +303,7 @@ def _load_cache(path: Path) -> FileIndex | None:
     """The cached index, or None if there is none that can be trusted."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            if int(file["version"]) != _CACHE_VERSION:
+            if int(file["version"]) != SCAN_VERSION:
                 return None
             names = file["names"].tobytes()  # first: for a moment it takes twice its memory
             arrays = {name: file[name] for name in _CACHED_ARRAYS}

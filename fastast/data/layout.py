@@ -8,6 +8,7 @@ is refused with the command that says what is meant.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from fastast.data.annotations import read_flat_labels, read_split_lists
-from fastast.data.file_index import PICTURE_EXTENSIONS, RUN_FILE, is_folder, is_hidden, show_path
+from fastast.data.file_index import PICTURE_EXTENSIONS, RUN_FILE, is_folder, is_hidden, show_path, some_names
 from fastast.data.pack_index import is_pack, read_index
 from fastast.errors import InputError
 
@@ -38,7 +39,6 @@ _BESIDE = re.compile(
 )
 _DEPTH = 4  # levels of folders that are looked into
 _MANY = 50  # folders; so many are classes, and are not looked into one by one
-_SHOWN = 5  # names in one message
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ def find_layout(root: Path) -> Layout:
     Raises:
         InputError: it is ambiguous, or holds no class folders.
     """
+    _shape.cache_clear()
     if is_pack(root):
         whole = Source([root])
         if len(read_index(root).splits) == 2:
@@ -131,6 +132,7 @@ def find_classes(folder: Path, split: str) -> Layout:
     Raises:
         InputError: it holds splits itself, or no class folders.
     """
+    _shape.cache_clear()
     where = show_path(folder)
     layout = Layout(f"--{split}-dir {where}", is_single=True)
     if is_pack(folder):
@@ -140,7 +142,7 @@ def find_classes(folder: Path, split: str) -> Layout:
     with contextlib.suppress(InputError):  # it may be either: then the user has just said which
         splits = _find_splits(folder, folder_names(folder))
     if len(splits) > 1 and "nested" in (_shape(part) for group in splits.values() for part in group):
-        raise InputError(f"{where}: holds {_some(list(splits))}, not classes; name it with --data {where}")
+        raise InputError(f"{where}: holds {some_names(list(splits))}, not classes; name it with --data {where}")
     layout.train = _read_source(folder, layout)
     if layout.train is None:
         refuse_without_classes(folder)
@@ -180,7 +182,10 @@ def _find_splits(folder: Path, names: list[str]) -> dict[str, list[Path]]:
     if others and not (len(kinds) > 1 and "nested" in shapes.values()):
         if len(kinds) == 1 and "nested" not in shapes.values():
             return {}  # CIFAR-100 has a class "train"
-        some, first = f"{_some(list(matches))} beside {_some(others)}", show_path(folder / next(iter(matches)))
+        some, first = (
+            f"{some_names(list(matches))} beside {some_names(others)}",
+            show_path(folder / next(iter(matches))),
+        )
         raise InputError(
             f"{show_path(folder)}: {some} may be splits or classes; if splits: --train-dir {first} --val-split 0.05; "
             f"if classes: --train-dir {show_path(folder)} --val-split 0.05"
@@ -285,14 +290,14 @@ def _refuse_ambiguous(folder: Path, names: list[str]) -> None:
     for name in holders:
         if _IMAGES.fullmatch(name) or _find_splits(folder / name, folder_names(folder / name)):
             raise InputError(
-                f"{where}: {_some(list(rooms))} beside each other, but the class folders seem to lie in {name}; "
+                f"{where}: {some_names(list(rooms))} beside each other, but the class folders seem to lie in {name}; "
                 f"try --data {where}/{show_path(name)}; {insist}"
             )
     inner = [set(_class_names(folder / name)) for name in holders]
     if len(inner) == len(rooms) > 1 and len(inner[0]) > 1 and all(names == inner[0] for names in inner):
         dirs = [f"{where}/{show_path(name)}" for name in holders]
         raise InputError(
-            f"{where}: {_some(holders)} hold folders of the same names; if these are splits: "
+            f"{where}: {some_names(holders)} hold folders of the same names; if these are splits: "
             f"--train-dir {','.join(dirs[:-1])} --val-dir {dirs[-1]}; {insist}"
         )
 
@@ -311,6 +316,7 @@ def _is_picture(name: str) -> bool:
     return not is_hidden(name) and os.path.splitext(name)[1].lower().encode() in PICTURE_EXTENSIONS
 
 
+@functools.cache  # emptied by each search, which asks for the same folders several times
 def _shape(folder: Path, depth: int = _DEPTH) -> str:
     """ "nested" if folders of pictures lie in it, "flat" if pictures do (or in its `images`), else ""."""
     files, images = False, []
@@ -351,8 +357,3 @@ def refuse_without_classes(root: Path) -> NoReturn:
 
 def _below(folder: Path, root: Path) -> str:
     return show_path(os.path.relpath(folder, root))
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(show_path(name) for name in names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

@@ -8,10 +8,9 @@ from collections import Counter
 
 import numpy as np
 
-from fastast.data.file_index import PICTURE_EXTENSIONS, FileIndex, is_folder, show_path
+from fastast.data.file_index import PICTURE_EXTENSIONS, SHOWN, FileIndex, is_folder, show_path, some_names
 
 _DOCUMENT = re.compile(r"\.(txt|[ct]sv|json|xml|md|html?|ya?ml|log|mat|np[yz]|db|ini|pdf)")
-_SHOWN = 5  # names in one message
 
 
 def find_losses(index: FileIndex, good: np.ndarray) -> dict[str, str]:
@@ -44,8 +43,8 @@ def find_losses(index: FileIndex, good: np.ndarray) -> dict[str, str]:
 
 def describe_losses(index: FileIndex, losses: dict[str, str]) -> list[str]:
     """A line on what `find_losses` found, with the remedy."""
-    shown = "; ".join(f"{show_path(name)} ({why})" for name, why in list(losses.items())[:_SHOWN])
-    more = f"; and {len(losses) - _SHOWN:,} more" if len(losses) > _SHOWN else ""
+    shown = "; ".join(f"{show_path(name)} ({why})" for name, why in list(losses.items())[:SHOWN])
+    more = f"; and {len(losses) - SHOWN:,} more" if len(losses) > SHOWN else ""
     where = show_path(index.roots[0])
     line = (
         f"WARNING: {where}: {len(losses):,} classes lose all or most of their pictures: {shown}{more}; "
@@ -65,9 +64,7 @@ def describe_hidden(index: FileIndex) -> list[str]:
         with os.scandir(root) as entries:
             hidden = [entry for entry in entries if entry.name.startswith(b".") and is_folder(entry)]
         found += [entry.path for entry in hidden if _holds_pictures(entry.path)]
-    names = ", ".join(show_path(path) for path in found[:_SHOWN])
-    more = f" and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
-    return [f"WARNING: left out, since its name begins with a dot: {names}{more}; rename it"] if found else []
+    return [f"WARNING: left out, since its name begins with a dot: {some_names(found)}; rename it"] if found else []
 
 
 def _holds_pictures(folder: bytes) -> bool:
