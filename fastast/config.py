@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from fastast.gates.registry import GATES
-from fastast.options import checked_value, option, parse_duration, require
+from fastast.options import checked_value, option, parse_budget, parse_duration, require
 
 SIGNIFICANCE = ("loss", "loss+std", "margin", "el2n")
 
@@ -79,7 +79,19 @@ class TrainConfig:
     )
 
     # The schedule
-    epochs: float = option(40.0, "passes over the training set, warm-up included; fractions are allowed", metavar="N")
+    epochs: float | None = option(
+        None,
+        "passes over the training set, warm-up included; fractions are allowed; default 40 without --budget",
+        kind=float,
+        metavar="N",
+    )
+    budget: str | None = option(
+        None,
+        "what the run may spend, instead of --epochs: 5ep (the work of five dense epochs), 8h50m or 40m (from the "
+        "command's start to its verdict), 500kJ or 0.15kWh (GPU energy)",
+        kind=str,
+        metavar="AMOUNT",
+    )
     batch_size: int | None = option(
         None,
         "samples per optimizer step on each device; lower it when memory runs out; default 64 on CPU, 256 on GPU",
@@ -232,13 +244,21 @@ class TrainConfig:
             self.eval_every == "auto" or _is_positive(self.eval_every),
             f"--eval-every {self.eval_every}: give auto, or a number of epochs above 0, for example 1",
         )
-        require(self.epochs > 0, f"--epochs {self.epochs:g}: must be above 0, for example 10")
+        if self.budget is None:
+            self.epochs = 40.0 if self.epochs is None else self.epochs
+            require(self.epochs > 0, f"--epochs {self.epochs:g}: must be above 0, for example 10")
+        else:
+            require(
+                self.epochs is None,
+                f"--budget {self.budget} and --epochs {self.epochs or 0:g}: exclude each other; leave one of them out",
+            )
+            parse_budget(self.budget, "--budget")
         require(self.warmup_epochs >= 0, f"--warmup-epochs {self.warmup_epochs:g}: must be 0 or more")
         require(self.anneal >= 0, f"--anneal {self.anneal:g}: must be 0 or more")
         require(
-            self.gate == "dense" or self.warmup_epochs + self.anneal <= self.epochs + 1e-9,
+            self.gate == "dense" or self.epochs is None or self.warmup_epochs + self.anneal <= self.epochs + 1e-9,
             f"--warmup-epochs {self.warmup_epochs:g} and --anneal {self.anneal:g}: take more than "
-            f"--epochs {self.epochs:g} has; shorten them, for example --warmup-epochs 0",
+            f"--epochs {self.epochs or 0:g} has; shorten them, for example --warmup-epochs 0",
         )
         require(
             0 <= self.explore < self.target,
@@ -296,12 +316,20 @@ class TrainConfig:
         )
 
 
+def planned_epochs(config: TrainConfig) -> float | None:
+    """Epochs that dense training would make; None where a time or an energy decides."""
+    if config.budget is None:
+        return config.epochs
+    kind, value = parse_budget(config.budget, "--budget")
+    return value if kind == "ep" else None
+
+
 def idle_gate(config: TrainConfig) -> str | None:
     """A line for the user where the dense epochs leave the gate nothing, else None."""
-    if config.gate == "dense" or config.warmup_epochs + config.anneal < config.epochs:
+    epochs = planned_epochs(config)
+    if config.gate == "dense" or epochs is None or config.warmup_epochs + config.anneal < epochs:
         return None
     dense = f"--warmup-epochs {config.warmup_epochs:g}" + (f" and --anneal {config.anneal:g}" if config.anneal else "")
-    return (
-        f"--gate {config.gate} never runs: {dense} take all --epochs {config.epochs:g}; give more epochs, or "
-        "--warmup-epochs 0"
-    )
+    whole = f"--epochs {epochs:g}" if config.budget is None else f"--budget {config.budget}"
+    more = "give more epochs" if config.budget is None else "give a larger budget"
+    return f"--gate {config.gate} never runs: {dense} take all {whole}; {more}, or --warmup-epochs 0"

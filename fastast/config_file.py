@@ -38,7 +38,10 @@ def resolve(options: dict[str, Any]) -> TrainConfig:
     Raises:
         InputError: a wrong type or a value out of range.
     """
-    return TrainConfig(**{**({} if names_data(options) else DEMO_DEFAULTS), **options})
+    defaults = {} if names_data(options) else dict(DEMO_DEFAULTS)
+    if options.get("budget") is not None:
+        defaults.pop("epochs", None)
+    return TrainConfig(**{**defaults, **options})
 
 
 def names_data(options: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastast.errors import InputError
 from fastast.removed import removed_value
@@ -93,3 +93,42 @@ def parse_duration(text: str, flag: str) -> float:
     if seconds <= 0:
         raise InputError(f"{flag} {text}: expected a duration, for example 8h50m, 45m or 90s")
     return seconds
+
+
+class Amount(NamedTuple):
+    """What a run may spend.
+
+    Attributes:
+        kind: "ep", "time" or "joules".
+        value: dense epochs' worth of work, seconds, or joules of the GPUs.
+    """
+
+    kind: str
+    value: float
+
+
+_JOULES = {"j": 1.0, "kj": 1e3, "kwh": 3.6e6}
+
+
+def parse_budget(text: str, flag: str) -> Amount:
+    """The amount that a budget such as 5ep, 8h50m, 40m, 500kJ or 0.15kWh names.
+
+    Args:
+        text: a number with ep, kJ, J or kWh; or a duration, as for `parse_duration`.
+        flag: the option, for the message.
+
+    Raises:
+        InputError: it is none, or zero.
+    """
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)(ep|j|kj|kwh)", text.strip().lower())
+    if match is None:
+        try:
+            return Amount("time", parse_duration(text, flag))
+        except InputError:
+            pass
+    elif float(match[1]) > 0:
+        value, unit = float(match[1]), match[2]
+        return Amount("ep", value) if unit == "ep" else Amount("joules", value * _JOULES[unit])
+    raise InputError(
+        f"{flag} {text}: expected dense epochs' worth of work, a time, or GPU energy, for example 5ep, 8h50m or 500kJ"
+    )

@@ -14,7 +14,7 @@ from fastast.cli import build_parser, main
 from tests.conftest import ROOT, run_fastast
 
 COMMON = (
-    "--help --help-all --config --data --arch --weights --image-size --epochs --batch-size --lr --target --seed "
+    "--help --help-all --config --data --arch --weights --image-size --epochs --budget --batch-size --lr --target --seed "
     "--device --nproc"
 )
 ADVANCED = (

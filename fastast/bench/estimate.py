@@ -153,6 +153,7 @@ def fit_epochs(
     def seconds(epochs: float) -> float:
         return estimate(config, gates, seeds, epochs, pace).left_s
 
+    assert config.epochs is not None, "a bench has no --budget for its runs"
     least = min(config.epochs, config.warmup_epochs + config.anneal + MIN_GATED_EPOCHS)
     if seconds(least) > budget_s:
         raise InputError(

@@ -64,6 +64,7 @@ class Bench:
         self._gates = order_gates(names)
         require(num_seeds >= 1, f"--seeds {num_seeds}: must be at least 1, for example 3")
         self._config = resolve({**self._options, "gate": "dense"})
+        assert self._config.epochs is not None, "a bench has no --budget for its runs"
         self._epochs = self._config.epochs
         dense = self._config.warmup_epochs + self._config.anneal
         require(

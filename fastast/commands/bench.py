@@ -42,7 +42,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", default=False, help="print the plan and an estimate of its time, run nothing"
     )
-    add_run_options(parser, leave_out=("gate", "out", "max_time"))
+    add_run_options(parser, leave_out=("gate", "out", "max_time", "budget"))
     parser.set_defaults(run=run)
 
 

@@ -110,8 +110,8 @@ class FewNotes:
         self._num_shown = 0
 
 
-def step_detail(line: dict[str, Any], left_s: float) -> str:
-    """One line of text for a step line of `metrics.jsonl`, with the seconds that are left by the plan."""
+def step_detail(line: dict[str, Any], left_s: float | None) -> str:
+    """One line of text for a step line of `metrics.jsonl`, with the seconds that are left by the plan, if known."""
     speed = line["offered_per_s"] or 0.0
     parts = [f"epoch {line['epoch']} {line['phase']}", f"{speed:,.0f} offered/s"]
     if line["activation"] is not None:
@@ -123,16 +123,17 @@ def step_detail(line: dict[str, Any], left_s: float) -> str:
         parts.append(f"loss {line['loss']:.3f}")
     if line["gpu_w"] is not None:
         parts.append(f"{line['gpu_w']:,.0f} W")
-    parts.append(f"{duration(left_s)} left")
+    if left_s is not None:
+        parts.append(f"{duration(left_s)} left")
     return " · ".join(parts)
 
 
-def epoch_detail(line: dict[str, Any], num_epochs: int) -> str:
-    """One line of text for an epoch line of `metrics.jsonl`."""
+def epoch_detail(line: dict[str, Any], of: str) -> str:
+    """One line of text for an epoch line of `metrics.jsonl`; `of` follows the epoch's number."""
     loss = "-" if line["train_loss"] is None else f"{line['train_loss']:.3f}"
     accuracy = "" if line["val_top1"] is None else f"val top-1 {line['val_top1']:.2%}, top-5 {line['val_top5']:.2%}, "
     return (
-        f"epoch {line['epoch']}/{num_epochs} {line['phase']}: {accuracy}train loss {loss}, "
+        f"epoch {line['epoch']}{of} {line['phase']}: {accuracy}train loss {loss}, "
         f"active {percent(line['activation'])} "
         f"({line['backward']:,} of {line['offered']:,} trained), {duration(line['seconds'])}"
     )

@@ -48,6 +48,8 @@ class BatchRecord:
         counts: its work, except for what the device decides.
         ids: int64[n], the samples that this rank was offered.
         backward: samples that the run had trained before the batch.
+        rows: samples that it holds over all ranks, unreadable ones included.
+        units: forward units that scoring them takes.
     """
 
     first: int
@@ -55,6 +57,8 @@ class BatchRecord:
     counts: PhaseCounts
     ids: np.ndarray
     backward: int = 0
+    rows: int = 0
+    units: float = 0.0
 
     def host_counts(self) -> list[float]:
         """What this rank's host counted: offered, decoded, scored, seconds of waiting."""
@@ -67,9 +71,8 @@ class BatchRecord:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint, without the ids, which were counted when the batch was logged."""
-        return {"first": self.first, "last": self.last, "backward": self.backward} | {
-            "counts": dataclasses.asdict(self.counts)
-        }
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "ids"}
+        return values | {"counts": dataclasses.asdict(self.counts)}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> BatchRecord:

@@ -73,6 +73,7 @@ class MetricsWriter:
         threshold: float | None,
         backward: int,
         lr: float,
+        progress: float,
         gpu_w: float | None,
     ) -> dict[str, Any] | None:
         """A step line if one is due, else None.
@@ -85,6 +86,7 @@ class MetricsWriter:
             threshold: of the gate, or None where it does not score.
             backward: samples that the steps of `status` trained.
             lr: the learning rate.
+            progress: share of the run that the learning rate follows, in [0, 1].
             gpu_w: power, or None.
         """
         self.num_batches += 1
@@ -104,6 +106,7 @@ class MetricsWriter:
             "lr": lr,
             "activation": (status.pushed - since.status.pushed) / offered if offered else None,
             "threshold": threshold,
+            "progress": progress,
             "offered_per_s": offered / seconds if seconds > 0 else None,
             "data_wait_s": whole.data_wait - since.data_wait,
             "gpu_w": gpu_w,

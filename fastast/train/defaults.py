@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from fastast.config import TrainConfig
+from fastast.config import TrainConfig, planned_epochs
 from fastast.cores import usable_cores
 from fastast.device import Runtime
 from fastast.errors import InputError
+from fastast.train.budget import MIN_STEPS
 
 # Hosts with hundreds of cores need no thread on each.
 MAX_DECODER_THREADS = 32
@@ -26,7 +27,7 @@ def complete_config(
         num_local: those of them on this machine, which share its cores.
 
     Raises:
-        InputError: a batch of all processes is larger than the training set.
+        InputError: a batch of all processes is larger than the training set; the budget pays for too few steps.
     """
     if config.batch_size is None:
         config.batch_size = 256 if runtime.device.type == "cuda" else 64
@@ -42,3 +43,22 @@ def complete_config(
         raise InputError(
             f"--batch-size {config.batch_size}{times}: larger than the training set of {num_train:,} pictures; {remedy}"
         )
+    _check_budget(config, num_train, num_ranks)
+
+
+def _check_budget(config: TrainConfig, num_train: int, num_ranks: int) -> None:
+    """Refuses a budget of epochs that does not pay for MIN_STEPS dense steps."""
+    epochs, batch_size = planned_epochs(config), config.batch_size
+    assert batch_size is not None
+    if config.budget is None or epochs is None:
+        return
+    num_steps = epochs * num_train / (batch_size * num_ranks)
+    if num_steps >= MIN_STEPS:
+        return
+    least = math.ceil(MIN_STEPS * batch_size * num_ranks / num_train * 100) / 100
+    fits = int(epochs * num_train / (MIN_STEPS * num_ranks))
+    smaller = f", or --batch-size {fits}" if fits >= 2 else ""
+    raise InputError(
+        f"--budget {config.budget}: pays for {num_steps:.0f} optimizer steps, and a run needs {MIN_STEPS}; "
+        f"use --budget {least:g}ep{smaller}"
+    )

@@ -13,7 +13,10 @@ from fastast.data import epoch_ids
 from fastast.gates.base import EpochContext, Gate
 from fastast.gates.registry import make_gate
 from fastast.gates.score_memory import ScoreMemory
+from fastast.options import parse_budget
 from fastast.phases import GATED
+from fastast.train.budget import Budget
+from fastast.train.open_schedule import OpenSchedule
 from fastast.train.schedule import Schedule, Segment
 
 
@@ -46,6 +49,8 @@ class EpochPlanner:
     Attributes:
         gate: the gate.
         schedule: the segments of the run.
+        budget: what the run may spend; None with `--epochs`.
+        planned_share: share of gated samples that is expected to be trained.
     """
 
     def __init__(self, config: TrainConfig, num_train: int, num_val: int, *, num_ranks: int = 1) -> None:
@@ -53,19 +58,37 @@ class EpochPlanner:
         self._config = config
         self._num_train = num_train
         self.gate: Gate = make_gate(config.gate, dataclasses.asdict(config))
-        share = self.gate.planned_share(config.target)
+        share = self.planned_share = self.gate.planned_share(config.target)
+        batch_size = config.batch_size * num_ranks
+        warmup_epochs = max(config.warmup_epochs, config.dense_calibration * batch_size / num_train)
+        gated, eval_every = config.gate != "dense", None if config.eval_every == "auto" else float(config.eval_every)
+        self.budget: Budget | None = None
+        self.schedule: Schedule | OpenSchedule
+        if config.budget is not None:
+            self.budget = Budget(parse_budget(config.budget, "--budget"), num_train)
+            self.schedule = OpenSchedule(
+                self.budget,
+                num_train,
+                warmup_epochs=warmup_epochs,
+                anneal_epochs=config.anneal,
+                gated_cost=self.gate.cost(share),
+                gated=gated,
+                batch_size=batch_size,
+                num_val=num_val,
+                eval_every=eval_every,
+            )
+            return
+        assert config.epochs is not None, "a run has --epochs where it has no --budget"
         self.schedule = Schedule(
             num_train,
             epochs=config.epochs,
-            warmup_epochs=max(
-                config.warmup_epochs, config.dense_calibration * config.batch_size * num_ranks / num_train
-            ),
+            warmup_epochs=warmup_epochs,
             anneal_epochs=config.anneal,
             planned_share=share,
             gated_cost=self.gate.cost(share),
-            gated=config.gate != "dense",
+            gated=gated,
             num_val=num_val,
-            eval_every=None if config.eval_every == "auto" else float(config.eval_every),
+            eval_every=eval_every,
         )
 
     def plan(self, segment: Segment, bad_ids: np.ndarray, memory: ScoreMemory) -> EpochPlan:
@@ -88,7 +111,7 @@ class EpochPlanner:
                 epoch=segment.epoch,
                 seed=config.seed,
                 target=config.target,
-                progress=segment.offered_before / self.schedule.num_offered,
+                progress=self.schedule.offered_share(segment),
                 scores=memory.score.cpu().numpy(),
                 ages=memory.age.cpu().numpy(),
                 offered=offered,
@@ -111,6 +134,11 @@ class EpochPlanner:
         order = self._order(segment, bad_ids)
         places = np.arange(len(order)) if keep is None else np.flatnonzero(keep.cpu().numpy()[order])
         return EpochPlan(order, places, weights, keep)
+
+    def position_after(self, segment: Segment, bad_ids: np.ndarray, num_offered: int) -> int:
+        """The position in the epoch's order after the first ids that a segment offers, at least one of them."""
+        order = epoch_ids(self._num_train, self._config.seed, segment.epoch)[segment.start : segment.stop]
+        return segment.start + int(np.flatnonzero(~bad_ids[order])[num_offered - 1]) + 1
 
     def _order(self, segment: Segment, bad_ids: np.ndarray) -> np.ndarray:
         """int64[n], the ids that a segment offers, in order."""

@@ -71,6 +71,12 @@ class EpochProgress:
         is_mine[mine - first] = True
         return first, self.offered, order[first : self.offered][is_mine]
 
+    def position(self, planner: EpochPlanner) -> int:
+        """The position that it has come to in the epoch's order, from its start to its stop."""
+        if self.offered == len(self.plan.order):
+            return self.segment.stop
+        return planner.position_after(self.segment, self._bad_ids, self.offered)
+
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors for a checkpoint; the order is computed again from the seed."""
         return {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 
 from fastast.config import TrainConfig
+from fastast.cost_model import DENSE_COST
 from fastast.distributed.ranks import Ranks
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
@@ -86,13 +88,13 @@ class RunLog:
             self._pending[-self._num_local].set_host_counts(rows)
             self._num_local -= 1
 
-    def report(self, statuses: np.ndarray, segment: Segment, lr: float) -> None:
+    def report(self, statuses: np.ndarray, segment: Segment, lr: float, progress: float) -> None:
         """Logs the oldest batch that waits for its report.
 
         Args:
             statuses: float64[ranks, fields] of `DeviceStatus`, as of that batch.
             segment: of the batch.
-            lr: the learning rate, for the line.
+            lr, progress: the learning rate and the progress that it follows, for the line.
 
         Raises:
             InputError: the training diverged.
@@ -109,18 +111,39 @@ class RunLog:
         record.counts.selected = int(status.pushed - self.status.pushed)
         self.counters.phases[segment.phase] += record.counts
         self.status = status
-        self._write_step(segment, record, lr)
+        self._write_step(segment, record, lr, progress)
 
-    def count_steps(self, phase: str, num_steps: int) -> None:
-        """Counts steps, each over a full batch on every rank."""
+    def count_step(self, phase: str) -> None:
+        """Counts a step over a full batch on every rank."""
         counts = self.counters.phases[phase]
-        counts.backward += num_steps * self._batch_size * self._ranks.size
-        counts.steps += num_steps
+        counts.backward += self._batch_size * self._ranks.size
+        counts.steps += 1
+
+    @property
+    def step_units(self) -> float:
+        """Forward units of a step."""
+        return DENSE_COST * self._batch_size * self._ranks.size
+
+    @property
+    def forward_units(self) -> float:
+        """Forward units of the training so far: of all steps, and of scoring as far as the device has reported."""
+        whole = self.counters.whole
+        return DENSE_COST * whole.backward + self._planner.gate.score_units * whole.scored
+
+    def pending_units(self, share: float) -> float:
+        """Forward units that batches which were offered will still take, as far as that can be known.
+
+        Args:
+            share: of the samples of batches that were not reported, the part that will be selected.
+        """
+        selected = self.status.pushed + share * sum(record.rows for record in self._pending)
+        steps = max(0, math.floor((selected - self.counters.whole.backward) / (self._batch_size * self._ranks.size)))
+        return sum(record.units for record in self._pending) + self.step_units * steps
 
     def _threshold(self, segment: Segment) -> float | None:
         return self.status.threshold if self._planner.gate.scores and segment.phase == GATED else None
 
-    def _write_step(self, segment: Segment, record: BatchRecord, lr: float) -> None:
+    def _write_step(self, segment: Segment, record: BatchRecord, lr: float, progress: float) -> None:
         whole = self.counters.whole
         line = self._metrics.step_line(
             whole,
@@ -130,13 +153,14 @@ class RunLog:
             threshold=self._threshold(segment),
             backward=record.backward,
             lr=lr,
+            progress=progress,
             gpu_w=self._meter.watts,
         )
         if line is not None:
             self._folder.append_metrics(line)
             position = segment.offered_before + record.last
             done = self._planner.schedule.cost_share(position)
-            self._reporter.advance(done, step_detail(line, whole.seconds * (1 / done - 1)))
+            self._reporter.advance(done, step_detail(line, whole.seconds * (1 / done - 1) if done else None))
 
     def finish_epoch(
         self,
@@ -174,7 +198,9 @@ class RunLog:
         )
         self.epochs.append(line)
         self._folder.append_metrics(line)
-        self._reporter.note(epoch_detail(line, self._planner.schedule.num_epochs))
+        num_epochs, budget = self._planner.schedule.num_epochs, self._planner.budget
+        of = f"/{num_epochs}" if budget is None else f" ({budget.progress:.0%} of the training done)"
+        self._reporter.note(epoch_detail(line, of))
         return line
 
     def _warn(self, before: DeviceStatus, now: DeviceStatus) -> None:

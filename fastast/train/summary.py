@@ -107,6 +107,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
         "argv": argv,
         "stopped": stopped,
         "resumes": counters.resumes,
+        "budget": None if trainer.budget is None else trainer.budget.summary(),
         "hardware": {
             "device": runtime.device.type,
             "names": names,

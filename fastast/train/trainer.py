@@ -78,6 +78,8 @@ class Trainer:
     Attributes:
         runtime: as given, or without the compiler if the network turned out not to compile.
         log: counts and logs what the run has done.
+        budget: what the run may spend; None with `--epochs`.
+        progress: share of the training, in [0, 1], that the learning rate of the last step stands for.
         between: called between two batches, of training as of evaluation; may raise to end the run there.
         waiting: called every second while pictures do not come; may raise as well.
         requested: called between two batches; what `stop_if_requested` takes. All ranks then stop at the same batch.
@@ -116,7 +118,7 @@ class Trainer:
             num_waiting=0 if state is None else Engine.num_waiting(_part(state, "engine"), ranks.size),
         )
         self.planner = EpochPlanner(config, num_train, dataset.val.num_samples, num_ranks=ranks.size)
-        self.gate, self.schedule = self.planner.gate, self.planner.schedule
+        self.gate, self.schedule, self.budget = self.planner.gate, self.planner.schedule, self.planner.budget
         self.log = RunLog(config, self.planner, folder, energy.meter, reporter, num_train=num_train, ranks=ranks)
         self._reports = StatusReader(ranks.size, runtime.device)
         self._hosts = LaggedGather(ranks)
@@ -133,6 +135,7 @@ class Trainer:
         self._position = 0  # samples offered before the current segment
         self._progress: EpochProgress | None = None
         self._trained = False  # all of the next segment is done except the evaluation
+        self.progress = 0.0
         self._lap_s = self._began_s = time.monotonic()
         if state is not None:
             try:
@@ -163,9 +166,9 @@ class Trainer:
         self._began_s = time.monotonic() - self.log.counters.total_s
         self.reporter.begin("training", 1.0)
         try:
-            for segment in self.schedule.segments(self._position):
+            while (segment := self._segment()) is not None:
                 if not self._trained:
-                    self._run_segment(segment, saver)
+                    segment = self._run_segment(segment, saver)
                 line = self._finish_epoch(segment) if segment.ends_epoch else None
                 self._position += segment.stop - segment.start
                 self._trained = False
@@ -184,8 +187,10 @@ class Trainer:
         lap, self._lap_s = now - self._lap_s, now
         return lap
 
-    def _run_segment(self, segment: Segment, saver: Saver) -> None:
+    def _run_segment(self, segment: Segment, saver: Saver) -> Segment:
+        """Trains a segment, and returns it as it ended."""
         if self._progress is None:
+            self.schedule.begin(segment)
             bad_ids = self.loaders.train.bad_ids
             plan = self.planner.plan(segment, bad_ids, self.engine.memory)
             self._progress = EpochProgress(segment, plan, bad_ids, batch_size=self.batch_size, ranks=self.ranks)
@@ -199,11 +204,11 @@ class Trainer:
         waited, decoded = loader.wait_s, loader.num_decoded
         batches = loader.stream(segment.epoch, progress.slices())
         try:
-            for batch in batches:
+            while not self._is_due(segment) and (batch := next(batches, None)) is not None:
                 record = self._offer(batch, progress)
-                # The middle of the batch, so that neither the first step nor the last has a learning rate of zero.
-                middle = self.schedule.progress(segment.offered_before + (record.first + record.last) / 2)
-                self.engine.set_lr(lr_at(middle, peak=self.peak_lr, warmup=self.config.lr_warmup))
+                if self.budget is None:
+                    # The middle of the batch, so that neither the first step nor the last has a learning rate of zero.
+                    self._set_lr(self.schedule.progress(segment.offered_before + (record.first + record.last) / 2))
                 part.step(record.counts.offered)
                 record.counts.decoded, decoded = loader.num_decoded - decoded, loader.num_decoded
                 record.counts.data_wait, waited = loader.wait_s - waited, loader.wait_s
@@ -231,9 +236,24 @@ class Trainer:
         self.engine.merge_memory()
         if loader.bad_ids.all():
             raise InputError("no training picture could be decoded; quarantine.jsonl says why")
+        self._count_spent()
+        segment = self.schedule.end(segment, progress.position(self.planner), self.log.forward_units)
         if segment.ends_epoch:
             self.engine.memory.end_epoch(progress.plan.keep)
         self._progress, self._trained = None, True
+        return segment
+
+    def _is_due(self, segment: Segment) -> bool:
+        """Whether the segment ends here because of the budget; the same on all ranks, and after a resume."""
+        if self._progress is None or not self._progress.delivered:  # so that each segment moves the run on
+            return False
+        self._count_spent()
+        share = self.planner.planned_share if self._scores(segment) else 1.0
+        return self.schedule.is_due(segment, self.log.pending_units(share))
+
+    def _set_lr(self, progress: float) -> None:
+        self.progress = progress
+        self.engine.set_lr(lr_at(progress, peak=self.peak_lr, warmup=self.config.lr_warmup))
 
     def _agree(self, counts: Sequence[float] = (0, 0, 0, 0), *, due: bool = False) -> tuple[int, bool]:
         """Tells the other hosts what this one counted and was asked for; returns what any was asked for."""
@@ -259,27 +279,41 @@ class Trainer:
 
     def _offer(self, batch: Batch, progress: EpochProgress) -> BatchRecord:
         """Hands a batch to the engine; returns what is known of it at once."""
-        counts = PhaseCounts()
+        counts, before = PhaseCounts(), progress.delivered
+        first, last, ids = progress.advance()
+        rows, units = progress.delivered - before, 0.0
         if self._scores(progress.segment):
             self.engine.score(batch)
             counts.scored = batch.num_valid
+            units = self.gate.score_units * rows
         else:
             self.engine.enqueue(batch, progress.plan.weights)
-        first, last, ids = progress.advance()
         ids = ids[~np.isin(ids, batch.lost_ids)]
         counts.offered = len(ids)
-        return BatchRecord(first, last, counts, ids)
+        return BatchRecord(first, last, counts, ids, rows=rows, units=units)
 
     def _train_ready(self, statuses: np.ndarray | None, segment: Segment) -> None:
         """Logs a report of the device, and trains every full batch that then waits in the queues."""
         if statuses is None:
             return
-        self.log.report(statuses, segment, self.engine.guard.lr)
+        self._follow_budget()
+        self.log.report(statuses, segment, self.engine.guard.lr, self.progress)
         work = self._balancer.decide(statuses[:, 0])
         self.engine.move_rows(work.moves)
         for _ in range(work.num_steps):
+            self._follow_budget()
             self.engine.train()
-        self.log.count_steps(segment.phase, work.num_steps)
+            self.log.count_step(segment.phase)
+
+    def _follow_budget(self) -> None:
+        """Gives the next step the learning rate of its middle, by what is spent."""
+        if self.budget is not None:
+            self._count_spent()
+            self._set_lr(self.budget.progress_after(self.log.step_units / 2))
+
+    def _count_spent(self) -> None:
+        if self.budget is not None and self.budget.kind == "ep":
+            self.budget.spent = self.log.forward_units
 
     def _finish_epoch(self, segment: Segment) -> dict[str, Any]:
         validation = self._evaluate() if segment.evaluates else dict.fromkeys(VALIDATION)
@@ -315,11 +349,11 @@ class Trainer:
     def epoch(self) -> int:
         """The current epoch, counted from 1; the last one once all is done."""
         segment = self._segment()
-        return self.schedule.num_epochs if segment is None else segment.epoch + 1
+        return self.log.epochs[-1]["epoch"] if segment is None else segment.epoch + 1
 
     def _segment(self) -> Segment | None:
         """The current segment, or None once all is done."""
-        return next(self.schedule.segments(self._position), None)
+        return self.schedule.segment_at(self._position)
 
     def _place(self) -> list[Any] | None:
         """The current segment in plain values, or None once all is done."""
@@ -346,6 +380,7 @@ class Trainer:
             "log": self.log.state_dict(),
             "report": self._reports.state_dict(),
             "loaders": self.loaders.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "position": self._position,
             "segment": self._place(),
             "trained": self._trained,
@@ -365,6 +400,7 @@ class Trainer:
         self.log.load_state_dict(shared["log"])
         self._reports.load_state_dict(shared["report"])
         self.loaders.load_state_dict(shared["loaders"])
+        self.schedule.load_state_dict(shared.get("schedule", {}))  # earlier versions had none
         self._position, self._trained = shared["position"], shared["trained"]
         # Within a segment all of it must be the same; between two, the end of the next one may have changed.
         known = slice(None) if shared["progress"] is not None or self._trained else slice(3)

@@ -28,7 +28,7 @@ from tests.nets import tiny
 from tests.sync_guard import no_sync
 
 SUMMARY_KEYS = {
-    "": "schema version commit seed argv stopped resumes hardware data model gate samples accuracy time_s throughput "
+    "": "schema version commit seed argv stopped resumes budget hardware data model gate samples accuracy time_s throughput "
     "compute energy",
     "hardware": "device names world_size driver torch dali",
     "data": "train val classes quarantined fingerprint bits",
@@ -43,7 +43,7 @@ SUMMARY_KEYS = {
     "run_savings_measured gpu_j train_gpu_j gpu_j_above_idle cpu_j idle_w dense_j_per_sample gated_j_per_sample source "
     "notes",
 }
-STEP_KEYS = "kind epoch phase step offered backward loss lr activation threshold offered_per_s data_wait_s gpu_w"
+STEP_KEYS = "kind epoch phase step offered backward loss lr activation threshold progress offered_per_s data_wait_s gpu_w"
 EPOCH_KEYS = (
     "kind epoch phase train_loss val_loss val_top1 val_top5 offered backward activation threshold seconds gpu_j hist"
 )
@@ -269,7 +269,7 @@ def test_loop_never_waits_for_the_device(pictures, tmp_path, monkeypatch, gate):
         plans = {segment: plan(self.planner, segment, self.loaders.train.bad_ids, self.engine.memory)}
         monkeypatch.setattr(EpochPlanner, "plan", lambda planner, segment, *rest: plans[segment])
         with no_sync(LaggedReader._read, PrefetchLoader._collect):
-            run_segment(self, segment, saver)
+            return run_segment(self, segment, saver)
 
     monkeypatch.setattr(Trainer, "_run_segment", guarded)
     assert main(["train", *options(pictures, tmp_path / "run", gate=gate, epochs=2), "--unbiased"]) == 0

@@ -19,12 +19,12 @@ def test_segments_cover_the_planned_samples(epochs, warmup, anneal, gated):
         assert segment.offered_before == position == segment.epoch * num + segment.start
         assert 0 <= segment.start < segment.stop <= num
         assert segment.evaluates <= segment.ends_epoch
-        assert next(schedule.segments(position)) == segment  # so a run resumes at any of them
+        assert schedule.segment_at(position) == segment  # so a run resumes at any of them
         position += segment.stop - segment.start
         assert segment.ends_epoch == (segment.stop == num or position == schedule.num_offered)
     assert position == schedule.num_offered == round(epochs * num)
     assert segments[-1].evaluates
-    assert list(schedule.segments(position)) == []
+    assert schedule.segment_at(position) is None
     size = {p: sum(s.stop - s.start for s in segments if s.phase == p) for p in (WARMUP, ANNEAL, DENSE)}
     if gated:
         assert size[WARMUP] == min(position, round(warmup * num))
