@@ -28,8 +28,8 @@ from tests.nets import tiny
 from tests.sync_guard import no_sync
 
 SUMMARY_KEYS = {
-    "": "schema version commit seed argv stopped resumes budget hardware data model gate samples accuracy time_s throughput "
-    "compute energy",
+    "": "schema version commit seed argv stopped resumes budget hardware data model gate samples accuracy time_s "
+    "throughput compute energy",
     "hardware": "device names world_size driver torch dali",
     "data": "train val classes quarantined fingerprint bits",
     "model": "arch params image_size precision compiled compile_note",
@@ -43,7 +43,9 @@ SUMMARY_KEYS = {
     "run_savings_measured gpu_j train_gpu_j gpu_j_above_idle cpu_j idle_w dense_j_per_sample gated_j_per_sample source "
     "notes",
 }
-STEP_KEYS = "kind epoch phase step offered backward loss lr activation threshold progress offered_per_s data_wait_s gpu_w"
+STEP_KEYS = (
+    "kind epoch phase step offered backward loss lr activation threshold progress offered_per_s data_wait_s gpu_w"
+)
 EPOCH_KEYS = (
     "kind epoch phase train_loss val_loss val_top1 val_top5 offered backward activation threshold seconds gpu_j hist"
 )
