@@ -181,6 +181,8 @@ def _same_options(
     for name, value in typed.items():
         if name in FREE_OPTIONS or value == stored.get(name):
             continue
+        if name == "batch_size" and type(value) is int and value > (stored.get(name) or value):
+            continue  # which shrinks to what is stored if the training set is too small for it, as the run will check
         flag = flag_of(name)
         if name in FIXED_OPTIONS or not force:
             remedy = "leave the option out to continue" + (

@@ -48,7 +48,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the bench; options are checked before torch is imported, which takes seconds."""
-    options = {name: value for name, value in chosen_options(args).items() if name != "out"}
+    options = {name: value for name, value in chosen_options(args).items() if name not in ("out", "budget")}
     for gate in filter(None, map(str.strip, args.gates.split(","))):
         check_choice("--gates", "gate", gate, GATES)
         resolve({**options, "gate": gate})

@@ -148,12 +148,14 @@ def verdict(summary: dict[str, Any]) -> Table:
     compute, gate = summary["compute"], summary["gate"]
     table.add_row("val top-1 / top-5", f"{percent(accuracy['val_top1'])} / {percent(accuracy['val_top5'])}")
     table.add_row("best top-1", f"{percent(accuracy['best_val_top1'])} (epoch {accuracy['best_epoch']})")
+    if (budget := summary.get("budget")) is not None:
+        table.add_row("budget", f"{amount(budget, 'spent')} of {amount(budget, 'given')} spent")
     table.add_row("offered / trained", f"{samples['offered']:,} / {samples['backward']:,}")
     if gate["activation_rate"] is not None:
         target = "" if gate["target"] is None else f" (target {gate['target']:.4g})"
         table.add_row("activation", f"{gate['activation_rate']:.2%}{target}")
     elif gate["name"] != "dense":
-        dense = f"--warmup-epochs {gate['warmup_epochs']:g} and --anneal left it no epoch; give more --epochs"
+        dense = f"dense warm-up took {gate['warmup_epochs']:.3g} epochs; train longer, or with --warmup-epochs 0"
         table.add_row("gate", f"never ran: {dense}")
     if compute["speedup_ceiling"] is not None:
         table.add_row("gated ceiling", f"{compute['speedup_ceiling']:.2f}x (forward 1, backward 2)")
@@ -195,3 +197,11 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}m{int(seconds % 60):02d}s"
     return f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def amount(budget: dict[str, Any], name: str) -> str:
+    """The "given" or "spent" of a `budget` entry of `summary.json` as text."""
+    value = budget[name]
+    if budget["kind"] == "time":
+        return duration(value)
+    return f"{value:,.0f} J" if budget["kind"] == "joules" else f"{value:.4g} dense epochs' work"

@@ -39,6 +39,9 @@ class PhaseCounts:
         return PhaseCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(self)))
 
 
+NO_COUNTS = (0, 0, 0, 0.0)  # `BatchRecord.host_counts` of a batch that counts nothing
+
+
 @dataclass(slots=True)
 class BatchRecord:
     """What one batch added, known to the host before the device reports on it.

@@ -171,7 +171,7 @@ def _scope(record: RunRecord) -> str:
         return "A dense run has no gated part: both bars are of all of it."
     text = "The gated part leaves warm-up and anneal out; the whole run counts them."
     if warmup := record.number("gate", "warmup_epochs"):
-        text += f" {warmup:g} of {_config(record, 'epochs').removesuffix('.0')} epochs were dense warm-up."
+        text += f" {warmup:.3g} epochs were dense warm-up."
     return text
 
 

@@ -41,6 +41,11 @@ class Checkpointer:
         self._writer = CheckpointWriter(folder, on_error=reporter.note)
         self._best: tuple[dict[str, Any], dict[str, Any]] | None = None  # weights still to be written, and their line
 
+    @property
+    def write_s(self) -> float:
+        """Seconds that writing the last checkpoint took, 0 before the first."""
+        return self._writer.seconds
+
     def due(self) -> bool:
         """Whether the time for a checkpoint has come."""
         return 0 < self._every_s <= time.monotonic() - self._saved_at

@@ -15,7 +15,7 @@ from fastast.gates.registry import make_gate
 from fastast.gates.score_memory import ScoreMemory
 from fastast.options import parse_budget
 from fastast.phases import GATED
-from fastast.train.budget import Budget
+from fastast.train.budget import Budget, MeteredBudget
 from fastast.train.open_schedule import OpenSchedule
 from fastast.train.schedule import Schedule, Segment
 
@@ -65,7 +65,10 @@ class EpochPlanner:
         self.budget: Budget | None = None
         self.schedule: Schedule | OpenSchedule
         if config.budget is not None:
-            self.budget = Budget(parse_budget(config.budget, "--budget"), num_train)
+            amount = parse_budget(config.budget, "--budget")
+            self.budget = (
+                Budget(amount, num_train) if amount.kind == "ep" else MeteredBudget(amount, num_train, num_val)
+            )
             self.schedule = OpenSchedule(
                 self.budget,
                 num_train,

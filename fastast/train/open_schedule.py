@@ -57,7 +57,7 @@ class OpenSchedule:
         self._anneals, self._is_over = False, False
         self._ended: Segment | None = None  # the last segment that ended
         self._epoch_end = [0.0, 0.0]  # progress and units at the end of the last epoch
-        self._anchor = [0.0, 0.0, 0.0]  # samples offered and progress when the segment began, and progress per sample
+        self._anchor = [0.0, 0.0, 0.0]  # samples offered and progress at the last `begin`, and progress per sample
 
     def segment_at(self, offered: int) -> Segment | None:
         """The segment that begins once `offered` samples have been offered, the end of one; None at the end.
@@ -88,10 +88,15 @@ class OpenSchedule:
             evaluates=False,  # `end` decides
         )
 
-    def begin(self, segment: Segment) -> None:
-        """Call it before the first batch of a segment."""
+    def begin(self, segment: Segment, offered: int) -> None:
+        """Call it before the first batch of a segment; with a budget that is metered, before the others too.
+
+        Args:
+            segment: the one that is trained.
+            offered: samples that were offered so far.
+        """
         progress, cost = self.budget.progress, self._costs[segment.phase]
-        self._anchor = [segment.offered_before, progress, self.budget.progress_after(cost) - progress]
+        self._anchor = [offered, progress, self.budget.progress_after(cost) - progress]
 
     def is_due(self, segment: Segment, pending: float) -> bool:
         """Whether a segment ends here, between two batches.
@@ -136,6 +141,8 @@ class OpenSchedule:
     def _evaluates(self, units: float) -> bool:
         if self._is_over:
             return True
+        if not self.budget.pays_for_evaluation:
+            return False
         budget, (progress, before) = self.budget, self._epoch_end
         if self._eval_units is not None:
             return math.floor(units / self._eval_units + 1e-9) > math.floor(before / self._eval_units + 1e-9)
@@ -155,7 +162,7 @@ class OpenSchedule:
     def progress(self, offered: float) -> float:
         """The progress that is planned for when `offered` samples have been offered, within the present segment.
 
-        It follows from where the segment began, so it is the same after a resume.
+        It follows from where the segment began, so with "ep" it is the same after a resume.
         """
         origin, progress, per_sample = self._anchor
         return min(1.0, progress + (offered - origin) * per_sample)

@@ -115,7 +115,7 @@ class Schedule:
         before, now = (self.units(offered) / self._eval_units for offered in (epoch * self._num_samples, stop))
         return math.floor(now + 1e-9) > math.floor(before + 1e-9)
 
-    def begin(self, segment: Segment) -> None:
+    def begin(self, segment: Segment, offered: int) -> None:
         """Nothing: all was planned before."""
 
     def is_due(self, segment: Segment, pending: float) -> bool:

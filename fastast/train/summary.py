@@ -19,6 +19,7 @@ from fastast.energy.savings import PartCounts, compute_summary, cost, emissions_
 from fastast.gates.base import Gate
 from fastast.loggers.counters import PhaseCounts
 from fastast.models.weights_info import WeightsInfo
+from fastast.phases import WARMUP
 from fastast.run_folder import RunFolder, code_version
 from fastast.train.run_energy import DENSE_PART, GATED_PART
 from fastast.train.trainer import Trainer
@@ -138,7 +139,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             "target": config.target if trainer.gate.has_target else None,
             "activation_rate": gated.selected / gated.offered if gated.offered else None,
             "threshold": next((e["threshold"] for e in reversed(log.epochs) if e["threshold"] is not None), None),
-            "warmup_epochs": config.warmup_epochs,
+            "warmup_epochs": counters.phases[WARMUP].offered / dataset.train.num_samples,
         },
         "samples": {
             "offered": whole.offered,

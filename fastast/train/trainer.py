@@ -24,12 +24,13 @@ from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
 from fastast.feed import Batch
 from fastast.loggers.console import Reporter
-from fastast.loggers.counters import BatchRecord, PhaseCounts
+from fastast.loggers.counters import NO_COUNTS, BatchRecord, PhaseCounts
 from fastast.loggers.device_status import StatusReader
 from fastast.loggers.metrics import VALIDATION
 from fastast.phases import GATED
 from fastast.run_folder import RunFolder
 from fastast.signals import stop_if_requested
+from fastast.train.budget_meter import BudgetMeter
 from fastast.train.engine import Engine, build_engine
 from fastast.train.epoch_plan import EpochPlanner
 from fastast.train.evaluation import evaluate
@@ -43,6 +44,10 @@ from fastast.train.schedule import Segment, lr_at
 
 class Saver(Protocol):
     """Saves a run while it trains."""
+
+    @property
+    def write_s(self) -> float:
+        """Seconds that writing the last checkpoint took."""
 
     def due(self) -> bool:
         """Whether `save` is to be called before the next batch."""
@@ -120,6 +125,9 @@ class Trainer:
         self.planner = EpochPlanner(config, num_train, dataset.val.num_samples, num_ranks=ranks.size)
         self.gate, self.schedule, self.budget = self.planner.gate, self.planner.schedule, self.planner.budget
         self.log = RunLog(config, self.planner, folder, energy.meter, reporter, num_train=num_train, ranks=ranks)
+        self.budget_meter = BudgetMeter(
+            self.budget, self.log, ranks, calibration=config.dense_calibration if config.gate != "dense" else 0
+        )
         self._reports = StatusReader(ranks.size, runtime.device)
         self._hosts = LaggedGather(ranks)
         self._balancer = QueueBalancer(config.batch_size, ranks.size)
@@ -189,8 +197,9 @@ class Trainer:
 
     def _run_segment(self, segment: Segment, saver: Saver) -> Segment:
         """Trains a segment, and returns it as it ended."""
+        self.budget_meter.resume(saver.write_s)
         if self._progress is None:
-            self.schedule.begin(segment)
+            self.schedule.begin(segment, segment.offered_before)
             bad_ids = self.loaders.train.bad_ids
             plan = self.planner.plan(segment, bad_ids, self.engine.memory)
             self._progress = EpochProgress(segment, plan, bad_ids, batch_size=self.batch_size, ranks=self.ranks)
@@ -222,7 +231,9 @@ class Trainer:
                     self.engine.synchronize()
                     part.stop()
                     counts.seconds += self._lap()
+                    self.budget_meter.pause()
                     saver.save()
+                    self.budget_meter.resume(saver.write_s)
                     part.start()
                     self._lap()  # saving is no part of training
             self._agree_last()
@@ -237,6 +248,8 @@ class Trainer:
         if loader.bad_ids.all():
             raise InputError("no training picture could be decoded; quarantine.jsonl says why")
         self._count_spent()
+        self.budget_meter.synchronize()
+        self.budget_meter.pause()
         segment = self.schedule.end(segment, progress.position(self.planner), self.log.forward_units)
         if segment.ends_epoch:
             self.engine.memory.end_epoch(progress.plan.keep)
@@ -248,25 +261,32 @@ class Trainer:
         if self._progress is None or not self._progress.delivered:  # so that each segment moves the run on
             return False
         self._count_spent()
+        if self.budget_meter.follow():
+            self.schedule.begin(segment, segment.offered_before + self._progress.offered)
         share = self.planner.planned_share if self._scores(segment) else 1.0
-        return self.schedule.is_due(segment, self.log.pending_units(share))
+        is_due = self.schedule.is_due(segment, self.log.pending_units(share))
+        if is_due:
+            self.budget_meter.require_steps()
+        return is_due
 
     def _set_lr(self, progress: float) -> None:
         self.progress = progress
         self.engine.set_lr(lr_at(progress, peak=self.peak_lr, warmup=self.config.lr_warmup))
 
-    def _agree(self, counts: Sequence[float] = (0, 0, 0, 0), *, due: bool = False) -> tuple[int, bool]:
+    def _agree(self, counts: Sequence[float] = NO_COUNTS, *, due: bool = False) -> tuple[int, bool]:
         """Tells the other hosts what this one counted and was asked for; returns what any was asked for."""
-        rows = self._hosts.push((*counts, self.requested(), due))
+        rows = self._hosts.push((*counts, self.requested(), due, self.budget_meter.own()))
         if rows is None:
             return 0, False
-        self.log.merge_counts(rows[:, :-2])
-        return int(rows[:, -2].max()), bool(rows[:, -1].max())
+        self.log.merge_counts(rows[:, : len(counts)])
+        request, is_due, spent = rows[:, len(counts) :].T
+        self.budget_meter.take(spent)
+        return int(request.max()), bool(is_due.max())
 
     def _agree_last(self) -> None:
         """Completes the counts of the last batch; a request in it is repeated with the next one."""
         if (rows := self._hosts.flush()) is not None:
-            self.log.merge_counts(rows[:, :-2])
+            self.log.merge_counts(rows[:, : len(NO_COUNTS)])
 
     def _check(self) -> None:
         """Between two batches of the evaluation."""
@@ -309,11 +329,11 @@ class Trainer:
         """Gives the next step the learning rate of its middle, by what is spent."""
         if self.budget is not None:
             self._count_spent()
-            self._set_lr(self.budget.progress_after(self.log.step_units / 2))
+            self._set_lr(self.budget.progress_of_step(self.log.step_units))
 
     def _count_spent(self) -> None:
-        if self.budget is not None and self.budget.kind == "ep":
-            self.budget.spent = self.log.forward_units
+        if self.budget is not None:
+            self.budget.count(self.log.forward_units)
 
     def _finish_epoch(self, segment: Segment) -> dict[str, Any]:
         validation = self._evaluate() if segment.evaluates else dict.fromkeys(VALIDATION)
@@ -330,6 +350,7 @@ class Trainer:
         self.energy.meter.set_phase("eval")
         began = time.monotonic()
         ids, ranks = np.arange(self.dataset.val.num_samples), self.ranks
+        self.budget_meter.begin_evaluation()
         try:
             average_statistics(self.engine.model, ranks)
             accuracy = evaluate(
@@ -341,6 +362,7 @@ class Trainer:
             )
             self._agree_last()
             self._quarantine.share(self.loaders)
+            self.budget_meter.end_evaluation()
         finally:
             self.log.counters.eval_s += time.monotonic() - began
         return dict(zip(VALIDATION, (accuracy.loss, accuracy.top1, accuracy.top5), strict=True))

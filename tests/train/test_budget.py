@@ -202,10 +202,10 @@ def test_open_schedule_anneals_when_just_that_is_left():
 def test_planned_progress_follows_the_cost_of_the_phase():
     schedule = open_schedule(2, warmup_epochs=1)
     segment = schedule.segment_at(0)
-    schedule.begin(segment)
+    schedule.begin(segment, 0)
     assert schedule.progress(500) == pytest.approx(0.25)
     schedule.budget.spent = 3000
-    schedule.begin(schedule.segment_at(schedule.end(segment, 1000, 3000).stop))
+    schedule.begin(schedule.segment_at(schedule.end(segment, 1000, 3000).stop), 1000)
     assert schedule.progress(1500) == pytest.approx(0.5 + 0.5 * 0.3 / 6)
 
 

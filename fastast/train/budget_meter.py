@@ -1,0 +1,147 @@
+"""Follows a budget of time or energy: what all ranks have spent, agreed once a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from fastast.distributed.ranks import Ranks
+from fastast.errors import InputError, ReportedByOtherRank
+from fastast.loggers.console import duration
+from fastast.train.budget import END_S, MIN_STEPS, Budget, MeteredBudget
+from fastast.train.run_log import RunLog
+
+# By how much more than the pace asks for a refused budget should be.
+_MARGIN = 1.1
+
+
+class BudgetMeter:
+    """Keeps a `MeteredBudget` up to date, the same on all ranks; does nothing for other budgets.
+
+    Args:
+        budget: of the run, or None.
+        log: counts the run's work.
+        ranks: who trains together. They call every method alike.
+        calibration: steps that `--dense-calibration` asks for, which leave the gate nothing if they are all.
+
+    Attributes:
+        measure: what this rank has spent in this session, seconds or joules; NaN once that cannot be read.
+        watts: power of this rank's GPU now; None where it is not known.
+    """
+
+    def __init__(self, budget: Budget | None, log: RunLog, ranks: Ranks, *, calibration: int = 0) -> None:
+        self._budget = budget if isinstance(budget, MeteredBudget) else None
+        self._log, self._ranks = log, ranks
+        self._min_steps = max(MIN_STEPS, calibration)
+        self._what = f"{self._min_steps} optimizer steps" + (
+            " of --dense-calibration" if calibration > MIN_STEPS else ""
+        )
+        self.measure: Callable[[], float] = lambda: 0.0
+        self.watts: Callable[[], float | None] = lambda: None
+        self._is_accepted = False
+        self._write_s = self._end = self._before = 0.0
+
+    def own(self) -> float:
+        """What this rank has spent in this session."""
+        return 0.0 if self._budget is None else self.measure()
+
+    def take(self, shares: Iterable[float]) -> None:
+        """Takes what each rank had spent at its last batch.
+
+        Raises:
+            InputError: the energy of a GPU can no longer be read.
+        """
+        if self._budget is None:
+            return
+        spent = [float(share) for share in shares]
+        if any(map(math.isnan, spent)):
+            self._refuse(
+                "--budget: the energy of a GPU can no longer be read (`fastast doctor` says why); continue with "
+                "--resume once it can"
+            )
+        self._budget.take(spent)
+
+    def synchronize(self) -> None:
+        """Takes what each rank has spent by now; the hosts wait for each other."""
+        if self._budget is None:
+            return
+        known = self._ranks.all_gather_object((self.measure(), self.watts() or 0.0, self._write_s))
+        spent, watts, write_s = zip(*known, strict=True)
+        self.take(spent)
+        end_s = END_S + max(write_s)
+        self._end = end_s if self._budget.kind == "time" else end_s * sum(watts)
+
+    def read_alone(self) -> float:
+        """What is spent by now, as far as this rank can tell without the others."""
+        assert self._budget is not None
+        if self._budget.kind == "joules" and self._ranks.size > 1:
+            return self._budget.spent
+        session = self.measure()
+        return self._budget.spent if math.isnan(session) else max(self._budget.spent, self._budget.earlier + session)
+
+    def resume(self, write_s: float) -> None:
+        """From here on training spends; `write_s` are the seconds that writing a checkpoint took."""
+        if self._budget is None:
+            return
+        self._write_s = write_s
+        self.synchronize()
+        self._budget.keep_back(end=self._end)
+        self._budget.resume()
+
+    def pause(self) -> None:
+        """From here on something else spends."""
+        if self._budget is not None:
+            self._budget.pause()
+
+    def begin_evaluation(self) -> None:
+        """An evaluation begins."""
+        self.synchronize()
+        self._before = 0.0 if self._budget is None else self._budget.spent
+
+    def end_evaluation(self) -> None:
+        """An evaluation ends; the last one is expected to cost as much."""
+        self.synchronize()
+        if self._budget is not None:
+            self._budget.keep_back(end=self._end, evaluation=self._budget.spent - self._before)
+
+    def follow(self) -> bool:
+        """Looks at the pace between two batches; returns whether the budget is metered.
+
+        Raises:
+            InputError: the budget does not pay for the steps that a run needs, and an evaluation.
+        """
+        if self._budget is None:
+            return False
+        if self._budget.is_settled:
+            self.synchronize()
+            self._budget.keep_back(end=self._end)
+            self.require_steps()
+        return True
+
+    def require_steps(self) -> None:
+        """Refuses a budget that does not pay for the steps that a run needs, and an evaluation: once, at the start.
+
+        Raises:
+            InputError: it does not; what would is named.
+        """
+        if self._budget is None or self._is_accepted or self._budget.earlier > 0:
+            return
+        least = self._budget.least(self._min_steps * self._log.step_units)
+        self._is_accepted = self._budget.total >= least
+        if self._is_accepted:
+            return
+        given, enough = (_in_words(self._budget.kind, value) for value in (self._budget.total, _MARGIN * least))
+        self._refuse(
+            f"--budget {given}: does not pay for {self._what} and an evaluation at the pace of the "
+            f"first ones; use --budget {enough} or more, in another --out or with --resume --force"
+        )
+
+    def _refuse(self, message: str) -> None:
+        raise InputError(message) if self._ranks.is_first else ReportedByOtherRank(message)
+
+
+def _in_words(kind: str, value: float) -> str:
+    if kind == "joules":
+        return f"{value / 1e3:.3g}kJ"
+    seconds = math.ceil(value)
+    return f"{seconds}s" if seconds < 60 else duration(seconds)
