@@ -1,5 +1,6 @@
 """Whoever follows the remedy of a message gets further: what it names exists and is accepted."""
 
+import json
 import re
 
 import pytest
@@ -81,9 +82,12 @@ def test_batch_larger_than_the_set(tmp_path, capsys, number, batch):
     write_pictures(data / "train", num_classes=1, per_class=number, seed=0)
     write_pictures(data / "val", num_classes=1, per_class=2, seed=1)
     arguments = ["train", *NET, "--data", data, "--out", tmp_path / "run", "--batch-size"]
-    code, error = say(capsys, *arguments, 64)
-    assert (code, f"use --batch-size {batch}" in error) == (2, True)
-    assert say(capsys, *arguments, batch) == (0, "")
+    assert main([*map(str, arguments), "64"]) == 0
+    assert (
+        f"--batch-size 64: larger than the training set of {number} pictures; {batch} is used"
+        in capsys.readouterr().out
+    )
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["batch_size"] == batch
 
 
 def test_set_of_one_picture(tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
+from fastast.config import TrainConfig
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError, ReportedByOtherRank
 from fastast.loggers.console import duration
@@ -22,17 +23,18 @@ class BudgetMeter:
         budget: of the run, or None.
         log: counts the run's work.
         ranks: who trains together. They call every method alike.
-        calibration: steps that `--dense-calibration` asks for, which leave the gate nothing if they are all.
+        config: completed options.
 
     Attributes:
         measure: what this rank has spent in this session, seconds or joules; NaN once that cannot be read.
         watts: power of this rank's GPU now; None where it is not known.
     """
 
-    def __init__(self, budget: Budget | None, log: RunLog, ranks: Ranks, *, calibration: int = 0) -> None:
+    def __init__(self, budget: Budget | None, log: RunLog, ranks: Ranks, config: TrainConfig) -> None:
         self._budget = budget if isinstance(budget, MeteredBudget) else None
         self._log, self._ranks = log, ranks
-        self._min_steps = max(MIN_STEPS, calibration)
+        calibration = config.dense_calibration if config.gate != "dense" else 0  # which leaves the gate nothing
+        self._given, self._min_steps = config.budget, max(MIN_STEPS, calibration)
         self._what = f"{self._min_steps} optimizer steps" + (
             " of --dense-calibration" if calibration > MIN_STEPS else ""
         )
@@ -130,9 +132,9 @@ class BudgetMeter:
         self._is_accepted = self._budget.total >= least
         if self._is_accepted:
             return
-        given, enough = (_in_words(self._budget.kind, value) for value in (self._budget.total, _MARGIN * least))
+        enough = _in_words(self._budget.kind, _MARGIN * least)
         self._refuse(
-            f"--budget {given}: does not pay for {self._what} and an evaluation at the pace of the "
+            f"--budget {self._given}: does not pay for {self._what} and an evaluation at the pace of the "
             f"first ones; use --budget {enough} or more, in another --out or with --resume --force"
         )
 

@@ -125,9 +125,7 @@ class Trainer:
         self.planner = EpochPlanner(config, num_train, dataset.val.num_samples, num_ranks=ranks.size)
         self.gate, self.schedule, self.budget = self.planner.gate, self.planner.schedule, self.planner.budget
         self.log = RunLog(config, self.planner, folder, energy.meter, reporter, num_train=num_train, ranks=ranks)
-        self.budget_meter = BudgetMeter(
-            self.budget, self.log, ranks, calibration=config.dense_calibration if config.gate != "dense" else 0
-        )
+        self.budget_meter = BudgetMeter(self.budget, self.log, ranks, config)
         self._reports = StatusReader(ranks.size, runtime.device)
         self._hosts = LaggedGather(ranks)
         self._balancer = QueueBalancer(config.batch_size, ranks.size)
