@@ -14,10 +14,10 @@ MIN_STEPS = 100
 # Seconds that a run takes from its last evaluation to its verdict, beside writing the last checkpoint: an estimate
 # (1.2 s for a ResNet-18 on two busy cores, most of it for report.html).
 END_S = 2.0
-# Batches after a pause that tell nothing of the pace: the loader fills up, clocks rise.
+# The first batches of a session tell nothing of the pace: the loader fills up, clocks rise.
 _SKIPPED = 3
 # Batches after which the pace is known well enough, and the weight of older ones when the next comes.
-_SETTLED, _DECAY = 10, 0.98
+_SETTLED, _DECAY = 13, 0.98
 
 
 class Budget:
@@ -93,26 +93,23 @@ class MeteredBudget(Budget):
 
     What is spent comes from clocks and meters, so it differs from run to run; the ranks agree on it once a batch.
     Set-up, evaluations and checkpoints are paid for too. They do not move the progress (`pause`, `resume`): what they
-    take makes the rest of the training shorter. The last evaluation and the end of the run are kept back from the
-    start, as soon as the pace tells what they cost.
+    take makes the rest of the training shorter. The last evaluation and the end of the run are kept back: a few
+    batches of an evaluation tell early what one costs.
 
     Args:
         amount, num_train: as of `Budget`.
-        num_val: size of the validation set.
 
     Attributes:
         reserve: kept back for the last evaluation and the end of the run.
         earlier: spent by earlier sessions of the run.
     """
 
-    def __init__(self, amount: Amount, num_train: int, num_val: int) -> None:
+    def __init__(self, amount: Amount, num_train: int) -> None:
         super().__init__(amount, num_train)
-        self._num_val = num_val
         self.unit_cost = self.reserve = self.earlier = 0.0
-        self._evaluated = False  # `eval_cost` was measured
         self._progress, self._left_from = 0.0, math.nan  # at the last `resume`; NaN while paused
         self._step_progress = 0.0
-        self._num_batches = 0  # since then
+        self._num_batches = 0  # in this session
         self._units, self._mark = 0.0, (0.0, 0.0)  # of training, and (spent, units) at the batch before
         self._sums = (0.0, 0.0)  # spent and units of the last batches
 
@@ -136,22 +133,21 @@ class MeteredBudget(Budget):
 
     @property
     def is_settled(self) -> bool:
-        """Whether the pace is known well enough, for the first time since the last pause."""
-        return self._num_batches == _SKIPPED + _SETTLED
+        """Whether the pace has just become known well enough in this session."""
+        return self._num_batches == _SETTLED
 
     def keep_back(self, *, end: float, evaluation: float | None = None) -> None:
-        """Sets what is kept back: for the end of the run, and for an evaluation, by the pace unless it was measured."""
+        """Sets what is kept back: for the end of the run, and for an evaluation as it was last measured."""
+        progress = self.progress
         if evaluation is not None:
-            self.eval_cost, self._evaluated = evaluation, True
-        elif not self._evaluated:
-            self.eval_cost = self._num_val * self.unit_cost
-        progress, self.reserve = self.progress, self.eval_cost + end
+            self.eval_cost = evaluation
+        self.reserve = self.eval_cost + end
         if not math.isnan(self._left_from):
             self._progress, self._left_from = progress, self.left
 
     def resume(self) -> None:
         """From here on it is training that spends."""
-        self._left_from, self._num_batches = self.left, 0
+        self._left_from = self.left
         self._mark = self.spent, self._units
 
     def pause(self) -> None:
@@ -179,13 +175,13 @@ class MeteredBudget(Budget):
         return self.spent + max(0.0, units - self._units) * self.unit_cost + self.reserve
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("eval_cost", "reserve", "unit_cost", "progress", "_step_progress", "_evaluated")
+        names = ("eval_cost", "reserve", "unit_cost", "progress", "_step_progress")
         return super().state_dict() | {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.earlier = self.spent
         self.eval_cost, self.reserve = state["eval_cost"], state["reserve"]
-        self.unit_cost, self._evaluated = state["unit_cost"], state["_evaluated"]
+        self.unit_cost = state["unit_cost"]
         shrinks = min(1.0, state["total"] / self.total)
         self._progress, self._step_progress = state["progress"] * shrinks, state["_step_progress"] * shrinks

@@ -28,6 +28,7 @@ class BudgetMeter:
     Attributes:
         measure: what this rank has spent in this session, seconds or joules; NaN once that cannot be read.
         watts: power of this rank's GPU now; None where it is not known.
+        write_s: seconds that writing the last checkpoint took.
     """
 
     def __init__(self, budget: Budget | None, log: RunLog, ranks: Ranks, config: TrainConfig) -> None:
@@ -40,8 +41,9 @@ class BudgetMeter:
         )
         self.measure: Callable[[], float] = lambda: 0.0
         self.watts: Callable[[], float | None] = lambda: None
+        self.write_s: Callable[[], float] = lambda: 0.0
         self._is_accepted = False
-        self._write_s = self._end = self._before = 0.0
+        self._end = self._before = 0.0
 
     def own(self) -> float:
         """What this rank has spent in this session."""
@@ -67,7 +69,7 @@ class BudgetMeter:
         """Takes what each rank has spent by now; the hosts wait for each other."""
         if self._budget is None:
             return
-        known = self._ranks.all_gather_object((self.measure(), self.watts() or 0.0, self._write_s))
+        known = self._ranks.all_gather_object((self.measure(), self.watts() or 0.0, self.write_s()))
         spent, watts, write_s = zip(*known, strict=True)
         self.take(spent)
         end_s = END_S + max(write_s)
@@ -81,11 +83,10 @@ class BudgetMeter:
         session = self.measure()
         return self._budget.spent if math.isnan(session) else max(self._budget.spent, self._budget.earlier + session)
 
-    def resume(self, write_s: float) -> None:
-        """From here on training spends; `write_s` are the seconds that writing a checkpoint took."""
+    def resume(self) -> None:
+        """From here on training spends."""
         if self._budget is None:
             return
-        self._write_s = write_s
         self.synchronize()
         self._budget.keep_back(end=self._end)
         self._budget.resume()
@@ -96,28 +97,37 @@ class BudgetMeter:
             self._budget.pause()
 
     def begin_evaluation(self) -> None:
-        """An evaluation begins."""
+        """An evaluation begins, or a part of one that stands for the whole."""
         self.synchronize()
         self._before = 0.0 if self._budget is None else self._budget.spent
 
-    def end_evaluation(self) -> None:
-        """An evaluation ends; the last one is expected to cost as much."""
+    def end_evaluation(self, share: float = 1.0) -> None:
+        """It ends; the last evaluation is expected to cost as much, if this was `share` of one."""
         self.synchronize()
         if self._budget is not None:
-            self._budget.keep_back(end=self._end, evaluation=self._budget.spent - self._before)
+            self._budget.keep_back(end=self._end, evaluation=(self._budget.spent - self._before) / share)
 
-    def follow(self) -> bool:
-        """Looks at the pace between two batches; returns whether the budget is metered.
+    @property
+    def is_metered(self) -> bool:
+        """Whether the budget is one of time or energy."""
+        return self._budget is not None
+
+    @property
+    def wants_evaluation(self) -> bool:
+        """Whether the pace has just become known, and the cost of an evaluation is not."""
+        return self._budget is not None and self._budget.is_settled and not self._budget.eval_cost
+
+    def confirms_end(self) -> bool:
+        """Whether training may end because nothing is left: not before its pace is known, so that a refusal names it.
 
         Raises:
             InputError: the budget does not pay for the steps that a run needs, and an evaluation.
         """
-        if self._budget is None:
+        if self._budget is None or self._is_accepted or self._budget.earlier > 0:
+            return True
+        if not self._budget.unit_cost:
             return False
-        if self._budget.is_settled:
-            self.synchronize()
-            self._budget.keep_back(end=self._end)
-            self.require_steps()
+        self.require_steps()
         return True
 
     def require_steps(self) -> None:

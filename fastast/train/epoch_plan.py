@@ -66,9 +66,7 @@ class EpochPlanner:
         self.schedule: Schedule | OpenSchedule
         if config.budget is not None:
             amount = parse_budget(config.budget, "--budget")
-            self.budget = (
-                Budget(amount, num_train) if amount.kind == "ep" else MeteredBudget(amount, num_train, num_val)
-            )
+            self.budget = Budget(amount, num_train) if amount.kind == "ep" else MeteredBudget(amount, num_train)
             self.schedule = OpenSchedule(
                 self.budget,
                 num_train,

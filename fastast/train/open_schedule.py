@@ -66,7 +66,7 @@ class OpenSchedule:
         """
         if self._ended is not None and self._ended.offered_before == offered:
             return self._ended
-        if self._is_over and not self.budget.pays_for(self._step_units):
+        if self._is_over:
             return None
         epoch, start = divmod(offered, self._num_samples)
         end = self._num_samples
@@ -105,9 +105,11 @@ class OpenSchedule:
             segment: the one that is trained.
             pending: forward units that batches which were offered already will still take.
         """
-        if not self.budget.pays_for(pending + self._step_units / 2):
-            return True
-        return self._anneals_now(segment, pending)
+        return not self._goes_on(pending) or self._anneals_now(segment, pending)
+
+    def _goes_on(self, pending: float) -> bool:
+        """Whether another step comes closer to the budget."""
+        return self.budget.pays_for(pending + self._step_units / 2)
 
     def _anneals_now(self, segment: Segment, pending: float) -> bool:
         anneals = bool(self._anneal_units) and segment.phase != ANNEAL
@@ -121,7 +123,7 @@ class OpenSchedule:
             stop: the position in the epoch's order that it has come to.
             units: forward units of the run so far.
         """
-        self._is_over = not self.budget.pays_for(self._step_units / 2)
+        self._is_over = not self._goes_on(0.0)
         self._anneals = self._anneals or self._anneals_now(segment, 0.0)
         ends_epoch = self._is_over or stop == self._num_samples
         ended = Segment(
@@ -185,6 +187,7 @@ class OpenSchedule:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resumes where `state_dict` was called."""
         self.budget.load_state_dict(state["budget"])
-        self._anneals, self._is_over = state["anneals"], state["is_over"]
+        is_other = state["budget"]["total"] != self.budget.total
+        self._anneals, self._is_over = state["anneals"], state["is_over"] and not (is_other and self._goes_on(0.0))
         self._ended = None if state["ended"] is None else Segment(**state["ended"])
         self._epoch_end, self._anchor = state["epoch_end"], state["anchor"]

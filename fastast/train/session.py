@@ -19,7 +19,7 @@ from fastast.config import STALL_TIMEOUT_S, TrainConfig, idle_gate
 from fastast.data import Dataset, draw_dataset, open_dataset, require_outside
 from fastast.device import Runtime, is_out_of_memory, limit_torch_threads, open_runtime
 from fastast.distributed.environment import find_world, is_elastic, is_restart, launched_by_torchrun
-from fastast.distributed.launch import count_processes, launch
+from fastast.distributed.launch import BEGAN, count_processes, launch
 from fastast.distributed.process_group import RankLost, open_ranks
 from fastast.distributed.ranks import Ranks
 from fastast.energy.meter import EnergyMeter, merge_idle
@@ -81,11 +81,13 @@ def train(
     began_s = time.monotonic() - process_age_s(argv)
     num_processes = count_processes(options.get("nproc"), options.get("device", "auto"))
     if num_processes > 1 and not launched_by_torchrun() and find_world().size == 1:
-        return launch(num_processes, argv)
+        return launch(num_processes, argv, began_s)
     if is_restart():
         if "out" not in options:
             raise InputError("a restarted run is found by its folder: start with --out")
         resume = "auto"
+    elif BEGAN in os.environ:
+        began_s = float(os.environ[BEGAN])
     try:
         with open_ranks(options.get("device", "auto"), float(options.get("stall_timeout", STALL_TIMEOUT_S))) as ranks:
             return _train(options, resume, argv, reporter, ranks, began_s, force=force)

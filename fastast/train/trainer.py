@@ -41,6 +41,9 @@ from fastast.train.run_energy import RunEnergy
 from fastast.train.run_log import RunLog
 from fastast.train.schedule import Segment, lr_at
 
+# Share of the validation pictures by which a budget of time or energy learns early what an evaluation costs.
+TIMED_SHARE = 0.05
+
 
 class Saver(Protocol):
     """Saves a run while it trains."""
@@ -169,6 +172,7 @@ class Trainer:
             Stopped: it was asked for; `state_dict` continues from there.
             InputError: the training diverged (10 non-finite steps in a row).
         """
+        self.budget_meter.write_s = lambda: saver.write_s
         self._began_s = time.monotonic() - self.log.counters.total_s
         self.reporter.begin("training", 1.0)
         try:
@@ -195,7 +199,7 @@ class Trainer:
 
     def _run_segment(self, segment: Segment, saver: Saver) -> Segment:
         """Trains a segment, and returns it as it ended."""
-        self.budget_meter.resume(saver.write_s)
+        self.budget_meter.resume()
         if self._progress is None:
             self.schedule.begin(segment, segment.offered_before)
             bad_ids = self.loaders.train.bad_ids
@@ -231,7 +235,7 @@ class Trainer:
                     counts.seconds += self._lap()
                     self.budget_meter.pause()
                     saver.save()
-                    self.budget_meter.resume(saver.write_s)
+                    self.budget_meter.resume()
                     part.start()
                     self._lap()  # saving is no part of training
             self._agree_last()
@@ -259,13 +263,13 @@ class Trainer:
         if self._progress is None or not self._progress.delivered:  # so that each segment moves the run on
             return False
         self._count_spent()
-        if self.budget_meter.follow():
+        if self.budget_meter.is_metered:
+            if self.budget_meter.wants_evaluation:
+                self._time_evaluation()
+                self.budget_meter.require_steps()
             self.schedule.begin(segment, segment.offered_before + self._progress.offered)
         share = self.planner.planned_share if self._scores(segment) else 1.0
-        is_due = self.schedule.is_due(segment, self.log.pending_units(share))
-        if is_due:
-            self.budget_meter.require_steps()
-        return is_due
+        return self.schedule.is_due(segment, self.log.pending_units(share)) and self.budget_meter.confirms_end()
 
     def _set_lr(self, progress: float) -> None:
         self.progress = progress
@@ -364,6 +368,18 @@ class Trainer:
         finally:
             self.log.counters.eval_s += time.monotonic() - began
         return dict(zip(VALIDATION, (accuracy.loss, accuracy.top1, accuracy.top5), strict=True))
+
+    def _time_evaluation(self) -> None:
+        """Runs a small part of an evaluation, so that the last one can be kept back from a budget of time or energy."""
+        self.budget_meter.pause()
+        ids, ranks = np.arange(self.dataset.val.num_samples), self.ranks
+        part = ids[: max(round(TIMED_SHARE * len(ids)), 4 * self.batch_size * ranks.size)]
+        self.budget_meter.begin_evaluation()
+        for batch in self.loaders.val.over(rank_slices(part, self.batch_size, ranks.rank, ranks.size)):
+            self.engine.evaluate(batch.images, batch.labels, batch.valid)
+        self.engine.synchronize()
+        self.budget_meter.end_evaluation(len(part) / len(ids))
+        self.budget_meter.resume()
 
     @property
     def epoch(self) -> int:

@@ -232,7 +232,7 @@ def test_age_is_that_of_the_command_alone():
 
 
 def test_progress_stands_still_while_something_else_spends():
-    budget = MeteredBudget(Amount("time", 100.0), 1000, 200)
+    budget = MeteredBudget(Amount("time", 100.0), 1000)
     budget.take([10.0])
     assert budget.progress == 0
     budget.keep_back(end=5.0)
@@ -247,7 +247,7 @@ def test_progress_stands_still_while_something_else_spends():
     budget.take([75.0])
     assert budget.progress == pytest.approx(0.75)
     state = budget.state_dict()
-    resumed = MeteredBudget(Amount("time", 100.0), 1000, 200)
+    resumed = MeteredBudget(Amount("time", 100.0), 1000)
     resumed.load_state_dict(state)
     assert (resumed.progress, resumed.spent, resumed.earlier) == (budget.progress, 75, 75)
     resumed.resume()
@@ -257,7 +257,7 @@ def test_progress_stands_still_while_something_else_spends():
 
 
 def test_pace_is_that_of_the_last_batches():
-    budget = MeteredBudget(Amount("joules", 1e6), 1000, 500)
+    budget = MeteredBudget(Amount("joules", 1e6), 1000)
     budget.resume()
     spent = units = 0.0
     for batch in range(300):
@@ -266,5 +266,3 @@ def test_pace_is_that_of_the_last_batches():
         budget.count(units)
         budget.take([spent / 3, spent * 2 / 3])
     assert budget.unit_cost == pytest.approx(0.5, rel=0.06)
-    budget.keep_back(end=0.0)
-    assert budget.reserve == pytest.approx(500 * budget.unit_cost)
