@@ -24,7 +24,7 @@ class EpochContext:
         epoch: index of the epoch; with `seed` it keys every draw.
         seed: any integer.
         target: share of the offered ids to choose, in (0, 1].
-        progress: share of the run's offered samples that lie before this epoch, in [0, 1).
+        progress: share of the run (with `--budget` of what it may spend) that lies before this epoch, in [0, 1).
         scores: float32 [N], last training losses, NaN for an id without one; None if there are none at all.
         ages: int32 [N], epochs since an id was last trained or chosen, or since the start; None if all are 0.
         offered: bool [N], the ids that the epoch offers; None for all.
