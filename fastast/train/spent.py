@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import threading
 import time
@@ -59,9 +60,10 @@ def read_record(path: Path, kind: str) -> float:
     """What a record says was spent; 0 if there is none of this kind."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return float(record["spent"]) if record["kind"] == kind else 0.0
-    except (OSError, ValueError, TypeError, KeyError):
+        spent = float(record["spent"]) if record["kind"] == kind else 0.0
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return 0.0
+    return spent if 0 <= spent < math.inf else 0.0
 
 
 @contextlib.contextmanager

@@ -215,7 +215,14 @@ def test_record_survives_what_it_may_find(tmp_path):
     with recorded(path, "time", lambda: 2.5):  # shorter
         assert read_record(path, "time") == 2.5
     assert read_record(path, "joules") == 0
-    for damaged in (b"", b"\x00" * 64, b'{"kind": "time"', b"[]", b'{"kind": "time", "spent": null}'):
+    for damaged in (
+        b"",
+        b"\x00" * 64,
+        b'{"kind": "time"',
+        b"[]",
+        b'{"kind": "time", "spent": null}',
+        b'{"kind": "time", "spent": NaN}',
+    ):
         path.write_bytes(damaged)
         assert read_record(path, "time") == 0
     with recorded(tmp_path / "absent" / "spent.json", "time", lambda: 1.0):  # cannot be written
