@@ -16,7 +16,7 @@ from fastast.report.comparison_plots import _costs, accuracy_for_energy
 from fastast.report.gallery import choose
 from fastast.report.run_page import write_report
 from fastast.report.run_record import Samples, read_record
-from fastast.report.svg import label_ends, label_points, short, thin
+from fastast.report.svg import label_ends, short, thin
 from tests.report.fake_run import NUM_TRAIN, write_run
 
 
@@ -151,24 +151,6 @@ def test_end_labels_do_not_overlap(heights: tuple[float, ...]) -> None:
         assert above.y0 >= below.y1 - 1
     frame = axes.get_window_extent()
     assert frame.y0 - 12 < boxes[0].y0 < boxes[-1].y1 < frame.y1 + 12
-
-
-def test_point_labels_do_not_overlap() -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 3), dpi=72)
-    axes = figure.subplots()
-    axes.plot([0, 1, 1, 1, 2], [0, 1, 1.02, 1.04, 2], "o")
-    points = [(1.0, 1.0 + 0.02 * i, name, "black") for i, name in enumerate(("memory", "forward", "random"))]
-    label_points(axes, [*points, (2.0, 2.0, "dense", "black"), (0.0, 0.0, "", "black")], [(0.9, 1.0, 1.5, 1.0)])
-    figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in axes.texts]
-    assert [text.get_text() for text in axes.texts] == ["memory", "forward", "random", "dense"]
-    for one, two in itertools.combinations(boxes, 2):
-        assert not one.overlaps(two)
-    bar = axes.transData.transform([(0.9, 1.0), (1.5, 1.0)])
-    assert all(box.y0 > bar[0, 1] or box.y1 < bar[0, 1] or box.x0 > bar[1, 0] or box.x1 < bar[0, 0] for box in boxes)
-    assert all(box.x1 < figure.bbox.width for box in boxes)
 
 
 def test_forward_units_by_epoch_add_up(tmp_path: Path) -> None:
