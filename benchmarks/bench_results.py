@@ -2,8 +2,9 @@
 
     python -m benchmarks.bench_results R --name imagenette_scratch --title "Imagenette from scratch" [--out DIR]
 
-R is the bench's folder. Written are DIR/NAME.json and DIR/NAME.md (DIR: benchmarks/results). Run it where the bench
-ran: the number of threads and the version of Python are those of the process that publishes.
+R is the bench's folder, or R/peers.json, which holds other trainers as well (`benchmarks.peers`). Written are
+DIR/NAME.json and DIR/NAME.md (DIR: benchmarks/results). Run it where the bench ran: the number of threads and the
+version of Python are those of the process that publishes.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ def condense(bench: dict[str, Any], heading: str, measured_at: str) -> dict[str,
         }
         for run in bench["runs"]
     ]
+    commands = [["fastast", *bench["argv"]]]
+    commands += [["python", "-m", "benchmarks.peers", *bench["peers_argv"]]] if "peers_argv" in bench else []
     return {
         "title": heading,
         "hardware": {**here["hardware"], "name": ", ".join(hardware["names"])},
@@ -71,7 +74,7 @@ def condense(bench: dict[str, Any], heading: str, measured_at: str) -> dict[str,
             "dali": hardware["dali"],
         },
         "measured_at": measured_at,
-        "command": shlex.join(["fastast", *(_last_part(word) for word in bench["argv"])]),
+        "command": " && ".join(shlex.join(map(_last_part, words)) for words in commands),
         "options": {name: _last_part(value) for name, value in bench["options"].items()},
         "data": {key: summary["data"][key] for key in ("train", "val", "classes", "fingerprint")},
         "params": summary["model"]["params"],
@@ -112,12 +115,12 @@ In brackets: 95 % intervals. "better" and "worse" are corrected by Holm over all
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="R", help="the folder of a finished bench")
+    parser.add_argument("folder", type=Path, metavar="R", help="the folder of a finished bench, or R/peers.json")
     parser.add_argument("--name", required=True, help="of the two files")
     parser.add_argument("--title", required=True, help="what was compared, in a few words")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
     args = parser.parse_args(argv)
-    source = args.folder / "bench.json"
+    source = args.folder / "bench.json" if args.folder.is_dir() else args.folder
     if not source.is_file():
         raise InputError(f"{source}: no such file; name the --out of a finished bench")
     ended = datetime.fromtimestamp(source.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")

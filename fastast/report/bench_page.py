@@ -40,23 +40,26 @@ class View(NamedTuple):
     reason: str  # why there is no figure, or which arms it lacks
 
 
-def write_bench_report(bench_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+def write_bench_report(
+    bench_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, name: str = BENCH_FILE
+) -> Path:
     """Writes the page of a bench, finished or not.
 
     Args:
         bench_dir: the bench's folder, which holds `bench.json` and the folders of its runs.
-        out: the file; `bench.html` in that folder by default.
+        out: the file; by default in that folder, `bench.html` for `bench.json`.
+        name: of the file of figures in that folder.
 
     Returns:
         Path of the page.
 
     Raises:
-        InputError: the folder holds no bench, `bench.json` is damaged or of another schema, or the page cannot be
+        InputError: the folder holds no bench, the file is damaged or of another schema, or the page cannot be
             written.
     """
     folder = Path(bench_dir)
-    path = folder / "bench.html" if out is None else Path(out)
-    source = folder / BENCH_FILE
+    source = folder / name
+    path = source.with_suffix(".html") if out is None else Path(out)
     bench = _clean_strings(read_object(source))
     if bench.get("schema") != SCHEMA:
         raise InputError(
