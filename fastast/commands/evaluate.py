@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--data", required=True, metavar="D", help="class folders, or a folder that holds val/")
     parser.add_argument("--arch", metavar="A", help="the network, where the file does not say it")
     parser.add_argument(
-        "--image-size", type=int, metavar="PX", help="evaluation crop, pixels, where the file does not say it; or 224"
+        "--image-size", type=int, metavar="PX", help="evaluation crop, pixels; default what the file was trained for"
     )
     parser.add_argument("--out", metavar="preds.csv", help="write one line for each picture")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures at a time (default 64)")
@@ -77,7 +77,7 @@ def evaluate_model(
         model_path: a run folder (its `model.safetensors`), or a file of weights.
         data: class folders, or a folder that holds val/.
         arch: the network; None takes the run's.
-        image_size: evaluation crop in pixels; None takes the run's, else 224.
+        image_size: evaluation crop in pixels; None takes what the weights were trained for, else 224.
         out: CSV file with the columns path, label, prediction, probability; or None. Pictures that were left out come
             last, without a prediction.
         batch_size: pictures at a time.
@@ -111,11 +111,14 @@ def evaluate_model(
 
     info = read_info(weights)
     if info is not None:
-        _require_agreement(weights, info, arch, image_size, WeightsInfo.of(info.arch, info.classes, info.crop_size))
+        ours = WeightsInfo.of(info.arch, info.classes, info.crop_size, info.bits)
+        _require_agreement(weights, info, arch, ours)
         if ":" in info.arch and arch is None and config.get("arch") != info.arch:
             raise InputError(f"{path}: a file may not choose code to run; if you trust it, add --arch {info.arch}")
-        arch, image_size = arch or info.arch, info.crop_size
         reporter.note(f"{weights}: {info}")
+        if image_size not in (None, info.crop_size):
+            reporter.note(f"evaluated at {image_size} px, since --image-size asks for it; trained for {info.crop_size}")
+        arch, image_size = arch or info.arch, image_size or info.crop_size
     arch = arch or config.get("arch")
     if not isinstance(arch, str):
         raise InputError(f"{path}: neither the file nor a run folder around it names its network; name it with --arch")
@@ -123,6 +126,7 @@ def evaluate_model(
 
     from fastast.data import open_folder
     from fastast.data.catalog import Quarantined
+    from fastast.data.dataset import require_same_bits
     from fastast.device import open_runtime
     from fastast.feed import EvalLoader, LoaderOptions
     from fastast.loggers.console import FewNotes
@@ -134,7 +138,8 @@ def evaluate_model(
         raise InputError(f"{weights}: name a run folder, or a file of weights: {', '.join(WEIGHT_SUFFIXES)}")
     known = _read_classes(folder.classes) if folder.classes.exists() else None
     catalog = open_folder(data, known if info is None else info.classes, on_note=reporter.note)
-    _require_trained_bits(folder, catalog, data)
+    if info is not None:
+        require_same_bits(info.bits, catalog.bits, data)
     classes = catalog.classes
     if info is None and known is None:
         reporter.note(f"{weights}: says nothing of its classes: taken are the folder's in order, at {size} px")
@@ -208,22 +213,10 @@ class Predictions:
         return text.getvalue().encode("utf-8", "backslashreplace")  # names of any bytes: what is not UTF-8 is escaped
 
 
-def _require_trained_bits(folder: RunFolder, catalog: Catalog, data: str) -> None:
-    """Refuses 16-bit pictures that became 8 bits by another range than those that the run trained on."""
-    from fastast.data.dataset import require_same_bits
-
-    trained = read_json(folder.summary).get("data") if folder.summary.exists() else None
-    require_same_bits(trained.get("bits") if isinstance(trained, dict) else None, catalog.bits, data)
-
-
-def _require_agreement(
-    path: Path, info: WeightsInfo, arch: str | None, image_size: int | None, ours: WeightsInfo
-) -> None:
-    """Refuses options that contradict what the weights were trained for, and pictures prepared as we cannot."""
+def _require_agreement(path: Path, info: WeightsInfo, arch: str | None, ours: WeightsInfo) -> None:
+    """Refuses another network than the one that the weights are of, and pictures prepared as we cannot."""
     if arch not in (None, info.arch) and not (":" in str(arch) and ":" in info.arch):
         raise InputError(f"--arch {arch}: {path} is a {info.arch}; leave --arch out")
-    if image_size not in (None, info.crop_size):
-        raise InputError(f"--image-size {image_size}: {path} was trained for {info.crop_size} px; leave it out")
     if info != ours:
         raise InputError(
             f"{path}: its pictures were prepared otherwise ({info}); evaluate it with the version that wrote it"

@@ -336,13 +336,15 @@ def _describe_nothing(index: FileIndex, refused: list[Quarantined]) -> str:
     """One line on a split without a single readable picture."""
     ignored = sum(index.ignored.values(), Counter())
     found = [f"{count} {extension}" for extension, count in ignored.most_common(SHOWN)]
+    remedy = "put .jpg or .png pictures there"
     if refused:
-        first = f"{show_path(refused[0].path)}: {refused[0].reason}"
-        found.append(f"{len(refused)} refused pictures, the first {first}")
-    return (
-        f"{show_path(index.roots[0])}: no readable picture in {len(index.classes)} class folders; found "
-        f"{'; '.join(found) or 'no files'}; put .jpg or .png pictures there"
-    )
+        reason, count = Counter(entry.reason for entry in refused).most_common(1)[0]
+        first = next(show_path(entry.path) for entry in refused if entry.reason == reason)
+        share = "all" if count == len(refused) else f"{count:,} of them"
+        found.append(f"{len(refused):,} refused, {share} as {first} is")
+        remedy = reason
+    where = f"{show_path(index.roots[0])}: no readable picture in {len(index.classes)} class folders"
+    return f"{where}; found {'; '.join(found) or 'no files'}{':' if refused else ';'} {remedy}"
 
 
 def require_same_classes(

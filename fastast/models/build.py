@@ -9,6 +9,7 @@ import inspect
 import itertools
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -19,12 +20,16 @@ import torch
 import torchvision.models
 from torch import Tensor, nn
 
+from fastast.data.file_index import some_names
 from fastast.errors import InputError
+from fastast.models.weights_info import read_info
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
-def build_model(arch: str, num_classes: int, weights: str = "none") -> tuple[nn.Module, list[str]]:
+def build_model(
+    arch: str, num_classes: int, weights: str = "none", classes: Sequence[str] | None = None
+) -> tuple[nn.Module, list[str]]:
     """Builds a classifier with channels-last parameters.
 
     Args:
@@ -32,7 +37,8 @@ def build_model(arch: str, num_classes: int, weights: str = "none") -> tuple[nn.
         num_classes: outputs of the head.
         weights: "none", "imagenet" (torchvision's best for `arch`; a function of the user's is called with
             `weights="imagenet"` too and loads its own), or a .pt/.pth/.safetensors file. Files are read without
-            executing code. A head of another size is left as initialised.
+            executing code. A head of another size, or one for other classes, is left as initialised.
+        classes: what the outputs stand for; None: whatever those of the file do.
 
     Returns:
         The model, and notes for the user (such as the replaced head).
@@ -48,7 +54,9 @@ def build_model(arch: str, num_classes: int, weights: str = "none") -> tuple[nn.
     notes = []
     if weights != "none":
         state = _imagenet_state(arch) if weights == "imagenet" else read_weights(weights)
-        notes = load_weights(model, state, weights)
+        info = None if weights == "imagenet" or classes is None else read_info(Path(weights))
+        others = [] if info is None or info.classes == list(classes or ()) else info.classes
+        notes = load_weights(model, state, weights, others)
     return model.to(memory_format=torch.channels_last), notes
 
 
@@ -143,8 +151,16 @@ def read_weights(path: str) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
-def load_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> list[str]:
+def load_weights(
+    model: nn.Module, state: dict[str, Tensor], source: str, other_classes: Sequence[str] = ()
+) -> list[str]:
     """Loads `state` into `model`; only the head (the last layer) may be of another size.
+
+    Args:
+        model: changed in place.
+        state: of a network of the same kind.
+        source: for the message.
+        other_classes: what the file's head stands for, if not for what the model's does: it is not loaded then.
 
     Returns:
         Notes for the user: which head was replaced, if it was.
@@ -155,7 +171,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> lis
     own = model.state_dict()
     state = {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items() if _is_kept(name, own)}
     head = {name for name in own if name.rpartition(".")[0] == _head_name(model)}
-    replaced = sorted(name for name in head if name in state and state[name].shape != own[name].shape)
+    replaced = sorted(n for n in head if n in state and (other_classes or state[n].shape != own[n].shape))
     usable = {name: value for name, value in state.items() if name not in replaced}
     missing = sorted(own.keys() - usable.keys() - head)
     # Batch counters appeared in torch 0.4.1 and older files lack them; they are not used with a fixed momentum.
@@ -173,7 +189,9 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> lis
     if not replaced and not absent:
         return []
     found = f"the file's has {state[replaced[0]].shape[0]} outputs" if replaced else "the file has none"
-    return [f"head replaced: {_head_name(model)} ({found}, this data has {own[min(head)].shape[0]} classes)"]
+    if other_classes:
+        found += f", for other classes: {some_names(other_classes)}"
+    return [f"head replaced: {_head_name(model)} ({found}; this data has {own[min(head)].shape[0]} classes)"]
 
 
 # DenseNet files of torchvision name layers "norm.1" that the network calls "norm1".

@@ -41,6 +41,7 @@ class Engine:
         runtime: device, number format and compiler.
         weights: what the network starts from, as `build_model` takes it.
         num_classes: outputs of the network.
+        classes: what they stand for; None: whatever those of `weights` do.
         num_train: size of the training set.
         ranks: who trains it together. They call every method alike, but for the state dicts.
         num_waiting: rows that wait on one rank in a state that will be loaded, at most.
@@ -59,6 +60,7 @@ class Engine:
         *,
         weights: str,
         num_classes: int,
+        classes: Sequence[str] | None = None,
         num_train: int,
         ranks: Ranks | None = None,
         num_waiting: int = 0,
@@ -70,7 +72,7 @@ class Engine:
         torch.manual_seed(config.seed)
         self.device = device
         self.ranks = ranks = ranks or Ranks()
-        self.model, self.notes = build_model(config.arch, num_classes, weights)
+        self.model, self.notes = build_model(config.arch, num_classes, weights, classes)
         self.model.to(device).train()
         twin = scoring_twin(self.model)
         check_fits(twin, config.arch, config.image_size, num_classes)

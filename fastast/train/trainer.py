@@ -121,6 +121,7 @@ class Trainer:
             reporter,
             weights=config.weights if state is None else "none",
             num_classes=len(dataset.classes),
+            classes=dataset.classes,
             num_train=num_train,
             ranks=ranks,
             num_waiting=0 if state is None else Engine.num_waiting(_part(state, "engine"), ranks.size),

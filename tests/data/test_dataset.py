@@ -189,7 +189,10 @@ def test_messages_for_bad_data_sets(tmp_path: Path) -> None:
         "train_lacks": ({**split("train/", {"a": 1}), **split("val/", {"a": 1, "zz": 1})}, ["/train", "zz"]),
         "bad_class": ({**pair, "train/c/0.jpg": b"text", "val/c/0.jpg": GOOD}, ["/train", ": c (1 refused: text,"]),
         "nothing": ({"train/a/x.txt": b"", "train/a/y.csv": b"", **split("val/", {"a": 1})}, ["1 .txt", "1 .csv"]),
-        "refused": ({"train/a/x.jpg": b"<html>", **split("val/", {"a": 1})}, ["1 refused", "x.jpg", "web page"]),
+        "refused": (
+            {"train/a/x.jpg": b"<html>", **split("val/", {"a": 1})},
+            ["1 refused, all as", "x.jpg is: a web page"],
+        ),
     }
     for name, (tree, phrases) in trees.items():
         write_tree(tmp_path / name, tree)
