@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastast.data import file_index
+from fastast.data import file_scan
 from fastast.data.dataset import Dataset, open_dataset, open_folder
 from fastast.errors import InputError
 from tests.data.image_files import encode, jpeg, picture, write_tree
@@ -259,13 +259,13 @@ def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
 def scanned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose header is read, as it happens."""
     names: list[str] = []
-    real = file_index.scan_file
+    real = file_scan.scan_file
 
     def spy(path: bytes):
         names.append(os.path.basename(os.fsdecode(path)))
         return real(path)
 
-    monkeypatch.setattr(file_index, "scan_file", spy)
+    monkeypatch.setattr(file_scan, "scan_file", spy)
     return names
 
 
