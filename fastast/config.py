@@ -9,10 +9,10 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from fastast.gates.registry import GATES
+from fastast.gates.registry import AUTO, GATES, LEAST_SHARE
 from fastast.options import checked_value, option, parse_budget, parse_duration, require
 
-SIGNIFICANCE = ("loss", "loss+std", "margin", "el2n")
+SIGNIFICANCE = tuple(dict.fromkeys(kind for entry in GATES.values() for kind in entry.significance))
 
 STALL_TIMEOUT_S = 1800.0
 
@@ -141,11 +141,12 @@ class TrainConfig:
         "hard: score > threshold (the published rule); soft: score > threshold * uniform, which learns more",
         choices=("soft", "hard"),
     )
-    target: float = option(
+    target: float | str = option(
         0.1,
-        "share of offered samples that reach backward, in (0, 1]; less is faster and learns less; dense and infobatch "
-        "have none",
-        metavar="SHARE",
+        "share of offered samples that reach backward, in (0, 1]; less is faster and learns less; auto: memory and "
+        "forward find it in their scores as the network learns; dense and infobatch have none",
+        metavar="SHARE|auto",
+        words=(AUTO,),
     )
     explore: float = option(
         0.0,
@@ -164,8 +165,13 @@ class TrainConfig:
         metavar="N",
     )
     anneal: float = option(0.0, "dense epochs at the end of the run (fractions allowed)", metavar="N")
-    significance: str = option(
-        "loss+std", "score of the forward gate; loss+std is the published one", choices=SIGNIFICANCE
+    significance: str | None = option(
+        None,
+        "what memory and forward select by: "
+        + "; ".join(f"{name}: {', '.join(info.significance)}" for name, info in GATES.items() if info.significance)
+        + "; default the first",
+        kind=str,
+        choices=SIGNIFICANCE,
     )
 
     # Stopping and continuing
@@ -239,7 +245,19 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             setattr(self, field.name, checked_value(field, getattr(self, field.name)))
-        require(0 < self.target <= 1, f"--target {self.target:g}: must be in (0, 1], for example 0.1")
+        kinds = GATES[self.gate].significance
+        if isinstance(self.target, str):
+            require(
+                GATES[self.gate].adapts or "target" not in GATES[self.gate].options,
+                f"--target {self.target}: {self.gate} has no scores to find its share in; give a number, for example "
+                "--target 0.1",
+            )
+        else:
+            require(0 < self.target <= 1, f"--target {self.target:g}: must be in (0, 1], for example 0.1")
+        require(
+            self.significance is None or not kinds or self.significance in kinds,
+            f"--significance {self.significance}: not with --gate {self.gate}; choose from {', '.join(kinds)}",
+        )
         require(
             self.eval_every == "auto" or _is_positive(self.eval_every),
             f"--eval-every {self.eval_every}: give auto, or a number of epochs above 0, for example 1",
@@ -260,9 +278,11 @@ class TrainConfig:
             f"--warmup-epochs {self.warmup_epochs:g} and --anneal {self.anneal:g}: take more than "
             f"--epochs {self.epochs or 0:g} has; shorten them, for example --warmup-epochs 0",
         )
+        most = LEAST_SHARE if isinstance(self.target, str) else self.target
         require(
-            0 <= self.explore < self.target,
-            f"--explore {self.explore:g}: must be 0 or more and below --target {self.target:g}",
+            0 <= self.explore < most,
+            f"--explore {self.explore:g}: must be 0 or more and below "
+            + (f"{most:g}, the least share of --target auto" if most != self.target else f"--target {most:g}"),
         )
         require(
             not (self.unbiased and self.selection == "hard"),

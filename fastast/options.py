@@ -13,7 +13,13 @@ from fastast.removed import removed_value
 
 
 def option(
-    default: Any, doc: str, *, kind: type | None = None, metavar: str | None = None, choices: Collection[str] = ()
+    default: Any,
+    doc: str,
+    *,
+    kind: type | None = None,
+    metavar: str | None = None,
+    choices: Collection[str] = (),
+    words: Collection[str] = (),
 ) -> Any:
     """A config field: its default, its one line of doc, and what the command line needs to parse it.
 
@@ -23,9 +29,10 @@ def option(
         kind: str, int, float or bool; by default the type of the default.
         metavar: name of the value in `--help`; the choices by default.
         choices: the values that are allowed, read at each check; any if empty.
+        words: values that are allowed beside those of the kind.
     """
     shown = metavar or "|".join(choices) or None
-    metadata = {"doc": doc, "kind": kind or type(default), "metavar": shown, "choices": choices}
+    metadata = {"doc": doc, "kind": kind or type(default), "metavar": shown, "choices": choices, "words": words}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -50,13 +57,16 @@ def checked_value(field: dataclasses.Field, value: Any) -> Any:
     if value is None:
         require(field.default is None, f"{flag}: needs a value")
         return None
+    if value in field.metadata["words"]:
+        return value
     if type(value) is int:
         require(abs(value) < 2**63, f"{flag}: a number of 2^63 or more")
         value = float(value) if kind is float else value
     if kind is str and type(value) in (int, float):  # such as --nproc and --eval-every, which take a word as well
         value = f"{value:g}" if type(value) is float else str(value)
     require(not isinstance(value, str) or bool(value.strip()), f"{flag}: is empty; give a value, or leave it out")
-    require(type(value) is kind, f"{flag} {value!r}: expected {kind.__name__}, got {type(value).__name__}")
+    expected = " or ".join((kind.__name__, *field.metadata["words"]))
+    require(type(value) is kind, f"{flag} {value!r}: expected {expected}, got {type(value).__name__}")
     require(kind is not float or math.isfinite(value), f"{flag} {value}: must be a finite number")
     if choices:
         check_choice(flag, field.name, value, choices)

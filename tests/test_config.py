@@ -54,7 +54,7 @@ def test_dense_run_has_no_warmup():
         ("target", 1.5, r"--target 1.5"),
         ("target", -0.1, "--target"),
         ("target", math.nan, "finite"),
-        ("target", "much", "expected float, got str"),
+        ("target", "much", "expected float or auto, got str"),
         ("epochs", 0, "--epochs 0"),
         ("epochs", math.inf, "finite"),
         ("warmup_epochs", 41, "--warmup-epochs 41 .* --epochs 40"),

@@ -36,6 +36,20 @@ def _el2n(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
     return (logits.softmax(-1) - _one_hot(logits, labels).float()).norm(dim=-1)
 
 
+def _variance(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
+    """p (1 - p) of the label: small for what is known, and for what contradicts all else, as wrong labels do.
+
+    Chang et al., "Active Bias", NIPS 2017.
+    """
+    log_p = -_loss(logits, labels, images)
+    return log_p.exp() * -log_p.expm1()  # expm1: 1 - p where p is near 1
+
+
+def _uncertainty(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
+    """sqrt(p (1 - p)) of the label: the root of the variance."""
+    return _variance(logits, labels, images).sqrt()
+
+
 def _std(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
     """Spatial standard deviation of the pixels, averaged over channels."""
     if images is None:
@@ -53,6 +67,8 @@ KINDS: dict[str, tuple[tuple[float, Term], ...]] = {
     "loss+std": ((0.7, _loss), (0.3, _std)),
     "margin": ((1.0, _margin),),
     "el2n": ((1.0, _el2n),),
+    "uncertainty": ((1.0, _uncertainty),),
+    "variance": ((1.0, _variance),),
 }
 
 
@@ -64,10 +80,11 @@ def significance(
     kind: str = "loss+std",
     running: Tensor | None = None,
 ) -> Tensor:
-    """One score per sample, 0 or more, larger for harder samples.
+    """One score per sample, 0 or more, larger for samples that have more to teach.
 
     Each kind is a weighted sum of terms, each divided by its mean, so that scores average 1. `loss+std` is
-    0.7 loss / mean(loss) + 0.3 std / mean(std); `loss`, `margin` (of the probabilities) and `el2n` are alone.
+    0.7 loss / mean(loss) + 0.3 std / mean(std); `loss`, `margin` (of the probabilities), `el2n`, `uncertainty` and
+    `variance` are alone.
 
     Args:
         logits: float [B, classes], any precision; the arithmetic is float32.

@@ -154,6 +154,8 @@ def verdict(summary: dict[str, Any]) -> Table:
     if gate["activation_rate"] is not None:
         target = "" if gate["target"] is None else f" (target {gate['target']:.4g})"
         table.add_row("activation", f"{gate['activation_rate']:.2%}{target}")
+        if told := share_told(gate):
+            table.add_row("share", told)
     elif gate["name"] != "dense":
         dense = f"dense warm-up took {gate['warmup_epochs']:.3g} epochs; train longer, or with --warmup-epochs 0"
         table.add_row("gate", f"never ran: {dense}")
@@ -182,6 +184,21 @@ def verdict(summary: dict[str, Any]) -> Table:
     for note in energy["notes"]:
         table.add_row("note", escape(note))
     return table
+
+
+def share_told(gate: dict[str, Any]) -> str | None:
+    """How the share of a gate that sets it by itself has moved, in one line; None for other gates.
+
+    Args:
+        gate: of a summary. Older ones have no shares.
+    """
+    shares = gate.get("shares") or [None]
+    if gate["target"] is not None or None in shares or shares[0] == shares[-1]:
+        return None
+    first, last = shares[0], shares[-1]
+    return (
+        f"the gate's share {'fell' if last < first else 'rose'} from {first:.0%} to {last:.0%} as the network learned"
+    )
 
 
 def percent(value: float | None) -> str:

@@ -120,6 +120,7 @@ class MetricsWriter:
         epoch: int,
         phase: str,
         threshold: float | None,
+        target: float | None,
         validation: dict[str, float | None],
         hist: dict[str, Any] | None,
         gpu_j: float | None,
@@ -128,6 +129,7 @@ class MetricsWriter:
 
         Args:
             whole, status, epoch, phase, threshold: as for `step_line`.
+            target: share of the offered that the gate aimed at, 1 where it did not run; None if it has no target.
             validation: the VALIDATION figures, None where the epoch was not evaluated.
             hist: losses of selected and skipped samples, or None.
             gpu_j: joules of the epoch, or None.
@@ -144,6 +146,7 @@ class MetricsWriter:
             "backward": whole.backward - self._epoch_from.backward,
             "activation": (status.pushed - since.pushed) / offered if offered else None,
             "threshold": threshold,
+            "target": target,
             "seconds": time.monotonic() - self._epoch_began,
             "gpu_j": gpu_j,
             "hist": hist,

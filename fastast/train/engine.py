@@ -20,7 +20,7 @@ from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
 from fastast.feed import Batch
 from fastast.gates.queue import Rows, SampleQueue
-from fastast.gates.registry import make_gate
+from fastast.gates.registry import GATES, make_gate
 from fastast.gates.score_memory import ScoreMemory
 from fastast.gates.selector import Selector
 from fastast.loggers.console import Reporter
@@ -80,7 +80,7 @@ class Engine:
         self.guard = GuardedStep(self.model, optimizer, scale_loss=dtype == torch.float16, compiled=compiled)
         self.selector = Selector(
             config.target,
-            kind=config.significance,
+            kind=config.significance or GATES["forward"].significance[0],
             selection=config.selection,
             seed=config.seed,
             explore=config.explore if make_gate(config.gate, asdict(config)).scores else 0.0,
@@ -128,8 +128,8 @@ class Engine:
         """Keys the selector's random numbers; a tensor, so that a new epoch recompiles nothing."""
         self._epoch.fill_(epoch)
 
-    def set_target(self, target: float) -> None:
-        """Sets the share that the gate selects; a change solves for a new threshold at the next batch."""
+    def set_target(self, target: float | str) -> None:
+        """Sets the share that a scoring gate selects, or "auto"; a change solves for a new threshold."""
         if target != self._target:
             self._target = target
             self.selector.set_target(target, self.score_step.totals)
@@ -181,6 +181,7 @@ class Engine:
             self.train_step.loss_sum,
             self.train_step.loss_rows,
             self.selector.controller.threshold,
+            self.selector.controller.target,
             self.selector.controller.nan_count,
         ]
         return torch.stack([field.double() for field in fields])

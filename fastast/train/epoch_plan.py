@@ -98,7 +98,7 @@ class EpochPlanner:
         Args:
             segment: one of the schedule's.
             bad_ids: bool[N], quarantined ids, which are not offered.
-            memory: last training losses and ages.
+            memory: last training losses.
         """
         config, num_train = self._config, self._num_train
         order = self._order(segment, bad_ids)
@@ -113,8 +113,7 @@ class EpochPlanner:
                 seed=config.seed,
                 target=config.target,
                 progress=self.schedule.offered_share(segment),
-                scores=memory.score.cpu().numpy(),
-                ages=memory.age.cpu().numpy(),
+                losses=memory.score.cpu().numpy(),
                 offered=offered,
                 explore=config.explore,
                 selection=config.selection,
@@ -127,6 +126,20 @@ class EpochPlanner:
         weights = None if choice.weights is None else torch.from_numpy(choice.weights).to(device)
         places, keep = np.flatnonzero(choice.keep[order]), torch.from_numpy(choice.keep).to(device)
         return EpochPlan(order, places, weights, keep)
+
+    def target(self, segment: Segment, plan: EpochPlan) -> float | str | None:
+        """The share that the gate aims at in a planned segment.
+
+        Returns:
+            1 where the gate does not run, None if it has no target; "auto" where its scores will tell, batch by batch.
+        """
+        if segment.phase != GATED:
+            return 1.0
+        if not self.gate.has_target:
+            return None
+        if not isinstance(self._config.target, str) or self.gate.scores:
+            return self._config.target
+        return len(plan.places) / max(1, len(plan.order))
 
     def restore(
         self, segment: Segment, bad_ids: np.ndarray, keep: torch.Tensor | None, weights: torch.Tensor | None

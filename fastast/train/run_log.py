@@ -19,7 +19,7 @@ from fastast.loggers.device_status import DeviceStatus, merge_status
 from fastast.loggers.metrics import MetricsWriter
 from fastast.phases import GATED
 from fastast.run_folder import RunFolder
-from fastast.train.epoch_plan import EpochPlanner
+from fastast.train.epoch_plan import EpochPlan, EpochPlanner
 from fastast.train.schedule import Segment
 
 # A run whose steps are skipped this often in a row has diverged.
@@ -70,6 +70,11 @@ class RunLog:
         self._pending: list[BatchRecord] = []  # batches that the device has not reported on
         self._num_local = 0  # of these, the last ones, whose counts are of this rank alone
         self._epoch_status = self.status
+        self._target: float | str | None = None
+
+    def begin_segment(self, segment: Segment, plan: EpochPlan) -> None:
+        """Notes the share that the gate aims at in a segment."""
+        self._target = self._planner.target(segment, plan)
 
     def add(self, record: BatchRecord) -> None:
         """Takes what the host knows of a batch on this rank; the device reports on it later."""
@@ -192,6 +197,7 @@ class RunLog:
             epoch=segment.epoch,
             phase=segment.phase,
             threshold=self._threshold(segment),
+            target=self.status.target if isinstance(self._target, str) else self._target,
             validation=validation,
             hist=hist,
             gpu_j=gpu_j,
@@ -239,6 +245,7 @@ class RunLog:
             "pending": [record.state_dict() for record in self._pending],
             "status": list(self.status),
             "epoch_status": list(self._epoch_status),
+            "target": self._target,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -249,3 +256,4 @@ class RunLog:
         self._metrics.load_state_dict(state["metrics"])
         self._pending = [BatchRecord.from_state(record) for record in state["pending"]]
         self.status, self._epoch_status = DeviceStatus(*state["status"]), DeviceStatus(*state["epoch_status"])
+        self._target = state["target"]

@@ -136,7 +136,8 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
         "gate": {
             "name": config.gate,
             "selection": config.selection,
-            "target": config.target if trainer.gate.has_target else None,
+            "target": config.target if trainer.gate.has_target and not isinstance(config.target, str) else None,
+            "shares": [line["target"] for line in log.epochs],
             "activation_rate": gated.selected / gated.offered if gated.offered else None,
             "threshold": next((e["threshold"] for e in reversed(log.epochs) if e["threshold"] is not None), None),
             "warmup_epochs": counters.phases[WARMUP].offered / dataset.train.num_samples,

@@ -23,6 +23,7 @@ from fastast.distributed.queue_balance import QueueBalancer
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
 from fastast.feed import Batch
+from fastast.gates.registry import AUTO
 from fastast.loggers.console import Reporter
 from fastast.loggers.counters import NO_COUNTS, BatchRecord, PhaseCounts
 from fastast.loggers.device_status import StatusReader
@@ -206,6 +207,7 @@ class Trainer:
             bad_ids = self.loaders.train.bad_ids
             plan = self.planner.plan(segment, bad_ids, self.engine.memory)
             self._progress = EpochProgress(segment, plan, bad_ids, batch_size=self.batch_size, ranks=self.ranks)
+            self.log.begin_segment(segment, plan)
         progress, loader = self._progress, self.loaders.train
         counts = self.log.counters.phases[segment.phase]
         self.engine.begin_epoch(segment.epoch)
@@ -254,8 +256,6 @@ class Trainer:
         self.budget_meter.synchronize()
         self.budget_meter.pause()
         segment = self.schedule.end(segment, progress.position(self.planner), self.log.forward_units)
-        if segment.ends_epoch:
-            self.engine.memory.end_epoch(progress.plan.keep)
         self._progress, self._trained = None, True
         return segment
 
@@ -269,7 +269,9 @@ class Trainer:
                 self._time_evaluation()
                 self.budget_meter.require_steps()
             self.schedule.begin(segment, segment.offered_before + self._progress.offered)
-        share = self.planner.planned_share if self._scores(segment) else 1.0
+        share = 1.0
+        if self._scores(segment):
+            share = self.log.status.target if self.config.target == AUTO else self.planner.planned_share
         return self.schedule.is_due(segment, self.log.pending_units(share)) and self.budget_meter.confirms_end()
 
     def _set_lr(self, progress: float) -> None:
