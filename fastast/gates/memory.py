@@ -27,6 +27,7 @@ def _variance(loss: np.ndarray) -> np.ndarray:
 
 
 SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "gce": lambda loss: np.exp(-loss / 2) * -np.expm1(-loss),
     "loss": lambda loss: loss,
     "uncertainty": lambda loss: np.sqrt(_variance(loss)),
     "variance": _variance,
@@ -36,11 +37,13 @@ SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 class Memory(Gate):
     """Trains a share of the samples chosen by their last training loss, and never reads the rest.
 
-    The loss tells the probability p of the label, and with it the scores `loss`, `uncertainty` = sqrt(p (1 - p)) and
-    `variance` = p (1 - p), as of the last training pass. Of the ids offered, ids without a score are chosen first, in
-    seeded order. The others are chosen by the explore share and the gate on the scores: each has the probability
-    e + (1 - e) min(1, s / threshold), where the threshold solves for the places that are left (hard: the highest
-    scores). Exactly that many are drawn, each with exactly its probability (`systematic_draw`).
+    The loss tells the probability p of the label, and with it the scores of the last training pass: `loss`, `gce` =
+    sqrt(p) (1 - p), `uncertainty` = sqrt(p (1 - p)) and `variance` = p (1 - p).
+
+    Of the ids offered, ids without a score are chosen first, in seeded order. The others are chosen by the explore
+    share and the gate on the scores: each has the probability e + (1 - e) min(1, s / threshold), where the threshold
+    solves for the places that are left (hard: the highest scores). Exactly that many are drawn, each with exactly its
+    probability (`systematic_draw`).
 
     The target is the share of the offered ids that is chosen. With target "auto" all ids without a score are chosen,
     and of the others their effective sample size (`effective_share`).
@@ -59,7 +62,7 @@ class Memory(Gate):
     plans = True
 
     def __init__(self, significance: str | None = None) -> None:
-        significance = significance or "uncertainty"
+        significance = significance or next(iter(SCORES))
         if significance not in SCORES:
             raise InputError(f"memory significance {significance!r} is unknown: choose one of {', '.join(SCORES)}")
         self._score = SCORES[significance]
@@ -83,6 +86,7 @@ class Memory(Gate):
         if places and len(ids):
             shuffle = np.argsort(order[ids])
             ids, scores = ids[shuffle], scores[shuffle]
+            del losses, seen, shuffle  # of millions of ids
             p[ids] = gate_probability(scores, places, explore=context.explore, selection=context.selection)
             start = seeded_uniform(context.seed, context.epoch, num, STREAM_PLAN)
             keep[ids] = systematic_draw(p[ids], min(places, len(ids)), start)

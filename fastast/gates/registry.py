@@ -57,14 +57,14 @@ GATES: dict[str, GateEntry] = {
         path="fastast.gates.forward:Forward",
         help="those with high scores, after a forward of each",
         options=("target", "selection", "significance", "explore", "unbiased", *_PHASES),
-        significance=("loss+std", "loss", "margin", "el2n", "uncertainty", "variance"),
+        significance=("loss+std", "loss", "margin", "el2n", "gce", "uncertainty", "variance"),
     ),
     "memory": GateEntry(
         path="fastast.gates.memory:Memory",
-        help="those that were uncertain when last trained",
+        help="those that still had something to teach when last trained",
         options=("target", "selection", "significance", "explore", "unbiased", *_PHASES),
         arguments=("significance",),
-        significance=("uncertainty", "variance", "loss"),
+        significance=("gce", "uncertainty", "variance", "loss"),
     ),
     "infobatch": GateEntry(
         path="fastast.gates.infobatch:InfoBatch",

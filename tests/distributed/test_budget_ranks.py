@@ -10,9 +10,11 @@ from tests.train.test_budget import BATCH, NUM_TRAIN, budgeted
 from tests.train.test_run import summary_of
 
 
-@pytest.mark.parametrize("gate", ["forward", pytest.param("memory", marks=pytest.mark.slow)])
-def test_two_ranks_spend_a_budget_of_epochs_and_resume_exactly(pictures, tmp_path, gate):
-    changes = {"gate": gate, "batch_size": BATCH // 2, "warmup_epochs": 0.5, "threads": 1}
+@pytest.mark.parametrize(
+    ("gate", "target"), [("forward", 0.3), ("memory", "auto"), pytest.param("forward", "auto", marks=pytest.mark.slow)]
+)
+def test_two_ranks_spend_a_budget_of_epochs_and_resume_exactly(pictures, tmp_path, gate, target):
+    changes = {"gate": gate, "target": target, "batch_size": BATCH // 2, "warmup_epochs": 0.5, "threads": 1}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train(tmp_path, 2, budgeted(pictures, whole, "1.7ep", **changes)) == [0, 0]
     assert abs(summary_of(whole)["compute"]["forward_units"] / 3 / NUM_TRAIN - 1.7) <= BATCH / NUM_TRAIN

@@ -45,7 +45,7 @@ def test_unbiased_over_epochs():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"scores": np.full(NUM, np.nan, np.float32)}, {"scores": losses(), "progress": 0.875}]
+    "options", [{}, {"losses": np.full(NUM, np.nan, np.float32)}, {"losses": losses(), "progress": 0.875}]
 )
 def test_dense_without_losses_and_at_the_end(options):
     assert plan(**options) is None

@@ -59,6 +59,7 @@ def test_scores_follow_from_the_loss(kind):
     """Hard selection of half of the samples, against the formula in Python floats."""
     p = np.random.default_rng(0).random(NUM)
     plain = {
+        "gce": [math.sqrt(x) * (1 - x) for x in p],
         "loss": [-math.log(x) for x in p],
         "uncertainty": [math.sqrt(x * (1 - x)) for x in p],
         "variance": [x * (1 - x) for x in p],

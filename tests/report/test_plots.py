@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -13,7 +14,7 @@ from fastast.energy.power_log import PowerRow
 from fastast.report import power_plot, svg
 from fastast.report import run_plots as plots
 from fastast.report.comparison_plots import _costs, accuracy_for_energy
-from fastast.report.gallery import choose
+from fastast.report.gallery import choose, suspects
 from fastast.report.run_page import write_report
 from fastast.report.run_record import Samples, read_record
 from fastast.report.svg import label_ends, short, thin
@@ -75,6 +76,37 @@ def test_run_without_target_has_no_band(tmp_path: Path) -> None:
     assert "Band" not in figure.caption
     assert "target 20" not in figure.svg
     assert "series-2" not in figure.svg
+
+
+def test_share_that_the_gate_found(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", gpus=0, epochs=3)
+    assert "Share that the gate trains" not in write_report(run).read_text()
+    options = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**options, "target": "auto"}))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "epoch":
+            line["target"] = [1.0, 0.4, 0.07][line["epoch"] - 1]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figure = plots.share(read_record(run))
+    assert isinstance(figure, svg.Figure)
+    assert "fell from 100% to 7% as the network learned" in figure.caption
+    assert "100.0% to 7.0%" in figure.svg
+    assert "Share that the gate trains" in write_report(run).read_text()
+
+
+def test_suspected_labels_are_the_least_probable(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", gpus=0, epochs=2)
+    record = read_record(run)
+    assert record.samples is not None
+    losses = np.full(len(record.samples.id), 0.1)
+    losses[:5], losses[7] = [4.0, np.nan, 9.0, 2.9, 3.1], 3.0
+    record = dataclasses.replace(record, samples=record.samples._replace(last_loss=losses))
+    found = suspects(record, max_pictures=3)
+    assert (found["num"], found["num_trained"]) == (4, len(losses) - 1)  # 2.9 and less are probable enough
+    names = [Path(record.samples.path(row)).name for row in (2, 4, 7)]  # 0 is unreadable
+    assert [picture["name"] for picture in found["pictures"]] == names
+    assert "probability of the label 0.00012" in found["pictures"][0]["tip"]
 
 
 def test_dense_run_has_no_gated_part(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ SUMMARY_KEYS = {
     "hardware": "device names world_size driver torch dali",
     "data": "train val classes quarantined fingerprint bits",
     "model": "arch params image_size precision compiled compile_note",
-    "gate": "name selection target activation_rate threshold warmup_epochs",
+    "gate": "name selection target shares activation_rate threshold warmup_epochs",
     "samples": "offered decoded scored selected backward leftover steps nonfinite_steps",
     "accuracy": "val_top1 val_top5 best_val_top1 best_epoch",
     "time_s": "total train eval data_wait",
@@ -47,7 +47,8 @@ STEP_KEYS = (
     "kind epoch phase step offered backward loss lr activation threshold progress offered_per_s data_wait_s gpu_w"
 )
 EPOCH_KEYS = (
-    "kind epoch phase train_loss val_loss val_top1 val_top5 offered backward activation threshold seconds gpu_j hist"
+    "kind epoch phase train_loss val_loss val_top1 val_top5 offered backward activation threshold target seconds gpu_j "
+    "hist"
 )
 
 
@@ -166,6 +167,8 @@ def test_same_command_gives_same_losses(gated, pictures, tmp_path):
         ("random", {"target": 0.25}),
         ("memory", {"target": 0.25}),
         ("memory", {"target": 0.25, "unbiased": True}),
+        ("memory", {"target": "auto", "significance": "variance"}),
+        ("forward", {"target": "auto", "explore": 0.04}),
         ("infobatch", {}),
     ],
 )
@@ -203,6 +206,13 @@ def test_counted_work_equals_hooks(pictures, tmp_path, gate, changes):
         assert 0.5 < share < 1
     elif gate == "dense":
         assert share == 1
+    elif config.target == "auto":
+        shares = [line["target"] for line in trainer.log.epochs]
+        assert all(0.05 <= aimed <= 1 for aimed in shares)
+        if trainer.gate.plans:  # half of the first epoch is dense, half of the last is offered
+            assert gated.selected == sum(round(s * n) for s, n in zip(shares, (120, 240, 120), strict=True))
+        else:
+            assert min(shares) * 0.9 < share <= 1
     else:
         assert abs(share - config.target) < (0.01 if trainer.gate.plans else 0.05 * config.target + 2 / gated.offered)
 
