@@ -11,7 +11,7 @@ from fastast.errors import InputError
 from fastast.gates.base import Choice, EpochContext, Gate, num_chosen
 from fastast.gates.registry import AUTO
 from fastast.gates.sampling import (
-    effective_share,
+    adaptive_share,
     first_by_key,
     gate_probability,
     seeded_keys,
@@ -46,7 +46,7 @@ class Memory(Gate):
     probability (`systematic_draw`).
 
     The target is the share of the offered ids that is chosen. With target "auto" all ids without a score are chosen,
-    and of the others their effective sample size (`effective_share`).
+    and the `adaptive_share` of the others.
 
     With `unbiased` a chosen id weighs rate / probability. Ids without a score have the probability 1 if there are
     places for all of them, else places / ids, and the others have 0: rate is the mean probability of the ids that
@@ -75,7 +75,7 @@ class Memory(Gate):
         seen = np.isfinite(losses)
         unseen, ids, scores = ids[~seen], ids[seen], self._score(losses[seen])
         if context.target == AUTO:
-            places = len(unseen) + (num_chosen(effective_share(scores), len(ids)) if len(ids) else 0)
+            places = len(unseen) + (num_chosen(adaptive_share(scores), len(ids)) if len(ids) else 0)
         else:
             places = context.num_chosen(len(unseen) + len(ids))
         chosen = first_by_key(unseen, order, places)

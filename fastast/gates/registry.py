@@ -42,6 +42,7 @@ class GateEntry:
 
 AUTO = "auto"  # a target: the gate finds its share, from its scores
 LEAST_SHARE = 0.05  # that it finds
+SHARE_POWER = 1.5  # of the effective sample size; with 1 the share stays too high on known data (gates/README.md)
 
 # With every gate but `dense`, a run trains densely before and after the gated epochs.
 _PHASES = ("warmup_epochs", "anneal", "dense_calibration")

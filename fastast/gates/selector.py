@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastast.errors import InputError
 from fastast.gates.controller import PIController
-from fastast.gates.registry import AUTO, LEAST_SHARE
+from fastast.gates.registry import AUTO, LEAST_SHARE, SHARE_POWER
 from fastast.gates.significance import MEMORY, Significance
 
 
@@ -29,15 +29,14 @@ class Total(IntEnum):
     TERM_COUNT = 10
 
 
-def effective_share(sums: Tensor) -> Tensor:
-    """E[s]^2 / E[s^2] of count, sum and sum of squares (float32 [3]): the share of samples that scores s speak for.
+def adaptive_share(sums: Tensor) -> Tensor:
+    """(E[s]^2 / E[s^2])^SHARE_POWER of count, sum and sum of squares (float32 [3]), at least LEAST_SHARE.
 
-    Importance sampling by s pays as its inverse (Katharopoulos and Fleuret, ICML 2018). At least LEAST_SHARE; 1 for
-    sums of nothing.
+    As of `fastast.gates.sampling.adaptive_share`; 1 for sums of nothing.
     """
     count, total, squares = sums.unbind()
-    share = total.square() / (count * squares).clamp(min=torch.finfo(torch.float32).tiny)
-    return torch.where(squares > 0, share, 1.0).clamp(LEAST_SHARE, 1.0)
+    size = total.square() / (count * squares).clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.where(squares > 0, size**SHARE_POWER, 1.0).clamp(LEAST_SHARE, 1.0)
 
 
 class Selector(nn.Module):
@@ -47,7 +46,7 @@ class Selector(nn.Module):
     decides. Given the same totals all ranks hold the same state.
 
     Args:
-        target: as for `PIController`; or "auto", where it follows `effective_share` of the scores of recent batches.
+        target: as for `PIController`; or "auto", where it follows `adaptive_share` of the scores of recent batches.
         selection, seed, explore: as for `PIController`.
         kind: as for `Significance`.
 
@@ -107,7 +106,7 @@ class Selector(nn.Module):
         spread = torch.stack((counted.sum(), counted.square().sum()))
         if self.adapts:  # until the first totals are folded in, the batch has only itself to go by
             own = torch.cat((num_usable[None], spread))
-            controller.follow(effective_share(torch.where(self.spread[0] > 0, self.spread, own)))
+            controller.follow(adaptive_share(torch.where(self.spread[0] > 0, self.spread, own)))
         mask = controller.decide(scores, ids, epoch, valid)
         expected = (controller.probability * usable).sum()
         counts = (offered, mask.sum().float(), offered - num_usable, expected)
@@ -124,9 +123,7 @@ class Selector(nn.Module):
         spread = torch.cat((usable[None], totals[Total.SCORE : Total.SQUARE + 1]))
         self.spread.copy_(torch.where(usable > 0, MEMORY * self.spread + spread, self.spread))
         if self.adapts:
-            self.controller.follow(
-                torch.where(self.spread[0] > 0, effective_share(self.spread), self.controller.target)
-            )
+            self.controller.follow(torch.where(self.spread[0] > 0, adaptive_share(self.spread), self.controller.target))
         self.controller.update(selected, usable, expected, *moves.unbind())
         self.significance.update(totals[Total.FIRST_TERM :])
 

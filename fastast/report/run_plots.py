@@ -58,7 +58,7 @@ def _by_epoch(
 def share(record: RunRecord) -> svg.Figure | str:
     """The share that a gate with target auto aimed at, by epoch."""
     told = share_told({"target": None, "shares": [line["target"] for line in record.epochs]})
-    caption = f"{(told or 'it did not move').capitalize()}: the effective sample size of its scores."
+    caption = f"{(told or 'it did not move').capitalize()}: it follows the effective sample size of its scores."
     lines = [("share", "target", svg.SERIES[0])]
     return _by_epoch(record, "Share that the gate trains", lines, _percent_from_zero, "{:.1%}", caption)
 

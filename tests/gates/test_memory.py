@@ -9,6 +9,7 @@ import pytest
 from fastast.errors import InputError
 from fastast.gates.base import EpochContext
 from fastast.gates.memory import SCORES, Memory
+from fastast.gates.registry import SHARE_POWER
 
 NUM = 400
 
@@ -70,10 +71,10 @@ def test_scores_follow_from_the_loss(kind):
 
 @pytest.mark.parametrize("kind", SCORES)
 @pytest.mark.parametrize("unseen", [0, 60])
-def test_auto_trains_the_effective_sample_size(kind, unseen):
+def test_auto_trains_the_share_that_the_scores_speak_for(kind, unseen):
     losses = (lognormal() * 0.01).astype(np.float32)
     scores = SCORES[kind](losses[unseen:].astype(np.float64))
-    share = scores.sum() ** 2 / (len(scores) * (scores**2).sum())
+    share = (scores.sum() ** 2 / (len(scores) * (scores**2).sum())) ** SHARE_POWER
     assert 0.1 < share < 0.9
     losses[:unseen] = np.nan
     keep = plan(losses=losses, target="auto", significance=kind).keep
