@@ -70,6 +70,7 @@ class MetricsWriter:
         *,
         epoch: int,
         phase: str,
+        train_size: int,
         threshold: float | None,
         backward: int,
         lr: float,
@@ -83,6 +84,7 @@ class MetricsWriter:
             status: the device's report.
             epoch: its index, from 0.
             phase: of the batch.
+            train_size: side of its pictures, pixels.
             threshold: of the gate, or None where it does not score.
             backward: samples that the steps of `status` trained.
             lr: the learning rate.
@@ -107,6 +109,7 @@ class MetricsWriter:
             "activation": (status.pushed - since.status.pushed) / offered if offered else None,
             "threshold": threshold,
             "progress": progress,
+            "train_size": train_size,
             "offered_per_s": offered / seconds if seconds > 0 else None,
             "data_wait_s": whole.data_wait - since.data_wait,
             "gpu_w": gpu_w,

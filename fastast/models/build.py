@@ -211,8 +211,15 @@ def _head_name(model: nn.Module) -> str:
     return names[-1].rpartition(".")[0]
 
 
-def check_fits(twin: nn.Module, arch: str, image_size: int, num_classes: int) -> None:
+def check_fits(twin: nn.Module, arch: str, image_size: int, num_classes: int, *, grows: bool = False) -> None:
     """Runs one blank picture through a network in eval mode.
+
+    Args:
+        twin: the network.
+        arch: its name, for the message.
+        image_size: side of the picture, pixels.
+        num_classes: scores that it is to give.
+        grows: the size is one of `--train-size`, not of `--image-size`.
 
     Raises:
         InputError: it cannot take pictures of that size, or gives something other than one score for each class.
@@ -223,6 +230,11 @@ def check_fits(twin: nn.Module, arch: str, image_size: int, num_classes: int) ->
             output = twin(torch.zeros(1, 3, image_size, image_size, device=device))
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
+        if grows:
+            raise InputError(
+                f"--arch {arch} takes no pictures of {image_size} px ({reason}); leave out --train-size, or start it "
+                "at a larger size if the network takes more than one"
+            ) from error
         raise InputError(
             f"--arch {arch} takes no pictures of --image-size {image_size} ({reason}); try the size it was made for, "
             "such as 224 or 299"

@@ -33,7 +33,7 @@ class BudgetMeter:
 
     def __init__(self, budget: Budget | None, log: RunLog, ranks: Ranks, config: TrainConfig) -> None:
         self._budget = budget if isinstance(budget, MeteredBudget) else None
-        self._log, self._ranks = log, ranks
+        self._log, self._ranks, self._last_size = log, ranks, config.train_sizes[-1]
         calibration = config.dense_calibration if config.gate != "dense" else 0  # which leaves the gate nothing
         self._given, self._min_steps = config.budget, max(MIN_STEPS, calibration)
         self._what = f"{self._min_steps} optimizer steps" + (
@@ -108,11 +108,6 @@ class BudgetMeter:
             self._budget.keep_back(end=self._end, evaluation=(self._budget.spent - self._before) / share)
 
     @property
-    def is_metered(self) -> bool:
-        """Whether the budget is one of time or energy."""
-        return self._budget is not None
-
-    @property
     def wants_evaluation(self) -> bool:
         """Whether the pace has just become known, and the cost of an evaluation is not."""
         return self._budget is not None and self._budget.is_settled and not self._budget.eval_cost
@@ -138,7 +133,7 @@ class BudgetMeter:
         """
         if self._budget is None or self._is_accepted or self._budget.earlier > 0:
             return
-        least = self._budget.least(self._min_steps * self._log.step_units)
+        least = self._budget.least(self._min_steps * self._log.step_units(self._last_size))
         self._is_accepted = self._budget.total >= least
         if self._is_accepted:
             return

@@ -45,18 +45,29 @@ class EpochPlanner:
         num_train: size of the training set.
         num_val: size of the validation set.
         num_ranks: processes that train together.
+        units: cost of a forward at each size of the pictures, in forwards at `--image-size`; None if they have that.
 
     Attributes:
         gate: the gate.
         schedule: the segments of the run.
         budget: what the run may spend; None with `--epochs`.
+        units: cost of a forward at each size.
         planned_share: share of gated samples that is expected to be trained.
     """
 
-    def __init__(self, config: TrainConfig, num_train: int, num_val: int, *, num_ranks: int = 1) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        num_train: int,
+        num_val: int,
+        *,
+        num_ranks: int = 1,
+        units: dict[int, float] | None = None,
+    ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
         self._config = config
         self._num_train = num_train
+        self.units = units or {config.image_size: 1.0}
         self.gate: Gate = make_gate(config.gate, dataclasses.asdict(config))
         share = self.planned_share = self.gate.planned_share(config.target)
         batch_size = config.batch_size * num_ranks
@@ -72,9 +83,9 @@ class EpochPlanner:
                 num_train,
                 warmup_epochs=warmup_epochs,
                 anneal_epochs=config.anneal,
-                gated_cost=self.gate.cost(share),
                 gated=gated,
                 batch_size=batch_size,
+                last_unit=self.units[config.train_sizes[-1]],
                 num_val=num_val,
                 eval_every=eval_every,
             )
@@ -88,6 +99,7 @@ class EpochPlanner:
             planned_share=share,
             gated_cost=self.gate.cost(share),
             gated=gated,
+            units=[self.units[size] for size in config.train_sizes],
             num_val=num_val,
             eval_every=eval_every,
         )

@@ -25,9 +25,9 @@ class OpenSchedule:
         budget: what the run may spend.
         num_samples: size of the training set, N.
         warmup_epochs, anneal_epochs: dense passes at the start and at the end; ignored when `gated` is False.
-        gated_cost: planned cost of a gated sample, in forwards.
         gated: False for a run that is dense throughout.
         batch_size: samples of a step, over all ranks.
+        last_unit: cost of a forward at the last size of training pictures, in forward units.
         num_val, eval_every: as of `Schedule`.
     """
 
@@ -38,9 +38,9 @@ class OpenSchedule:
         *,
         warmup_epochs: float = 0.0,
         anneal_epochs: float = 0.0,
-        gated_cost: float,
         gated: bool,
         batch_size: int,
+        last_unit: float = 1.0,
         num_val: int = 0,
         eval_every: float | None = None,
     ) -> None:
@@ -48,16 +48,14 @@ class OpenSchedule:
         self.num_epochs = None  # not known before the end
         self._num_samples, self._num_val = num_samples, num_val
         self._warmup_end = round(warmup_epochs * num_samples) if gated else 0
-        self._anneal_units = DENSE_COST * num_samples * anneal_epochs if gated else 0.0
-        self._costs = {WARMUP: DENSE_COST, GATED: gated_cost, ANNEAL: DENSE_COST, DENSE: DENSE_COST}
+        self._anneal_units = DENSE_COST * last_unit * num_samples * anneal_epochs if gated else 0.0
         self._gated = gated
-        self._step_units = DENSE_COST * batch_size
+        self._step_units = DENSE_COST * last_unit * batch_size
         self._eval_units = None if eval_every is None else eval_every * DENSE_COST * num_samples
         # From here on: what the run has come to.
         self._anneals, self._is_over = False, False
         self._ended: Segment | None = None  # the last segment that ended
         self._epoch_end = [0.0, 0.0]  # progress and units at the end of the last epoch
-        self._anchor = [0.0, 0.0, 0.0]  # samples offered and progress at the last `begin`, and progress per sample
 
     def segment_at(self, offered: int) -> Segment | None:
         """The segment that begins once `offered` samples have been offered, the end of one; None at the end.
@@ -87,16 +85,6 @@ class OpenSchedule:
             ends_epoch=end == self._num_samples,
             evaluates=False,  # `end` decides
         )
-
-    def begin(self, segment: Segment, offered: int) -> None:
-        """Call it before the first batch of a segment; with a budget that is metered, before the others too.
-
-        Args:
-            segment: the one that is trained.
-            offered: samples that were offered so far.
-        """
-        progress, cost = self.budget.progress, self._costs[segment.phase]
-        self._anchor = [offered, progress, self.budget.progress_after(cost) - progress]
 
     def is_due(self, segment: Segment, pending: float) -> bool:
         """Whether a segment ends here, between two batches.
@@ -162,12 +150,8 @@ class OpenSchedule:
         return self.budget.progress
 
     def progress(self, offered: float) -> float:
-        """The progress that is planned for when `offered` samples have been offered, within the present segment.
-
-        It follows from where the segment began, so with "ep" it is the same after a resume.
-        """
-        origin, progress, per_sample = self._anchor
-        return min(1.0, progress + (offered - origin) * per_sample)
+        """The progress now, whatever was offered."""
+        return self.budget.progress
 
     def cost_share(self, offered: float) -> float:
         """The progress."""
@@ -181,7 +165,6 @@ class OpenSchedule:
             "is_over": self._is_over,
             "ended": None if self._ended is None else dataclasses.asdict(self._ended),
             "epoch_end": list(self._epoch_end),
-            "anchor": list(self._anchor),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -190,4 +173,4 @@ class OpenSchedule:
         is_other = state["budget"]["total"] != self.budget.total
         self._anneals, self._is_over = state["anneals"], state["is_over"] and not (is_other and self._goes_on(0.0))
         self._ended = None if state["ended"] is None else Segment(**state["ended"])
-        self._epoch_end, self._anchor = state["epoch_end"], state["anchor"]
+        self._epoch_end = state["epoch_end"]

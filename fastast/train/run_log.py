@@ -114,36 +114,39 @@ class RunLog:
             )
         record = self._pending.pop(0)
         record.counts.selected = int(status.pushed - self.status.pushed)
-        self.counters.phases[segment.phase] += record.counts
+        self.counters.add(segment.phase, record.train_size, record.counts)
         self.status = status
         self._write_step(segment, record, lr, progress)
 
-    def count_step(self, phase: str) -> None:
+    def count_step(self, phase: str, train_size: int) -> None:
         """Counts a step over a full batch on every rank."""
-        counts = self.counters.phases[phase]
+        counts = self.counters.of(phase, train_size)
         counts.backward += self._batch_size * self._ranks.size
         counts.steps += 1
 
-    @property
-    def step_units(self) -> float:
+    def step_units(self, train_size: int) -> float:
         """Forward units of a step."""
-        return DENSE_COST * self._batch_size * self._ranks.size
+        return DENSE_COST * self._batch_size * self._ranks.size * self._planner.units[train_size]
 
     @property
     def forward_units(self) -> float:
         """Forward units of the training so far: of all steps, and of scoring as far as the device has reported."""
-        whole = self.counters.whole
-        return DENSE_COST * whole.backward + self._planner.gate.score_units * whole.scored
+        return sum(
+            self._planner.units[size] * (DENSE_COST * counts.backward + self._planner.gate.score_units * counts.scored)
+            for sizes in self.counters.phases.values()
+            for size, counts in sizes.items()
+        )
 
-    def pending_units(self, share: float) -> float:
+    def pending_units(self, share: float, train_size: int) -> float:
         """Forward units that batches which were offered will still take, as far as that can be known.
 
         Args:
             share: of the samples of batches that were not reported, the part that will be selected.
+            train_size: of the steps, pixels.
         """
         selected = self.status.pushed + share * sum(record.rows for record in self._pending)
         steps = max(0, math.floor((selected - self.counters.whole.backward) / (self._batch_size * self._ranks.size)))
-        return sum(record.units for record in self._pending) + self.step_units * steps
+        return sum(record.units for record in self._pending) + self.step_units(train_size) * steps
 
     def _threshold(self, segment: Segment) -> float | None:
         return self.status.threshold if self._planner.gate.scores and segment.phase == GATED else None
@@ -155,6 +158,7 @@ class RunLog:
             self.status,
             epoch=segment.epoch,
             phase=segment.phase,
+            train_size=record.train_size,
             threshold=self._threshold(segment),
             backward=record.backward,
             lr=lr,

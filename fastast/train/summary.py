@@ -17,7 +17,7 @@ from fastast.data import Catalog
 from fastast.device import device_name
 from fastast.energy.savings import PartCounts, compute_summary, cost, emissions_g, energy_summary
 from fastast.gates.base import Gate
-from fastast.loggers.counters import PhaseCounts
+from fastast.loggers.counters import PhaseCounts, total
 from fastast.models.weights_info import WeightsInfo
 from fastast.phases import WARMUP
 from fastast.run_folder import RunFolder, code_version
@@ -93,9 +93,12 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
     )
     counters = log.counters
     version, commit = code_version()
-    whole, gated = counters.whole, counters.gated
+    whole, gated = counters.whole, total([counters.gated])
     gate_is_dense = config.gate == "dense"
-    dense_counts, gated_counts = (part_counts(counts, trainer.gate) for counts in (counters.dense, gated))
+    dense_counts, gated_counts = (
+        [part_counts(counts, trainer.gate, trainer.engine.units[size]) for size, counts in sizes.items()]
+        for sizes in (counters.dense, counters.gated)
+    )
     gated_part = DENSE_PART if gate_is_dense else GATED_PART
     evaluated = [line for line in log.epochs if line["val_top1"] is not None]
     best = max(evaluated, key=lambda line: line["val_top1"], default=None)
@@ -129,6 +132,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             "arch": config.arch,
             "params": sum(p.numel() for p in trainer.engine.model.parameters()),
             "image_size": config.image_size,
+            "train_sizes": list(config.train_sizes),
             "precision": str(runtime.dtype).removeprefix("torch."),
             "compiled": runtime.compiled,
             "compile_note": runtime.compile_note,
@@ -194,12 +198,13 @@ def price_notes(gpu_j: float | None, price_per_kwh: float | None, gco2_per_kwh: 
     return notes
 
 
-def part_counts(counts: PhaseCounts, gate: Gate) -> PartCounts:
-    """Work of a phase under a gate."""
+def part_counts(counts: PhaseCounts, gate: Gate, unit: float = 1.0) -> PartCounts:
+    """Work of a phase under a gate; `unit` is the cost of a forward there, in forwards at `--image-size`."""
     return PartCounts(
         offered=counts.offered,
         selected=counts.selected,
         backward=counts.backward,
         scored=counts.scored,
         score_units=gate.score_units,
+        unit=unit,
     )

@@ -41,6 +41,7 @@ from fastast.train.quarantine import Quarantine
 from fastast.train.run_energy import RunEnergy
 from fastast.train.run_log import RunLog
 from fastast.train.schedule import Segment, lr_at
+from fastast.train_sizes import size_at
 
 # Share of the validation pictures by which a budget of time or energy learns early what an evaluation costs.
 TIMED_SHARE = 0.05
@@ -127,7 +128,9 @@ class Trainer:
             ranks=ranks,
             num_waiting=0 if state is None else Engine.num_waiting(_part(state, "engine"), ranks.size),
         )
-        self.planner = EpochPlanner(config, num_train, dataset.val.num_samples, num_ranks=ranks.size)
+        self.planner = EpochPlanner(
+            config, num_train, dataset.val.num_samples, num_ranks=ranks.size, units=self.engine.units
+        )
         self.gate, self.schedule, self.budget = self.planner.gate, self.planner.schedule, self.planner.budget
         self.log = RunLog(config, self.planner, folder, energy.meter, reporter, num_train=num_train, ranks=ranks)
         self.budget_meter = BudgetMeter(self.budget, self.log, ranks, config)
@@ -203,20 +206,18 @@ class Trainer:
         """Trains a segment, and returns it as it ended."""
         self.budget_meter.resume()
         if self._progress is None:
-            self.schedule.begin(segment, segment.offered_before)
             bad_ids = self.loaders.train.bad_ids
             plan = self.planner.plan(segment, bad_ids, self.engine.memory)
             self._progress = EpochProgress(segment, plan, bad_ids, batch_size=self.batch_size, ranks=self.ranks)
             self.log.begin_segment(segment, plan)
         progress, loader = self._progress, self.loaders.train
-        counts = self.log.counters.phases[segment.phase]
         self.engine.begin_epoch(segment.epoch)
         self.energy.meter.set_phase(segment.phase)
         part = self.energy.part_meter(segment.phase)
         part.start()
         self._lap()
         waited, decoded = loader.wait_s, loader.num_decoded
-        batches = loader.stream(segment.epoch, progress.slices())
+        batches = loader.stream(segment.epoch, progress.slices(lambda first: self._train_size(segment, first)))
         try:
             while not self._is_due(segment) and (batch := next(batches, None)) is not None:
                 record = self._offer(batch, progress)
@@ -235,7 +236,7 @@ class Trainer:
                 if due:
                     self.engine.synchronize()
                     part.stop()
-                    counts.seconds += self._lap()
+                    self._count_time(segment)
                     self.budget_meter.pause()
                     saver.save()
                     self.budget_meter.resume()
@@ -246,7 +247,7 @@ class Trainer:
             self.engine.synchronize()  # the last steps are still running
         finally:
             part.stop()
-            counts.seconds += self._lap()
+            self._count_time(segment)
             batches.close()
         self._quarantine.share(self.loaders)
         self.engine.merge_memory()
@@ -264,19 +265,25 @@ class Trainer:
         if self._progress is None or not self._progress.delivered:  # so that each segment moves the run on
             return False
         self._count_spent()
-        if self.budget_meter.is_metered:
-            if self.budget_meter.wants_evaluation:
-                self._time_evaluation()
-                self.budget_meter.require_steps()
-            self.schedule.begin(segment, segment.offered_before + self._progress.offered)
+        if self.budget_meter.wants_evaluation:
+            self._time_evaluation()
+            self.budget_meter.require_steps()
         share = 1.0
         if self._scores(segment):
             share = self.log.status.target if self.config.target == AUTO else self.planner.planned_share
-        return self.schedule.is_due(segment, self.log.pending_units(share)) and self.budget_meter.confirms_end()
+        pending = self.log.pending_units(share, self.engine.train_size)
+        return self.schedule.is_due(segment, pending) and self.budget_meter.confirms_end()
 
     def _set_lr(self, progress: float) -> None:
         self.progress = progress
         self.engine.set_lr(lr_at(progress, peak=self.peak_lr, warmup=self.config.lr_warmup))
+
+    def _train_size(self, segment: Segment, first: int) -> int:
+        """The size of a batch that is about to be read, by the first position of the segment that it covers."""
+        return size_at(self.schedule.progress(segment.offered_before + first), self.config.train_sizes)
+
+    def _count_time(self, segment: Segment) -> None:
+        self.log.counters.of(segment.phase, self.engine.train_size).seconds += self._lap()
 
     def _agree(self, counts: Sequence[float] = NO_COUNTS, *, due: bool = False) -> tuple[int, bool]:
         """Tells the other hosts what this one counted and was asked for; returns what any was asked for."""
@@ -310,12 +317,12 @@ class Trainer:
         if self._scores(progress.segment):
             self.engine.score(batch)
             counts.scored = batch.num_valid
-            units = self.gate.score_units * rows
+            units = self.gate.score_units * rows * self.engine.units[self.engine.train_size]
         else:
             self.engine.enqueue(batch, progress.plan.weights)
         ids = ids[~np.isin(ids, batch.lost_ids)]
         counts.offered = len(ids)
-        return BatchRecord(first, last, counts, ids, rows=rows, units=units)
+        return BatchRecord(first, last, self.engine.train_size, counts, ids, rows=rows, units=units)
 
     def _train_ready(self, statuses: np.ndarray | None, segment: Segment) -> None:
         """Logs a report of the device, and trains every full batch that then waits in the queues."""
@@ -328,13 +335,13 @@ class Trainer:
         for _ in range(work.num_steps):
             self._follow_budget()
             self.engine.train()
-            self.log.count_step(segment.phase)
+            self.log.count_step(segment.phase, self.engine.train_size)
 
     def _follow_budget(self) -> None:
         """Gives the next step the learning rate of its middle, by what is spent."""
         if self.budget is not None:
             self._count_spent()
-            self._set_lr(self.budget.progress_of_step(self.log.step_units))
+            self._set_lr(self.budget.progress_of_step(self.log.step_units(self.engine.train_size)))
 
     def _count_spent(self) -> None:
         if self.budget is not None:

@@ -92,8 +92,11 @@ def test_run_spends_its_budget_and_ends_decayed(pictures, tmp_path, gate):
 
 @pytest.mark.parametrize("gate", SOME_GATES)
 def test_resumed_run_equals_undisturbed_run(pictures, tmp_path, monkeypatch, gate):
-    """Stops in warm-up, gated part, anneal and evaluation, wherever the count of batches happens to fall."""
-    changes = {"gate": gate, "warmup_epochs": 0.7, "anneal": 0.3, "prune": 0.6, "log_every": 2}
+    """Stops in warm-up, gated part, anneal and evaluation, wherever the count of batches happens to fall.
+
+    Pictures grow by what is spent when they are read ahead, which a resumed run reads again.
+    """
+    changes = {"gate": gate, "warmup_epochs": 0.7, "anneal": 0.3, "prune": 0.6, "log_every": 2, "train_size": "16:32"}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(["train", *budgeted(pictures, whole, "1.8ep", **changes)]) == 0
     requested, stops = StopRequest.requested, [20, 29, 17, 30, 13]
@@ -111,7 +114,9 @@ def test_resumed_run_equals_undisturbed_run(pictures, tmp_path, monkeypatch, gat
         codes = [main(["train", *arguments]) for _ in range(6)]
     assert codes == [128 + signal.SIGUSR1] * 5 + [0]
     assert differences(RunFolder(parts), RunFolder(whole)) == []
-    phases = {line["phase"] for line in lines_of(whole) if line["kind"] == "step"}
+    steps = [line for line in lines_of(whole) if line["kind"] == "step"]
+    assert {line["train_size"] for line in steps} == {16, 24, 32}
+    phases = {line["phase"] for line in steps}
     assert phases == ({DENSE} if gate == "dense" else {WARMUP, GATED, ANNEAL})
 
 
@@ -172,7 +177,7 @@ def test_another_budget_needs_force_and_then_goes_on(pictures, tmp_path, capsys)
 
 def open_schedule(ep, **options):
     budget = Budget(Amount("ep", ep), 1000)
-    return OpenSchedule(budget, 1000, **{"gated_cost": 0.3, "gated": True, "batch_size": 10, **options})
+    return OpenSchedule(budget, 1000, **{"gated": True, "batch_size": 10, **options})
 
 
 def test_open_schedule_anneals_when_just_that_is_left():
@@ -199,14 +204,18 @@ def test_open_schedule_anneals_when_just_that_is_left():
     assert schedule.segment_at(990) is None
 
 
-def test_planned_progress_follows_the_cost_of_the_phase():
-    schedule = open_schedule(2, warmup_epochs=1)
-    segment = schedule.segment_at(0)
-    schedule.begin(segment, 0)
-    assert schedule.progress(500) == pytest.approx(0.25)
-    schedule.budget.spent = 3000
-    schedule.begin(schedule.segment_at(schedule.end(segment, 1000, 3000).stop), 1000)
-    assert schedule.progress(1500) == pytest.approx(0.5 + 0.5 * 0.3 / 6)
+def test_last_steps_and_anneal_epochs_cost_what_the_last_size_does():
+    """Half a step more than is left is too much; an anneal epoch costs 1500 units."""
+    schedule = open_schedule(2, anneal_epochs=1, last_unit=0.5)
+    schedule.budget.spent = 4500
+    assert not schedule.is_due(schedule.segment_at(1000), 0.0)
+    schedule.budget.spent = 4501
+    assert schedule.is_due(schedule.segment_at(1000), 0.0)
+    schedule = open_schedule(2, gated=False, last_unit=0.5)
+    schedule.budget.spent = 5992
+    assert not schedule.is_due(schedule.segment_at(1000), 0.0)
+    schedule.budget.spent = 5993
+    assert schedule.is_due(schedule.segment_at(1000), 0.0)
 
 
 def test_every_counts_dense_work():

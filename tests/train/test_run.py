@@ -16,6 +16,7 @@ from fastast.energy.meter import EnergyMeter
 from fastast.feed.prefetch import PrefetchLoader
 from fastast.gates.lagged_reader import LaggedReader
 from fastast.loggers.console import Reporter
+from fastast.loggers.counters import total
 from fastast.run_folder import RunFolder
 from fastast.train.checkpointer import Checkpointer
 from fastast.train.defaults import complete_config
@@ -32,7 +33,7 @@ SUMMARY_KEYS = {
     "throughput compute energy",
     "hardware": "device names world_size driver torch dali",
     "data": "train val classes quarantined fingerprint bits",
-    "model": "arch params image_size precision compiled compile_note",
+    "model": "arch params image_size train_sizes precision compiled compile_note",
     "gate": "name selection target shares activation_rate threshold warmup_epochs",
     "samples": "offered decoded scored selected backward leftover steps nonfinite_steps",
     "accuracy": "val_top1 val_top5 best_val_top1 best_epoch",
@@ -44,7 +45,8 @@ SUMMARY_KEYS = {
     "notes",
 }
 STEP_KEYS = (
-    "kind epoch phase step offered backward loss lr activation threshold progress offered_per_s data_wait_s gpu_w"
+    "kind epoch phase step offered backward loss lr activation threshold progress train_size offered_per_s data_wait_s "
+    "gpu_w"
 )
 EPOCH_KEYS = (
     "kind epoch phase train_loss val_loss val_top1 val_top5 offered backward activation threshold target seconds gpu_j "
@@ -194,7 +196,7 @@ def test_counted_work_equals_hooks(pictures, tmp_path, gate, changes):
         trainer.fit(checkpointer)
         assert checkpointer.close() is None
         trainer.close()
-    whole, gated = trainer.log.counters.whole, trainer.log.counters.gated
+    whole, gated = trainer.log.counters.whole, total([trainer.log.counters.gated])
     assert passed == {"forward": whole.backward, "backward": whole.backward}
     assert whole.offered == 600
     assert whole.selected == whole.backward + trainer.log.num_leftover

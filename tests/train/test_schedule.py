@@ -51,6 +51,20 @@ def test_cost_share_counts_scoring():
     assert schedule.cost_share(2000) == 1
 
 
+def test_planned_work_follows_the_size_of_the_pictures():
+    """Twin: sample by sample, at the size that it has."""
+    units = [0.25, 0.5, 0.8]
+    phases = {"warmup_epochs": 0.5, "anneal_epochs": 0.25, "planned_share": 0.2, "gated_cost": 0.6}
+    schedule, sums = Schedule(1000, epochs=2, gated=True, units=units, **phases), [0.0]
+    for sample in range(2000):
+        progress = schedule.progress(sample + 0.5)
+        unit = units[2] if progress >= 0.75 else units[progress >= 0.375]
+        sums.append(sums[-1] + unit * (0.6 if 500 <= sample < 1750 else 3))
+    for offered in (0, 300, 500, 800, 1500, 1750, 2000):
+        assert schedule.units(offered) == pytest.approx(sums[offered], abs=3)
+    assert schedule.cost_share(2000) == 1
+
+
 @pytest.mark.parametrize(
     ("progress", "warmup", "lr"),
     [(0.0, 0.1, 0.0), (0.05, 0.1, 1.0), (0.1, 0.1, 2.0), (0.55, 0.1, 1.0), (1.0, 0.1, 0.0), (0.0, 0.0, 2.0)],
