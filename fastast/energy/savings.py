@@ -1,7 +1,7 @@
 """What a gate saved, by three definitions that are never mixed.
 
 estimated   as the published AST counts: an active sample costs 1.0, a skipped one 0.01;
-arithmetic  counted work in forwards of the full-size network (`fastast.cost_model`);
+arithmetic  counted work in forwards (`fastast.cost_model`), those of small training pictures at what they cost;
 measured    joules per offered sample against those of dense training in the same run.
 
 `savings_*` are of the gated part (of a dense run: all of it), `run_savings_*` of the whole run.

@@ -329,9 +329,12 @@ def metered_devices(device: torch.device) -> list[int | str]:
 
 def _introduce(config: TrainConfig, dataset: Dataset, runtime: Runtime, reporter: Reporter, ranks: Ranks) -> None:
     times = f" on each of {ranks.size} ranks" if ranks.size > 1 else ""
+    sizes = f"{config.image_size} px"
+    if config.train_sizes != (config.image_size,):
+        sizes = f"{', '.join(map(str, config.train_sizes))} px, evaluated at {sizes}"
     reporter.note(
         f"{dataset.train.num_samples:,} training and {dataset.val.num_samples:,} validation pictures, "
-        f"{len(dataset.classes)} classes; {config.arch} at {config.image_size} px, batch {config.batch_size}{times}"
+        f"{len(dataset.classes)} classes; {config.arch} at {sizes}, batch {config.batch_size}{times}"
     )
     if dataset.quarantined:
         first = dataset.quarantined[0]

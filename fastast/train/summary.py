@@ -144,7 +144,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             "shares": [line["target"] for line in log.epochs],
             "activation_rate": gated.selected / gated.offered if gated.offered else None,
             "threshold": next((e["threshold"] for e in reversed(log.epochs) if e["threshold"] is not None), None),
-            "warmup_epochs": counters.phases[WARMUP].offered / dataset.train.num_samples,
+            "warmup_epochs": total([counters.phases[WARMUP]]).offered / dataset.train.num_samples,
         },
         "samples": {
             "offered": whole.offered,
