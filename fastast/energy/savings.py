@@ -48,7 +48,7 @@ class PartCounts:
     @property
     def dense_forward_units(self) -> float:
         """Work of training every processed sample."""
-        return self.unit * DENSE_COST * self.processed
+        return self.unit * (DENSE_COST * self.processed)
 
 
 def estimated_savings(*parts: PartCounts) -> float | None:
@@ -75,7 +75,7 @@ def speedup_ceiling(*parts: PartCounts) -> float | None:
     `forward` at activation a: 3 / (1 + 3 a).
     """
     units = sum(part.unit * (DENSE_COST * part.selected + part.score_units * part.scored) for part in parts)
-    return sum(part.unit * DENSE_COST * part.offered for part in parts) / units if units else None
+    return sum(part.unit * (DENSE_COST * part.offered) for part in parts) / units if units else None
 
 
 def compute_summary(dense: Sequence[PartCounts], gated: Sequence[PartCounts]) -> dict[str, float | None]:
