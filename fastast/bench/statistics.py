@@ -106,8 +106,7 @@ def equal_accuracy(cells: Cells) -> list[dict[str, Any]]:
         reached: whether the arm gets there with the budgets tried;
         ratio: null also where the arm is above that accuracy with its smallest budget already;
         interval: of 95 %. Its lower limit is 0 and its upper one null where the budgets tried do not bound the ratio
-            ("at least the first": [1.7, null]); it is null as a whole with fewer than three seeds, and where it says
-            nothing.
+            ("at least 1.7": [1.7, null]); it is null as a whole with fewer than three seeds.
         Costs that not all runs measured have no row, nor has dense at a budget with which it is no better than with a
         smaller one: its cost of that accuracy is not known.
     """
@@ -154,7 +153,7 @@ def _equal_accuracy(cells: Cells, arm: str, budget: str, unit: str) -> dict[str,
 
 def _interval(found: CostRatio) -> list[float | None] | None:
     low, high = _known(found.low), _known(found.high)
-    return None if low is None or (low == 0 and high is None) else [low, high]
+    return None if low is None else [low, high]
 
 
 def _known(value: Any) -> float | None:

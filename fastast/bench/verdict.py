@@ -99,7 +99,7 @@ def _limits(row: Row) -> str:
 def _range(interval: Sequence[float | None]) -> str:
     low, high = interval
     if high is None:
-        return f"at least {low:.2f}"
+        return f"at least {low:.2f}" if low else "not bounded by the budgets tried"
     return f"at most {high:.2f}" if low == 0 else f"{low:.2f} to {high:.2f}"
 
 

@@ -62,7 +62,7 @@ def _ratio(entry: Entry) -> Cell:
     if low is None:
         bounds, kind = "", ""
     elif high is None:
-        bounds, kind = f"at least {low:.2f}", "bad" if low > 1 else ""
+        bounds, kind = f"at least {low:.2f}" if low else "not bounded", "bad" if low > 1 else ""
     else:
         bounds = f"at most {high:.2f}" if low == 0 else f"{low:.2f} to {high:.2f}"
         kind = "good" if high < 1 else "bad" if low > 1 else ""

@@ -194,7 +194,7 @@ def test_time_with_few_pictures(runner, tmp_path, capsys):
 
 
 def test_bench_without_random_arm_says_so(runner, tmp_path, capsys):
-    assert bench(tmp_path / "b", arms="dense;memory") == 0
+    assert bench(tmp_path / "b", "--warmup-epochs", "0.1", arms="dense;memory") == 0
     assert capsys.readouterr().out.startswith("no random arm: ")
     assert result_of(tmp_path / "b")["notes"][0].startswith("no random arm: ")
 

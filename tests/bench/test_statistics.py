@@ -129,6 +129,15 @@ def test_one_budget_bounds_the_cost():
     assert row_of(rows, arm="fast", unit="units")["interval"] == [0.0, 1.0]
 
 
+def test_flat_curves_bound_nothing():
+    found = bench({"dense": (0.50, 0.5001, 0.5002), "memory": (0.50, 0.5001, 0.5002)})
+    rows = [row for row in found["cost_at_equal_accuracy"] if row["unit"] == "units"]
+    assert {tuple(row["interval"]) for row in rows} == {(0.0, None)}
+    assert found["verdict"]["sentences"][1].endswith(
+        "(95 % interval: not bounded by the budgets tried): it may cost as much as dense."
+    )
+
+
 def test_seed_without_all_budgets_is_left_out_of_the_curve():
     curves = {"dense": DENSE, "memory": TWICE_AS_FAST}
     arms, runs = arms_of(*curves), []

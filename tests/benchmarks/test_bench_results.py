@@ -68,7 +68,7 @@ def test_bench_becomes_json_and_markdown_without_paths(folder, tmp_path, capsys)
     assert " ".join(source["verdict"]["sentences"]) in shown
     assert "| memory | 55.10 +- 0.06 % | 65.10 +- 0.06 % |" in shown
     assert "| memory | -5.00 (" in shown
-    assert "| memory | 1.50 (" in shown
+    assert "| memory | 1.41 (" in shown
     assert "- a note" in shown
     assert "- failed: memory, 4ep, seed 2" in shown
     assert set(result["versions"]) >= {"python", "torch", "dali", "commit"}  # for the index of results
