@@ -28,6 +28,8 @@ class EpochContext:
         target: share of the offered ids to choose, in (0, 1]; or "auto", where the gate finds it.
         progress: share of the run (with `--budget` of what it may spend) that lies before this epoch, in [0, 1).
         losses: float32 [N], last training losses, NaN for an id without one; None if there are none at all.
+        label_smoothing: of the loss that the network trains on; `losses` are without.
+        num_classes: of the network; only read with label smoothing.
         offered: bool [N], the ids that the epoch offers; None for all.
         explore: share of the ids that are chosen by score which is drawn whatever the score.
         selection: "soft" or "hard".
@@ -40,6 +42,8 @@ class EpochContext:
     target: float | str
     progress: float = 0.0
     losses: np.ndarray | None = None
+    label_smoothing: float = 0.0
+    num_classes: int = 1
     offered: np.ndarray | None = None
     explore: float = 0.0
     selection: str = "soft"

@@ -9,6 +9,7 @@ import numpy as np
 from fastast.cost_model import DENSE_COST
 from fastast.errors import InputError
 from fastast.gates.base import Choice, EpochContext, Gate, num_chosen
+from fastast.gates.controller import SMALLEST
 from fastast.gates.registry import AUTO
 from fastast.gates.sampling import (
     adaptive_share,
@@ -20,25 +21,39 @@ from fastast.gates.sampling import (
 )
 from fastast.philox import STREAM_PLAN
 
-
-def _variance(loss: np.ndarray) -> np.ndarray:
-    """p (1 - p) of the label, from its cross entropy -log p: exact where p is near 1 as well."""
-    return np.exp(-loss) * -np.expm1(-loss)
-
-
-SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "gce": lambda loss: np.exp(-loss / 2) * -np.expm1(-loss),
-    "loss": lambda loss: loss,
-    "uncertainty": lambda loss: np.sqrt(_variance(loss)),
-    "variance": _variance,
+# From the probability p of the label and 1 - p.
+SCORES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "gce": lambda p, rest: np.sqrt(p) * rest,
+    "loss": lambda p, rest: np.where(p > 0.5, -np.log1p(-np.minimum(rest, 0.5)), -np.log(np.maximum(p, SMALLEST))),
+    "uncertainty": lambda p, rest: np.sqrt(p * rest),
+    "variance": lambda p, rest: p * rest,
 }
+
+
+def label_probability(loss: np.ndarray, smoothing: float, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The probability p of the label in the network's opinion, and 1 - p, from a cross entropy without smoothing.
+
+    Trained with label smoothing, a network that is sure of the label gives it 1 - smoothing + smoothing / classes, and
+    one that is sure of another smoothing / classes: p is scaled so that these become 1 and 0.
+
+    Args:
+        loss: float [M].
+        smoothing: of the training loss, in [0, 1).
+        num_classes: of the network; only read with smoothing.
+    """
+    p = np.exp(-loss)
+    if not smoothing:
+        return p, -np.expm1(-loss)  # exact where p is near 1 as well
+    p = np.clip((p - smoothing / num_classes) / (1 - smoothing), 0.0, 1.0)
+    return p, 1 - p
 
 
 class Memory(Gate):
     """Trains a share of the samples chosen by their last training loss, and never reads the rest.
 
     The loss tells the probability p of the label, and with it the scores of the last training pass: `loss`, `gce` =
-    sqrt(p) (1 - p), `uncertainty` = sqrt(p (1 - p)) and `variance` = p (1 - p).
+    sqrt(p) (1 - p), `uncertainty` = sqrt(p (1 - p)) and `variance` = p (1 - p). Label smoothing is taken out of p
+    (`label_probability`).
 
     Of the ids offered, ids without a score are chosen first, in seeded order. The others are chosen by the explore
     share and the gate on the scores: each has the probability e + (1 - e) min(1, s / threshold), where the threshold
@@ -73,7 +88,8 @@ class Memory(Gate):
         order = seeded_keys(num, context.seed, context.epoch, STREAM_PLAN)
         losses = np.full(len(ids), np.nan, np.float32) if context.losses is None else context.losses[ids]
         seen = np.isfinite(losses)
-        unseen, ids, scores = ids[~seen], ids[seen], self._score(losses[seen])
+        unseen, ids = ids[~seen], ids[seen]
+        scores = self._score(*label_probability(losses[seen], context.label_smoothing, context.num_classes))
         if context.target == AUTO:
             places = len(unseen) + (num_chosen(adaptive_share(scores), len(ids)) if len(ids) else 0)
         else:

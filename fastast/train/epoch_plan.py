@@ -44,6 +44,7 @@ class EpochPlanner:
         config: completed options.
         num_train: size of the training set.
         num_val: size of the validation set.
+        num_classes: outputs of the network.
         num_ranks: processes that train together.
         units: cost of a forward at each size of the pictures, in forwards at `--image-size`; None if they have that.
 
@@ -60,13 +61,14 @@ class EpochPlanner:
         config: TrainConfig,
         num_train: int,
         num_val: int,
+        num_classes: int,
         *,
         num_ranks: int = 1,
         units: dict[int, float] | None = None,
     ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
         self._config = config
-        self._num_train = num_train
+        self._num_train, self._num_classes = num_train, num_classes
         self.units = units or {config.image_size: 1.0}
         self.gate: Gate = make_gate(config.gate, dataclasses.asdict(config))
         share = self.planned_share = self.gate.planned_share(config.target)
@@ -126,6 +128,8 @@ class EpochPlanner:
                 target=config.target,
                 progress=self.schedule.offered_share(segment),
                 losses=memory.score.cpu().numpy(),
+                label_smoothing=config.label_smoothing,
+                num_classes=self._num_classes,
                 offered=offered,
                 explore=config.explore,
                 selection=config.selection,

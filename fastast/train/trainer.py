@@ -129,7 +129,12 @@ class Trainer:
             num_waiting=0 if state is None else Engine.num_waiting(_part(state, "engine"), ranks.size),
         )
         self.planner = EpochPlanner(
-            config, num_train, dataset.val.num_samples, num_ranks=ranks.size, units=self.engine.units
+            config,
+            num_train,
+            dataset.val.num_samples,
+            len(dataset.classes),
+            num_ranks=ranks.size,
+            units=self.engine.units,
         )
         self.gate, self.schedule, self.budget = self.planner.gate, self.planner.schedule, self.planner.budget
         self.log = RunLog(config, self.planner, folder, energy.meter, reporter, num_train=num_train, ranks=ranks)

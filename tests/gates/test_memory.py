@@ -8,7 +8,7 @@ import pytest
 
 from fastast.errors import InputError
 from fastast.gates.base import EpochContext
-from fastast.gates.memory import SCORES, Memory
+from fastast.gates.memory import SCORES, Memory, label_probability
 from fastast.gates.registry import SHARE_POWER
 
 NUM = 400
@@ -44,9 +44,9 @@ def test_scores_of_nan_are_no_scores():
 
 def test_samples_without_a_score_come_first():
     """40 places: 36 samples without a score, then the others by score."""
-    losses = np.ones(NUM, dtype=np.float32)
+    losses = np.full(NUM, 1e-3, dtype=np.float32)
     losses[:36] = np.nan
-    losses[36:38] = 1e9
+    losses[36:38] = 50.0
     keep = plan(losses=losses).keep
     assert keep[:38].all()
     assert keep[38:].sum() == 2
@@ -69,11 +69,31 @@ def test_scores_follow_from_the_loss(kind):
     assert set(np.flatnonzero(keep)) == set(np.argsort(plain[kind])[NUM // 2 :])
 
 
+def test_label_smoothing_is_taken_out_of_the_score():
+    """A network that is as sure as the smoothed loss wants it to be has nothing left to learn."""
+    sure, wrong = 1 - 0.1 + 0.1 / 5, 0.1 / 5
+    p, rest = label_probability(-np.log(np.array([sure, wrong, (sure + wrong) / 2, 0.99])), 0.1, 5)
+    assert p == pytest.approx([1, 0, 0.5, 1])
+    assert rest == pytest.approx([0, 1, 0.5, 0])
+    losses = np.full(NUM, -np.log(sure), dtype=np.float32)
+    losses[:20] = -np.log(0.5)
+    smooth = plan(losses=losses, target="auto", significance="gce", label_smoothing=0.1, num_classes=5).keep
+    assert smooth.sum() == smooth[:20].sum() == 20
+    assert plan(losses=losses, target="auto", significance="gce").keep.sum() > 0.2 * NUM
+
+
+def test_losses_near_0_keep_their_precision():
+    loss = np.array([1e-7, 1e-4, 0.6, 0.8, 50.0], dtype=np.float32)
+    p, rest = label_probability(loss, 0.0, 1)
+    assert SCORES["loss"](p, rest) == pytest.approx(loss, rel=1e-5)
+    assert SCORES["gce"](p, rest)[:2] == pytest.approx([1e-7, 1e-4], rel=1e-3)
+
+
 @pytest.mark.parametrize("kind", SCORES)
 @pytest.mark.parametrize("unseen", [0, 60])
 def test_auto_trains_the_share_that_the_scores_speak_for(kind, unseen):
-    losses = (lognormal() * 0.01).astype(np.float32)
-    scores = SCORES[kind](losses[unseen:].astype(np.float64))
+    losses = np.sqrt(lognormal()) / 100
+    scores = SCORES[kind](*label_probability(losses[unseen:].astype(np.float64), 0.0, 1))
     share = (scores.sum() ** 2 / (len(scores) * (scores**2).sum())) ** SHARE_POWER
     assert 0.1 < share < 0.9
     losses[:unseen] = np.nan

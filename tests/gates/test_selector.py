@@ -86,11 +86,11 @@ def test_auto_selects_the_share_that_the_scores_speak_for(selection, num_ranks):
     shared, recent = ranks[0].no_totals(), [0.0, 0.0, 0.0]
     selected, targets = [], []
     for k in range(500):
-        sure = 1 + min(k, 300) / 100
+        sure = 4 + min(k, 300) / 75
         parts = []
         for rank, (selector, stream) in enumerate(zip(ranks, streams, strict=True)):
             logits, labels, images, ids = next(stream)
-            logits = logits + 3 * sure * torch.nn.functional.one_hot(labels, 10)
+            logits = logits + sure * torch.nn.functional.one_hot(labels, 10)
             if k % 9 == 4:
                 logits[3] = torch.nan
             parts.append(selector(logits, labels, images, ids + 10_000_000 * rank, 0, ALL, shared)[2])

@@ -14,7 +14,7 @@ from fastast.train.epoch_plan import EpochPlanner
 
 def evaluated(num_train=20_000, num_val=10_000, **options):
     config = TrainConfig(**{"gate": "memory", "target": 0.1, "epochs": 10, "batch_size": 64, **options})
-    schedule = EpochPlanner(config, num_train, num_val).schedule
+    schedule = EpochPlanner(config, num_train, num_val, 10).schedule
     return schedule, [segment.epoch + 1 for segment in schedule.segments() if segment.evaluates]
 
 
@@ -61,6 +61,6 @@ def test_epochs_without_evaluation_have_null_figures_and_the_end_has_some(pictur
 
 
 def test_a_billion_epochs_are_computed_not_listed():
-    schedule = EpochPlanner(TrainConfig(epochs=1e9, batch_size=64), 1000, 100).schedule
+    schedule = EpochPlanner(TrainConfig(epochs=1e9, batch_size=64), 1000, 100, 10).schedule
     assert schedule.segment_at(999_999_999_000).evaluates
     assert schedule.num_epochs == 10**9
