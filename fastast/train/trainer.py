@@ -45,6 +45,8 @@ from fastast.train_sizes import size_at
 
 # Share of the validation pictures by which a budget of time or energy learns early what an evaluation costs.
 TIMED_SHARE = 0.05
+# Its first batches, in which the loader fills up, do not count.
+LEAD = 4
 
 
 class Saver(Protocol):
@@ -388,12 +390,17 @@ class Trainer:
         """Runs a small part of an evaluation, so that the last one can be kept back from a budget of time or energy."""
         self.budget_meter.pause()
         ids, ranks = np.arange(self.dataset.val.num_samples), self.ranks
-        part = ids[: max(round(TIMED_SHARE * len(ids)), 4 * self.batch_size * ranks.size)]
-        self.budget_meter.begin_evaluation()
-        for batch in self.loaders.val.over(rank_slices(part, self.batch_size, ranks.rank, ranks.size)):
+        size = self.batch_size * ranks.size
+        part = ids[: max(round(TIMED_SHARE * len(ids)), 4 * LEAD * size)]
+        lead = min(LEAD, -(-len(part) // size) // 2)
+        batches = self.loaders.val.over(rank_slices(part, self.batch_size, ranks.rank, ranks.size))
+        for number, batch in enumerate(batches):
+            if number == lead:
+                self.engine.synchronize()
+                self.budget_meter.begin_evaluation()
             self.engine.evaluate(batch.images, batch.labels, batch.valid)
         self.engine.synchronize()
-        self.budget_meter.end_evaluation(len(part) / len(ids))
+        self.budget_meter.end_evaluation((len(part) - lead * size) / len(ids))
         self.budget_meter.resume()
 
     @property
