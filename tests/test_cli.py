@@ -212,7 +212,7 @@ def test_broken_data_is_one_line(tmp_path, capsys, how, words):
     ("arguments", "words"),
     [
         (["--arch", "resnet19"], ["--arch resnet19", "resnet18"]),
-        (["--batch-size", "4096"], ["--batch-size 4096", "240", "--batch-size 128"]),
+        (["--dense-calibration", "4096"], ["--dense-calibration 4096", "of 40 epochs", "use 599 or fewer"]),
         (["--weights", "absent.pth"], ["absent.pth", "no such file"]),
         (["--device", "cuda"], ["--device cuda", "doctor"]),
         (["--config", "absent.toml"], ["absent.toml"]),
