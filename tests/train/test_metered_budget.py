@@ -164,7 +164,8 @@ SCRIPT = """
 import json, sys
 from fastast.cli import main
 from fastast.energy.meter import EnergyMeter
-from fastast.train import session
+from fastast.train import budget_meter, session
+budget_meter.END_S = 0.5  # there is no report to write
 session.metered_devices = lambda device: None
 session.write_report = lambda folder: None
 idle = EnergyMeter.measure_idle
@@ -183,7 +184,7 @@ def test_joules_are_spent_to_the_end(driver, pictures, tmp_path):
     budget = summary_of(out)["budget"]
     assert budget["kind"] == "joules"
     assert budget["given"] == 2000
-    assert budget["spent"] == pytest.approx(2000, rel=0.1)  # the end takes less than the 2 s that are kept for it
+    assert budget["spent"] == pytest.approx(2000, rel=0.05)
     assert summary_of(out)["energy"]["gpu_j"] == pytest.approx(budget["spent"], rel=0.05)
 
 
@@ -193,7 +194,7 @@ def test_killed_run_spends_its_time_on_the_clock(pictures, tmp_path):
     out = tmp_path / "run"
     arguments = [*map(str, budgeted(pictures, out, "60s", gate="memory")), "--resume"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    began = time.monotonic()
+    began = time.time()
     process = subprocess.Popen([sys.executable, "-m", "fastast", "train", *arguments], env=environment)
     while not (RunFolder(out).spent.exists() and read_record(RunFolder(out).spent, "time") > 25):
         assert process.poll() is None
@@ -202,7 +203,8 @@ def test_killed_run_spends_its_time_on_the_clock(pictures, tmp_path):
     process.wait()
     finished = run_fastast("train", *arguments)
     assert finished.returncode == 0, finished.stderr
-    assert time.monotonic() - began == pytest.approx(60, rel=0.05)  # the processes' exits are in it
+    # The summary is written for the last time at the verdict; the interpreter's exit comes after it.
+    assert RunFolder(out).summary.stat().st_mtime - began == pytest.approx(60, rel=0.05)
     assert summary_of(out)["budget"]["spent"] == pytest.approx(60, rel=0.03)
     assert_decayed(out)
 
