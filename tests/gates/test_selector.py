@@ -110,6 +110,18 @@ def test_auto_selects_the_share_that_the_scores_speak_for(selection, num_ranks):
         assert sum(selected[start : start + 200]) == pytest.approx(aimed, rel=0.07)
 
 
+def test_auto_compiles_to_one_graph():
+    plain, compiled = (Selector("auto", kind="gce") for _ in range(2))
+    step = torch.compile(compiled, fullgraph=True, dynamic=False, backend="aot_eager")
+    totals = same = plain.no_totals()
+    for logits, labels, images, ids in batches(12):
+        mask, _, totals = plain(logits, labels, images, ids, torch.tensor(0), ALL, totals)
+        found, _, same = step(logits, labels, images, ids, torch.tensor(0), ALL, same)
+        assert torch.equal(found, mask)
+    assert torch.equal(compiled.controller.target, plain.controller.target)
+    assert 0.05 < float(plain.controller.target) < 1
+
+
 def test_auto_needs_a_small_explore_share():
     with pytest.raises(InputError, match=r"0\.05"):
         Selector("auto", explore=0.05)
