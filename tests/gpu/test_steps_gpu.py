@@ -79,7 +79,6 @@ class Loop:
         for seed in seeds:
             if self.step % 6 == 0:
                 self.one.begin_epoch(self.step // 6)
-                self.one.memory.end_epoch()
             self.one.score(self.batches[seed])
             self.one.set_lr(0.1 / (1 + self.step))
             report = self.reports.push(self.one.gather_status())

@@ -89,7 +89,6 @@ def run_epochs(one: Engine, epochs: range) -> None:
         assert one.read_status().steps > status.steps
         for num_valid in (B, 1):
             one.evaluate(*batch(0)[:2], torch.arange(B) < num_valid)
-        one.memory.end_epoch()
 
 
 def addresses(one: Engine) -> dict[int, int]:
