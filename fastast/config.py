@@ -81,7 +81,8 @@ class TrainConfig:
     train_size: str | None = option(
         None,
         "training pictures grow from A to B pixels over the first three quarters of the run, for less work; auto: from "
-        "0.57 to 0.86 of --image-size, at which the network is evaluated; default that size throughout",
+        "0.57 to 0.86 of --image-size, at which the network is evaluated (below 64, to that size); default that size "
+        "throughout",
         kind=str,
         metavar="A:B|auto",
     )
