@@ -11,7 +11,8 @@ import torchvision
 
 from fastast.checkpoint.file_format import export_weights
 from fastast.cli import build_parser
-from tests.conftest import ROOT
+from fastast.models.weights_info import WeightsInfo
+from tests.conftest import ROOT, write_pictures
 
 README = (ROOT / "README.md").read_text()
 
@@ -21,7 +22,7 @@ def blocks(language):
 
 
 def test_the_four_lines_load_the_weights_without_fastast(tmp_path):
-    (lines,) = blocks("python")
+    (lines,) = (block for block in blocks("python") if "torchvision" in block)
     assert len([line for line in lines.splitlines() if line]) == 4
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=3)
@@ -37,6 +38,24 @@ def test_the_four_lines_load_the_weights_without_fastast(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_predictions_in_python(tmp_path, monkeypatch, capsys):
+    (lines,) = (block for block in blocks("python") if "fastast.load" in block)
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "pictures", num_classes=2, per_class=2, seed=0)
+    (tmp_path / "pictures" / "bad.jpg").write_bytes(b"")
+    (tmp_path / "RUN").mkdir()
+    info = WeightsInfo.of("resnet18", ["cat", "dog"], 32)
+    state = torchvision.models.resnet18(num_classes=2).state_dict()
+    export_weights(tmp_path / "RUN" / "model.safetensors", state, info.to_metadata())
+    exec(compile(lines, "README.md", "exec"), {})
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("pictures/bad.jpg empty file")
+    assert len(others) == 4
+    for line in others:
+        assert line.split()[1] in ("cat", "dog")
+        assert 0.5 <= float(line.split()[2]) <= 1
 
 
 def test_every_command_shown_parses():

@@ -267,6 +267,7 @@ def _fit(
         return exit_code
     reporter.console.print(verdict(summary))
     reporter.note(f"run folder: {folder.path} (report.html shows it)")
+    reporter.note(f"next: fastast predict {folder.path} PICTURES, fastast evaluate {folder.path} --data D")
     return exit_code
 
 

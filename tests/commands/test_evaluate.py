@@ -22,14 +22,6 @@ from tests.data.image_files import cut_png, encode, picture
 ARCH = ["--arch", "tests.nets:tiny"]
 
 
-@pytest.fixture(scope="module")
-def run(pictures, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "dense"
-    words = ["--arch", "tests.nets:tiny", "--image-size", 32, "--batch-size", 16, "--epochs", 2, "--lr", 0.05]
-    assert main(["train", "--data", str(pictures), "--out", str(out), "--gate", "dense", *map(str, words)]) == 0
-    return out
-
-
 def test_evaluate_agrees_with_the_run(run, pictures, tmp_path, capsys):
     best = json.loads((run / "summary.json").read_text())["accuracy"]["best_val_top1"]
     assert main(["evaluate", str(run), "--data", str(pictures), "--out", str(tmp_path / "p.csv")]) == 0
