@@ -5,12 +5,16 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import torch
 import torchvision
+from PIL import Image
 
+import fastast
 from fastast.checkpoint.file_format import export_weights
-from fastast.cli import build_parser
+from fastast.cli import build_parser, main
 from fastast.models.weights_info import WeightsInfo
 from tests.conftest import ROOT, write_pictures
 
@@ -56,6 +60,22 @@ def test_predictions_in_python(tmp_path, monkeypatch, capsys):
     for line in others:
         assert line.split()[1] in ("cat", "dog")
         assert 0.5 <= float(line.split()[2]) <= 1
+
+
+def test_timm_loads_what_was_exported(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("timm", reason="timm (fastast[timm]) is not installed")
+    (lines,) = (block for block in blocks("python") if "import timm" in block)
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "pictures", num_classes=2, per_class=2, seed=0)
+    Image.new("RGB", (90, 70), (200, 10, 10)).save("holiday.jpg")
+    Path("RUN").mkdir()
+    state = torchvision.models.resnet18(num_classes=2).state_dict()
+    export_weights(Path("RUN/model.safetensors"), state, WeightsInfo.of("resnet18", ["cat", "dog"], 32).to_metadata())
+    assert main(["export", "RUN", "--to", "hub", "--data", "pictures", "--out", "RUN/hub"]) == 0
+    (expected,) = fastast.load("RUN").predict("holiday.jpg")
+    capsys.readouterr()
+    exec(compile(lines, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == expected.top[0][0]
 
 
 def test_every_command_shown_parses():

@@ -15,7 +15,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 
-from fastast.feed.pipeline import MEAN, STD
+from fastast.feed.loader_options import MEAN, STD
 from fastast.models.build import build_model
 from fastast.train.schedule import lr_at
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,7 @@ def evaluate_model(
     from fastast.data import open_folder
     from fastast.data.catalog import Quarantined
     from fastast.device import open_runtime
-    from fastast.feed import EvalLoader, LoaderOptions
+    from fastast.feed import EvalLoader
     from fastast.loggers.console import FewNotes
     from fastast.models.trained import find_trained
     from fastast.train.evaluation import evaluate
@@ -109,11 +110,8 @@ def evaluate_model(
     runtime = open_runtime(device)
     step = EvalStep(network.build(runtime.device, len(catalog.classes)), dtype=runtime.dtype)
     left_out = list(catalog.quarantined)
-    options = LoaderOptions(
-        batch_size=batch_size,
-        image_size=network.image_size,
-        device=runtime.device,
-        dtype=runtime.image_dtype,
+    options = dataclasses.replace(
+        network.loader_options(batch_size=batch_size, device=runtime.device, dtype=runtime.image_dtype),
         on_quarantine=lambda *entry: left_out.append(Quarantined(*entry)),
         on_note=reporter.note,
     )

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from fastast.errors import InputError
+from fastast.feed import LoaderOptions
+from fastast.feed.transforms import eval_resize
 from fastast.models.build import WEIGHT_SUFFIXES, build_model, check_fits
-from fastast.models.weights_info import WeightsInfo, read_info
+from fastast.models.weights_info import INTERPOLATION, WeightsInfo, channel_levels, read_info
 from fastast.run_folder import RunFolder, find_weights, read_json
 
 
@@ -35,6 +37,31 @@ class TrainedNetwork:
     image_size: int
     classes: tuple[str, ...] | None
     info: WeightsInfo | None
+
+    def required_classes(self) -> tuple[str, ...]:
+        """The names of the classes.
+
+        Raises:
+            InputError: nothing says them.
+        """
+        if self.classes is None:
+            raise InputError(
+                f"{self.weights}: says nothing of its classes; put a classes.json beside it, a list of names in the "
+                "order of the outputs"
+            )
+        return self.classes
+
+    def loader_options(
+        self, *, batch_size: int, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> LoaderOptions:
+        """Those that prepare pictures as the network expects them."""
+        mean, std = channel_levels(self.arch)
+        if self.info is not None:
+            said = (tuple(255 * value for value in values) for values in (self.info.mean, self.info.std))
+            mean, std = said
+        return LoaderOptions(
+            batch_size=batch_size, image_size=self.image_size, device=device, dtype=dtype, mean=mean, std=std
+        )
 
     def build(self, device: torch.device, num_classes: int) -> nn.Module:
         """The network in eval mode.
@@ -67,7 +94,7 @@ def find_trained(path: str | Path, arch: str | None = None, image_size: int | No
     config: dict[str, Any] = read_json(folder.config) if folder.config.exists() else {}
     info = read_info(weights)
     if info is not None:
-        _require_agreement(weights, info, arch, image_size, WeightsInfo.of(info.arch, info.classes, info.crop_size))
+        _require_agreement(weights, info, arch, image_size)
         if ":" in info.arch and arch is None and config.get("arch") != info.arch:
             raise InputError(f"{path}: a file may not choose code to run; if you trust it, add --arch {info.arch}")
         arch, image_size = arch or info.arch, info.crop_size
@@ -95,19 +122,17 @@ def top_classes(logits: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Ten
     Returns:
         Probabilities [B, K], descending, and labels int64 [B, K].
     """
-    probabilities, labels = logits.softmax(1).sort(dim=1, descending=True, stable=True)
-    return probabilities[:, :top], labels[:, :top]
+    labels = logits.sort(dim=1, descending=True, stable=True).indices[:, :top]
+    return logits.softmax(1).gather(1, labels), labels
 
 
-def _require_agreement(
-    path: Path, info: WeightsInfo, arch: str | None, image_size: int | None, ours: WeightsInfo
-) -> None:
+def _require_agreement(path: Path, info: WeightsInfo, arch: str | None, image_size: int | None) -> None:
     """Refuses options that contradict what the weights were trained for, and pictures prepared as we cannot."""
     if arch not in (None, info.arch) and not (":" in str(arch) and ":" in info.arch):
         raise InputError(f"--arch {arch}: {path} is a {info.arch}; leave --arch out")
     if image_size not in (None, info.crop_size):
         raise InputError(f"--image-size {image_size}: {path} was trained for {info.crop_size} px; leave it out")
-    if info != ours:
+    if (info.resize_size, info.interpolation) != (eval_resize(info.crop_size), INTERPOLATION):
         raise InputError(
             f"{path}: its pictures were prepared otherwise ({info}); evaluate it with the version that wrote it"
         )

@@ -10,8 +10,6 @@ from typing import NamedTuple
 import torch
 
 from fastast.device import open_runtime
-from fastast.errors import InputError
-from fastast.feed import LoaderOptions
 from fastast.models.trained import find_trained, top_classes
 from fastast.predict.find_pictures import PathName, find_pictures
 from fastast.predict.picture_stream import stream_pictures
@@ -59,12 +57,7 @@ class Classifier:
         device: str = "auto",
     ) -> None:
         self.trained = find_trained(path, arch, image_size)
-        if self.trained.classes is None:
-            raise InputError(
-                f"{self.trained.weights}: says nothing of its classes; put a classes.json beside it, a list of names "
-                "in the order of the outputs"
-            )
-        self.classes = self.trained.classes
+        self.classes = self.trained.required_classes()
         self.image_size = self.trained.image_size
         self._runtime = open_runtime(device)
         self.model = self.trained.build(self._runtime.device, len(self.classes))
@@ -88,12 +81,8 @@ class Classifier:
         """
         if isinstance(paths, str | os.PathLike):
             paths = [paths]
-        options = LoaderOptions(
-            batch_size=batch_size,
-            image_size=self.image_size,
-            device=self._runtime.device,
-            dtype=self._runtime.image_dtype,
-        )
+        runtime = self._runtime
+        options = self.trained.loader_options(batch_size=batch_size, device=runtime.device, dtype=runtime.image_dtype)
         refused: list[Prediction] = []
         found = find_pictures(paths, lambda folder, reason: refused.append(Prediction(os.fsdecode(folder), [], reason)))
         for images, pictures in stream_pictures(found, options):

@@ -108,7 +108,7 @@ def test_metadata_reads_back_and_does_not_change_the_file(tmp_path):
 
 
 def test_weights_of_another_preparation_are_refused(pictures, tmp_path, capsys):
-    info = dataclasses.replace(WeightsInfo.of("resnet18", ["a"], 224), mean=[0.5, 0.5, 0.5])
+    info = dataclasses.replace(WeightsInfo.of("resnet18", ["a"], 224), interpolation="bicubic, antialias")
     export_weights(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, info.to_metadata())
     assert main(["evaluate", str(tmp_path / "w.safetensors"), "--data", str(pictures)]) == 2
     assert "prepared otherwise" in capsys.readouterr().err
