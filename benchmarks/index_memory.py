@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fastast.data import file_index
+from fastast.data import file_index, file_scan
 from fastast.data.catalog import Catalog
 from fastast.data.duplicates import describe_duplicates
-from fastast.data.image_scan import Header
+from fastast.data.image_headers import Header
 
 PER_CLASS = 1300
 
@@ -36,15 +36,15 @@ def main(num_files: int) -> None:
     file_index._subfolders = lambda folder: (b"n%08d" % i for i in range(num_classes))  # type: ignore[assignment]
     file_index._walk = walk  # type: ignore[assignment]
     # Lengths repeat as those of real JPEGs do; no candidate can be read, so the search for equal pictures ends early.
-    file_index._stamp = lambda path: (100_000 + hash(path) % 50_000, 1)
-    file_index.scan_file = lambda path: Header(375, 500, 3, None)
+    file_scan._stamp = lambda path: (100_000 + hash(path) % 50_000, 1)
+    file_scan.scan_file = lambda path: Header(375, 500, 3, None)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         for new in (False, True):
             begin = time.monotonic()
             index = file_index.list_files([folder])
             listed = time.monotonic()
-            file_index.scan_files(index)
+            file_scan.scan_files(index)
             scanned = time.monotonic()
             catalog = Catalog(file_index.take(index, np.arange(len(index))), tuple(map(os.fsdecode, index.classes)), [])
             catalog.digest()

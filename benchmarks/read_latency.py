@@ -73,7 +73,11 @@ def in_process(checkout: Path, args: argparse.Namespace, latency_ms: float, batc
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.read_latency",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", help="class folders, or a pack")
     parser.add_argument("--latency", type=float, nargs="+", default=[0, 1, 3, 10], help="of a read, ms")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[64, 256])
@@ -97,7 +101,7 @@ def main() -> None:
             case = {name: {key: statistics.median(r[key] for r in x) for key in x[0]} for name, x in runs.items()}
             cases.append({"latency_ms": latency_ms, "batch_size": batch_size, "n": args.rounds, **case})
             print(json.dumps(cases[-1]), file=sys.stderr)
-    command = command_line("benchmarks.read_latency", parser, args)
+    command = command_line(parser, args)
     publish({"command": command, **provenance(torch.device("cpu")), "cases": cases}, args.out)
 
 

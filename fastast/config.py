@@ -9,10 +9,11 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from fastast.gates.registry import GATES
-from fastast.options import checked_value, option, parse_duration, require
+from fastast.gates.registry import AUTO, GATES, LEAST_SHARE
+from fastast.options import checked_value, option, parse_budget, parse_duration, require
+from fastast.train_sizes import MIN_SIZE, train_sizes
 
-SIGNIFICANCE = ("loss", "loss+std", "margin", "el2n")
+SIGNIFICANCE = tuple(dict.fromkeys(kind for entry in GATES.values() for kind in entry.significance))
 
 STALL_TIMEOUT_S = 1800.0
 
@@ -78,9 +79,28 @@ class TrainConfig:
     image_size: int = option(
         224, "side of the training and evaluation crop, pixels; half the side costs about a quarter", metavar="PX"
     )
+    train_size: str | None = option(
+        None,
+        "training pictures grow from A to B pixels over the first three quarters of the run, for less work; auto: from "
+        "0.57 to 0.86 of --image-size, at which the network is evaluated; default that size throughout",
+        kind=str,
+        metavar="A:B|auto",
+    )
 
     # The schedule
-    epochs: float = option(40.0, "passes over the training set, warm-up included; fractions are allowed", metavar="N")
+    epochs: float | None = option(
+        None,
+        "passes over the training set, warm-up included; fractions are allowed; default 40 without --budget",
+        kind=float,
+        metavar="N",
+    )
+    budget: str | None = option(
+        None,
+        "what the run may spend, instead of --epochs: 5ep (the work of five dense epochs), 8h50m or 40m (from the "
+        "command's start to its verdict), 500kJ or 0.15kWh (GPU energy)",
+        kind=str,
+        metavar="AMOUNT",
+    )
     batch_size: int | None = option(
         None,
         "samples per optimizer step on each device; lower it when memory runs out; default 64 on CPU, 256 on GPU",
@@ -130,11 +150,12 @@ class TrainConfig:
         "hard: score > threshold (the published rule); soft: score > threshold * uniform, which learns more",
         choices=("soft", "hard"),
     )
-    target: float = option(
+    target: float | str = option(
         0.1,
-        "share of offered samples that reach backward, in (0, 1]; less is faster and learns less; dense and infobatch "
-        "have none",
-        metavar="SHARE",
+        "share of offered samples that reach backward, in (0, 1]; less is faster and learns less; auto: memory and "
+        "forward find it in their scores as the network learns; dense and infobatch have none",
+        metavar="SHARE|auto",
+        words=(AUTO,),
     )
     explore: float = option(
         0.0,
@@ -153,8 +174,13 @@ class TrainConfig:
         metavar="N",
     )
     anneal: float = option(0.0, "dense epochs at the end of the run (fractions allowed)", metavar="N")
-    significance: str = option(
-        "loss+std", "score of the forward gate; loss+std is the published one", choices=SIGNIFICANCE
+    significance: str | None = option(
+        None,
+        "what memory and forward select by: "
+        + "; ".join(f"{name}: {', '.join(info.significance)}" for name, info in GATES.items() if info.significance)
+        + "; default the first",
+        kind=str,
+        choices=SIGNIFICANCE,
     )
 
     # Stopping and continuing
@@ -228,29 +254,52 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             setattr(self, field.name, checked_value(field, getattr(self, field.name)))
-        require(0 < self.target <= 1, f"--target {self.target:g}: must be in (0, 1], for example 0.1")
+        kinds = GATES[self.gate].significance
+        if isinstance(self.target, str):
+            require(
+                GATES[self.gate].adapts or "target" not in GATES[self.gate].options,
+                f"--target {self.target}: {self.gate} has no scores to find its share in; give a number, for example "
+                "--target 0.1",
+            )
+        else:
+            require(0 < self.target <= 1, f"--target {self.target:g}: must be in (0, 1], for example 0.1")
+        require(
+            self.significance is None or not kinds or self.significance in kinds,
+            f"--significance {self.significance}: not with --gate {self.gate}; choose from {', '.join(kinds)}",
+        )
         require(
             self.eval_every == "auto" or _is_positive(self.eval_every),
             f"--eval-every {self.eval_every}: give auto, or a number of epochs above 0, for example 1",
         )
-        require(self.epochs > 0, f"--epochs {self.epochs:g}: must be above 0, for example 10")
+        if self.budget is None:
+            self.epochs = 40.0 if self.epochs is None else self.epochs
+            require(self.epochs > 0, f"--epochs {self.epochs:g}: must be above 0, for example 10")
+        else:
+            require(
+                self.epochs is None,
+                f"--budget {self.budget} and --epochs {self.epochs or 0:g}: exclude each other; leave one of them out",
+            )
+            parse_budget(self.budget, "--budget")
         require(self.warmup_epochs >= 0, f"--warmup-epochs {self.warmup_epochs:g}: must be 0 or more")
         require(self.anneal >= 0, f"--anneal {self.anneal:g}: must be 0 or more")
         require(
-            self.gate == "dense" or self.warmup_epochs + self.anneal <= self.epochs + 1e-9,
+            self.gate == "dense" or self.epochs is None or self.warmup_epochs + self.anneal <= self.epochs + 1e-9,
             f"--warmup-epochs {self.warmup_epochs:g} and --anneal {self.anneal:g}: take more than "
-            f"--epochs {self.epochs:g} has; shorten them, for example --warmup-epochs 0",
+            f"--epochs {self.epochs or 0:g} has; shorten them, for example --warmup-epochs 0",
         )
+        most = LEAST_SHARE if isinstance(self.target, str) else self.target
         require(
-            0 <= self.explore < self.target,
-            f"--explore {self.explore:g}: must be 0 or more and below --target {self.target:g}",
+            0 <= self.explore < most,
+            f"--explore {self.explore:g}: must be 0 or more and below "
+            + (f"{most:g}, the least share of --target auto" if most != self.target else f"--target {most:g}"),
         )
         require(
             not (self.unbiased and self.selection == "hard"),
             "--unbiased needs --selection soft: under the hard rule a sample's probability is 0 or 1",
         )
         require(0 <= self.prune < 1, f"--prune {self.prune:g}: must be in [0, 1), for example 0.5")
-        require(self.image_size >= 16, f"--image-size {self.image_size}: must be at least 16 pixels")
+        require(self.image_size >= MIN_SIZE, f"--image-size {self.image_size}: must be at least {MIN_SIZE} pixels")
+        train_sizes(self.train_size, self.image_size)
         require(
             self.batch_size is None or self.batch_size >= 2,
             f"--batch-size {self.batch_size}: must be at least 2 (batch normalisation needs two samples)",
@@ -296,13 +345,26 @@ class TrainConfig:
             "--val-dir and --val-split exclude each other: leave out --val-split to use the folder",
         )
 
+    @property
+    def train_sizes(self) -> tuple[int, ...]:
+        """Sides of the training pictures, pixels, in the order in which a run uses them."""
+        return train_sizes(self.train_size, self.image_size)
+
+
+def planned_epochs(config: TrainConfig) -> float | None:
+    """Epochs that dense training would make; None where a time or an energy decides."""
+    if config.budget is None:
+        return config.epochs
+    kind, value = parse_budget(config.budget, "--budget")
+    return value if kind == "ep" else None
+
 
 def idle_gate(config: TrainConfig) -> str | None:
     """A line for the user where the dense epochs leave the gate nothing, else None."""
-    if config.gate == "dense" or config.warmup_epochs + config.anneal < config.epochs:
+    epochs = planned_epochs(config)
+    if config.gate == "dense" or epochs is None or config.warmup_epochs + config.anneal < epochs:
         return None
     dense = f"--warmup-epochs {config.warmup_epochs:g}" + (f" and --anneal {config.anneal:g}" if config.anneal else "")
-    return (
-        f"--gate {config.gate} never runs: {dense} take all --epochs {config.epochs:g}; give more epochs, or "
-        "--warmup-epochs 0"
-    )
+    whole = f"--epochs {epochs:g}" if config.budget is None else f"--budget {config.budget}"
+    more = "give more epochs" if config.budget is None else "give a larger budget"
+    return f"--gate {config.gate} never runs: {dense} take all {whole}; {more}, or --warmup-epochs 0"

@@ -38,7 +38,10 @@ def resolve(options: dict[str, Any]) -> TrainConfig:
     Raises:
         InputError: a wrong type or a value out of range.
     """
-    return TrainConfig(**{**({} if names_data(options) else DEMO_DEFAULTS), **options})
+    defaults = {} if names_data(options) else dict(DEMO_DEFAULTS)
+    if options.get("budget") is not None:
+        defaults.pop("epochs", None)
+    return TrainConfig(**{**defaults, **options})
 
 
 def names_data(options: dict[str, Any]) -> bool:
@@ -59,18 +62,28 @@ def read_toml(path: str) -> dict[str, Any]:
         raise InputError(f"--config {path}: {os.strerror(error.errno or 0)}") from error
     except (ValueError, RecursionError) as error:  # of the syntax, of UTF-8, of a number's length, of nesting
         raise InputError(f"--config {path}: not valid TOML: {error}") from error
-    known = {field.name: field for field in dataclasses.fields(TrainConfig)}
     options = {}
     for key, value in table.items():
-        name = key.replace("-", "_")
-        if removed := removed_option(name):
-            raise InputError(f"--config {path}: {flag_of(name)} {removed}")
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else "; `fastast train --help-all` lists them"
-            raise InputError(f"--config {path}: unknown option {key!r}{hint}")
         try:
-            options[name] = checked_value(known[name], value)
+            field = option_named(key)
+            options[field.name] = checked_value(field, value)
         except InputError as error:
             raise InputError(f"--config {path}: {error}") from error
     return options
+
+
+def option_named(key: str) -> dataclasses.Field:
+    """The field of `TrainConfig` with this name; it may use `-` or `_`.
+
+    Raises:
+        InputError: there is none, with a close one if there is; or what became of it.
+    """
+    known = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    name = key.replace("-", "_")
+    if removed := removed_option(name):
+        raise InputError(f"{flag_of(name)} {removed}")
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else "; `fastast train --help-all` lists them"
+        raise InputError(f"unknown option {key!r}{hint}")
+    return known[name]

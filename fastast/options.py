@@ -6,14 +6,20 @@ import dataclasses
 import math
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastast.errors import InputError
 from fastast.removed import removed_value
 
 
 def option(
-    default: Any, doc: str, *, kind: type | None = None, metavar: str | None = None, choices: Collection[str] = ()
+    default: Any,
+    doc: str,
+    *,
+    kind: type | None = None,
+    metavar: str | None = None,
+    choices: Collection[str] = (),
+    words: Collection[str] = (),
 ) -> Any:
     """A config field: its default, its one line of doc, and what the command line needs to parse it.
 
@@ -23,9 +29,10 @@ def option(
         kind: str, int, float or bool; by default the type of the default.
         metavar: name of the value in `--help`; the choices by default.
         choices: the values that are allowed, read at each check; any if empty.
+        words: values that are allowed beside those of the kind.
     """
     shown = metavar or "|".join(choices) or None
-    metadata = {"doc": doc, "kind": kind or type(default), "metavar": shown, "choices": choices}
+    metadata = {"doc": doc, "kind": kind or type(default), "metavar": shown, "choices": choices, "words": words}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -50,13 +57,16 @@ def checked_value(field: dataclasses.Field, value: Any) -> Any:
     if value is None:
         require(field.default is None, f"{flag}: needs a value")
         return None
+    if value in field.metadata["words"]:
+        return value
     if type(value) is int:
         require(abs(value) < 2**63, f"{flag}: a number of 2^63 or more")
         value = float(value) if kind is float else value
     if kind is str and type(value) in (int, float):  # such as --nproc and --eval-every, which take a word as well
         value = f"{value:g}" if type(value) is float else str(value)
     require(not isinstance(value, str) or bool(value.strip()), f"{flag}: is empty; give a value, or leave it out")
-    require(type(value) is kind, f"{flag} {value!r}: expected {kind.__name__}, got {type(value).__name__}")
+    expected = " or ".join((kind.__name__, *field.metadata["words"]))
+    require(type(value) is kind, f"{flag} {value!r}: expected {expected}, got {type(value).__name__}")
     require(kind is not float or math.isfinite(value), f"{flag} {value}: must be a finite number")
     if choices:
         check_choice(flag, field.name, value, choices)
@@ -93,3 +103,42 @@ def parse_duration(text: str, flag: str) -> float:
     if seconds <= 0:
         raise InputError(f"{flag} {text}: expected a duration, for example 8h50m, 45m or 90s")
     return seconds
+
+
+class Amount(NamedTuple):
+    """What a run may spend.
+
+    Attributes:
+        kind: "ep", "time" or "joules".
+        value: dense epochs' worth of work, seconds, or joules of the GPUs.
+    """
+
+    kind: str
+    value: float
+
+
+_JOULES = {"j": 1.0, "kj": 1e3, "kwh": 3.6e6}
+
+
+def parse_budget(text: str, flag: str) -> Amount:
+    """The amount that a budget such as 5ep, 8h50m, 40m, 500kJ or 0.15kWh names.
+
+    Args:
+        text: a number with ep, kJ, J or kWh; or a duration, as for `parse_duration`.
+        flag: the option, for the message.
+
+    Raises:
+        InputError: it is none, or zero.
+    """
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)(ep|j|kj|kwh)", text.strip().lower())
+    if match is None:
+        try:
+            return Amount("time", parse_duration(text, flag))
+        except InputError:
+            pass
+    elif float(match[1]) > 0:
+        value, unit = float(match[1]), match[2]
+        return Amount("ep", value) if unit == "ep" else Amount("joules", value * _JOULES[unit])
+    raise InputError(
+        f"{flag} {text}: expected dense epochs' worth of work, a time, or GPU energy, for example 5ep, 8h50m or 500kJ"
+    )

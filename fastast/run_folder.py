@@ -47,6 +47,7 @@ class RunFolder:
         self.classes = self.path / "classes.json"
         self.samples = self.path / "samples.npz"
         self.power = self.path / "power.csv"
+        self.spent = self.path / "spent.json"  # with a budget of time or energy
         self.on_metrics: Callable[[dict[str, Any]], None] | None = None
 
     def create(self) -> None:
@@ -122,7 +123,7 @@ class RunFolder:
         """The files that a run writes, and replaces."""
         return [
             *(self.config, self.metrics, self.summary, self.quarantine, self.last, self.previous, self.best),
-            *(self.weights, self.classes, self.samples, self.power),
+            *(self.weights, self.classes, self.samples, self.power, self.spent),
             *(self.path / "report.html", self.path / "stall.txt"),
         ]
 

@@ -16,6 +16,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, runs would rightly ignore it
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell sets it for `pytest &`
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def write_pictures(root: Path, *, num_classes: int, per_class: int, seed: int, side: int = 40) -> None:

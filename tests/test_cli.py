@@ -14,8 +14,7 @@ from fastast.cli import build_parser, main
 from tests.conftest import ROOT, run_fastast
 
 COMMON = (
-    "--help --help-all --config --data --arch --weights --image-size --epochs --batch-size --lr --target --seed "
-    "--device --nproc"
+    "--help --help-all --config --data --arch --weights --image-size --batch-size --lr --target --seed --device --nproc"
 )
 ADVANCED = (
     "--train-dir --val-dir --val-split --lr-warmup --momentum --weight-decay --label-smoothing --min-crop --no-flip "
@@ -23,8 +22,8 @@ ADVANCED = (
     "--stall-timeout --dense-calibration --price-per-kwh --gco2-per-kwh --precision --compile --decode --deterministic "
     "--threads --log-every --tensorboard --eval-every"
 )
-TRAIN = "--out --gate --resume --max-time"
-BENCH = "--out --gates --seeds --budget --dry-run"
+TRAIN = "--out --gate --epochs --budget --resume --max-time"
+BENCH = "--out --arms --budgets --seeds --time --dry-run"
 SURFACE = {
     "train": f"{COMMON} {ADVANCED} {TRAIN} --force",
     "bench": f"{COMMON} {ADVANCED} {BENCH}",
@@ -105,7 +104,10 @@ def test_abbreviated_option_is_refused(capsys):
         (["train", "--gate", "proxy"], "--gate proxy was removed, as it was never better than random"),
         (["train", "--significance", "loss+entropy"], "use loss+std"),
         (["bench", "--read", "mmap"], "pread"),
-        (["bench", "--out", "b", "--gates", "random,proxy"], "--gates proxy was removed"),
+        (["bench", "--out", "b", "--arms", "dense;proxy"], "--arms proxy was removed"),
+        (["bench", "--out", "b", "--gates", "random"], "--gates is --arms now"),
+        (["bench", "--out", "b", "--budget", "30m"], "the time that the whole bench may take is --time 30m"),
+        (["bench", "--out", "b", "--epochs", "4"], "name what each may spend in --budgets"),
         (["pack", "--thumbnails", "64", "a", "b"], "packs that hold thumbnails can still be read"),
     ],
 )

@@ -8,7 +8,8 @@ import pytest
 from fastast.config import SIGNIFICANCE, TrainConfig, idle_gate
 from fastast.config_file import DEMO_DEFAULTS, read_toml, resolve
 from fastast.errors import InputError
-from fastast.gates.registry import unused_options
+from fastast.gates.memory import SCORES, Memory
+from fastast.gates.registry import GATES, unused_options
 from fastast.gates.significance import KINDS
 
 
@@ -33,12 +34,15 @@ def test_defaults():
 
 def test_scores_on_offer_exist():
     assert set(SIGNIFICANCE) == set(KINDS)
+    assert set(GATES["memory"].significance) == set(SCORES)
+    assert Memory()._score is SCORES[GATES["memory"].significance[0]]
 
 
 def test_unused_options():
     options = {"data": "d", "target": 0.1, "explore": 0.0, "prune": 0.5, "warmup_epochs": 1.0}
     assert unused_options(options, "dense") == ["target", "explore", "prune", "warmup_epochs"]
     assert unused_options(options, "memory") == ["prune"]
+    assert "significance" not in GATES["random"].options
     assert unused_options(options, "infobatch") == ["target", "explore"]
 
 
@@ -54,7 +58,7 @@ def test_dense_run_has_no_warmup():
         ("target", 1.5, r"--target 1.5"),
         ("target", -0.1, "--target"),
         ("target", math.nan, "finite"),
-        ("target", "much", "expected float, got str"),
+        ("target", "much", "expected float or auto, got str"),
         ("epochs", 0, "--epochs 0"),
         ("epochs", math.inf, "finite"),
         ("warmup_epochs", 41, "--warmup-epochs 41 .* --epochs 40"),
@@ -96,6 +100,9 @@ def test_bad_value_is_one_line(option, value, message):
     ("options", "message"),
     [
         ({"data": "d", "train_dir": "t"}, "leave one out"),
+        ({"gate": "random", "target": "auto"}, "random has no scores .* --target 0.1"),
+        ({"gate": "memory", "significance": "el2n"}, "not with --gate memory; choose from gce"),
+        ({"target": "auto", "explore": 0.05}, "below 0.05, the least share of --target auto"),
         ({"val_dir": "v"}, "--val-dir needs --data or --train-dir"),
         ({"train_dir": "a,,b"}, "leave out that comma"),
         ({"train_dir": "t", "val_dir": "v", "val_split": 0.1}, "leave out --val-split"),

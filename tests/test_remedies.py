@@ -1,13 +1,26 @@
-"""Whoever follows the remedy of a message gets further: what it names exists and is accepted."""
+"""Whoever follows the remedy of a message gets further: what it names exists and is accepted.
 
+Messages about several processes: `distributed/test_rank_remedies.py`. A GPU's order (CUDA_DEVICE_ORDER):
+`energy/test_nvml.py`. A batch that fits after out of memory: `train/test_out_of_memory.py`. Not followed, since it
+would change this machine or takes one that is not there: installing or updating torch, DALI, Triton, a compiler or a
+driver, a reboot, a container's --gpus, --shm-size and NVIDIA_DRIVER_CAPABILITIES, chmod of RAPL's files (root reads
+them all).
+"""
+
+import json
 import re
+import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 from fastast.cli import main
+from fastast.commands import doctor_checks
+from fastast.energy.nvml import NO_DRIVER, NvmlSystem
 from fastast.train import session
 from tests.conftest import write_pictures
+from tests.nets import tiny
 
 NET = ["--arch", "tests.nets:tiny", "--image-size", "32", "--batch-size", "4", "--epochs", "1", "--gate", "dense"]
 
@@ -65,6 +78,8 @@ def test_split_that_holds_nothing_out(tmp_path, capsys, monkeypatch):
         (["--data", ""], []),
         (["--arch", "resnet19"], ["--arch", "resnet18"]),
         (["--no-flips"], ["--no-flip"]),
+        (["--nproc", "two"], ["--nproc", "1"]),
+        (["--nproc", "0"], ["--nproc", "auto", "--device", "cpu"]),
     ],
 )
 def test_contradicting_options(folders, capsys, monkeypatch, wrong, right):
@@ -81,9 +96,12 @@ def test_batch_larger_than_the_set(tmp_path, capsys, number, batch):
     write_pictures(data / "train", num_classes=1, per_class=number, seed=0)
     write_pictures(data / "val", num_classes=1, per_class=2, seed=1)
     arguments = ["train", *NET, "--data", data, "--out", tmp_path / "run", "--batch-size"]
-    code, error = say(capsys, *arguments, 64)
-    assert (code, f"use --batch-size {batch}" in error) == (2, True)
-    assert say(capsys, *arguments, batch) == (0, "")
+    assert main([*map(str, arguments), "64"]) == 0
+    assert (
+        f"--batch-size 64: larger than the training set of {number} pictures; {batch} is used"
+        in capsys.readouterr().out
+    )
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["batch_size"] == batch
 
 
 def test_set_of_one_picture(tmp_path, capsys):
@@ -130,3 +148,53 @@ def test_run_that_is_there_already(folders, capsys):
 
 def _best(run):
     return ["train", "--resume", f"{run}/checkpoints/best.pt"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rights"),
+    [
+        (["--device", "cuda"], [["--device", "cpu"]]),
+        (["--precision", "fp16"], [["--precision", name] for name in ("auto", "fp32", "bf16")]),
+        (["--compile", "reduce-overhead"], [["--compile", "off"]]),
+        (["--arch", "tests.test_remedies:noisy", "--compile", "on"], [["--compile", "off"]]),
+        (["--lr", "1e30", "--warmup-epochs", "0", "--epochs", "20"], [["--lr", "0.1"]]),
+    ],
+)
+def test_what_a_cpu_cannot_do(folders, capsys, monkeypatch, wrong, rights):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments = ["train", *NET, "--data", "bare", "--val-dir", "held", "--out"]
+    code, error = say(capsys, *arguments, "a", *wrong)
+    assert (code, error.count("\n")) == (2, 0)
+    for number, right in enumerate(rights):
+        assert right[1] in error or right[0] in error
+        assert say(capsys, *arguments, f"b{number}", *wrong, *right) == (0, "")
+
+
+def noisy(num_classes):
+    """A network with a print, which no compiler takes as one graph."""
+    network = tiny(num_classes)
+    network.register_forward_hook(lambda *_: print(end=""))
+    return network
+
+
+def test_compiler_is_lacking(monkeypatch):
+    """ "Train with --compile off", which the test above does."""
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    check = doctor_checks.check_compiler()
+    assert (check.status, "or train with --compile off" in check.remedy) == ("warn", True)
+
+
+def test_doctor_says_why_there_is_no_gpu(capsys, monkeypatch):
+    """As the refusal of --device cuda promises."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    findings = doctor_checks.gpu_findings(NvmlSystem(reason=NO_DRIVER), torch.version.cuda, False, [], [])
+    assert [(check.name, NO_DRIVER in check.value) for check in findings] == [("GPU", True)]
+
+
+def test_metered_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, error = say(capsys, "meter")
+    assert (code, "fastast meter -- python train.py" in error) == (2, True)
+    assert say(capsys, "meter", "--json", "no/a.json", "--", "true")[0] == 2
+    assert say(capsys, "meter", "--json", "a.json", "--", "true")[0] == 0

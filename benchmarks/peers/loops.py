@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision import datasets
 
 from benchmarks.peers import rules
-from benchmarks.peers.setting import (
-    Numbered,
-    Setting,
-    Work,
-    network_of,
-    optimizer_of,
-    outcome,
-    set_lr,
-    top1,
-    train_pictures,
-)
+from benchmarks.peers.training import Training
 
 PRUNE, DELTA = 0.5, 0.875  # InfoBatch's published values
 KEEP = 0.5  # Composer's default
@@ -31,15 +21,15 @@ KEEP = 0.5  # Composer's default
 class Rule:
     """Trains on all pictures."""
 
-    def __init__(self, setting: Setting, num_samples: int) -> None:
-        self.setting, self.num_samples = setting, num_samples
-        self.generator = torch.Generator().manual_seed(setting.seed)
+    def __init__(self, training: Training) -> None:
+        self.training, self.num_samples = training, len(training.pictures)
+        self.generator = torch.Generator().manual_seed(training.task.seed)
 
-    def plan(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Ids of an epoch, int64[K], and the weight of every picture, float32[N]."""
+    def plan(self) -> tuple[Tensor, Tensor]:
+        """Ids of the next epoch, int64[K], and the weight of every picture, float32[N]."""
         return torch.arange(self.num_samples), torch.ones(self.num_samples)
 
-    def rows(self, network: nn.Module, images: Tensor, labels: Tensor, progress: float, batch: int) -> Tensor | None:
+    def rows(self, images: Tensor, labels: Tensor) -> Tensor | None:
         """Rows of a batch to train, or None for all."""
         return None
 
@@ -48,30 +38,44 @@ class Rule:
 
 
 class InfoBatch(Rule):
-    """Leaves out well-learned pictures before they are decoded, but not in the last epochs."""
+    """Leaves out well-learned pictures before they are decoded, but not in epochs that start late in the run."""
 
-    def __init__(self, setting: Setting, num_samples: int) -> None:
-        super().__init__(setting, num_samples)
-        self.losses = torch.zeros(num_samples)
+    def __init__(self, training: Training) -> None:
+        super().__init__(training)
+        self.losses = torch.zeros(self.num_samples, device=training.device)
 
-    def plan(self, epoch: int) -> tuple[Tensor, Tensor]:
-        if epoch >= DELTA * self.setting.epochs:
-            return super().plan(epoch)
-        return rules.infobatch_plan(self.losses, PRUNE, self.generator)
+    def plan(self) -> tuple[Tensor, Tensor]:
+        if self.training.spending.progress >= DELTA:
+            return super().plan()
+        return rules.infobatch_plan(self.losses.cpu(), PRUNE, self.generator)
 
     def learn(self, ids: Tensor, losses: Tensor) -> None:
-        self.losses[ids] = losses
+        self.losses[ids] = losses.float()
 
 
 class SelectiveBackprop(Rule):
     """Trains part of a batch, chosen by a forward of all of it in training mode, as Composer runs it."""
 
-    def rows(self, network: nn.Module, images: Tensor, labels: Tensor, progress: float, batch: int) -> Tensor | None:
-        if not rules.selective_backprop_is_on(progress, batch):
+    def rows(self, images: Tensor, labels: Tensor) -> Tensor | None:
+        training = self.training
+        if not rules.selective_backprop_is_on(training.spending.progress, training.steps):
             return None
-        with torch.no_grad():
-            losses = F.cross_entropy(network(images), labels, reduction="none")
+        with torch.no_grad(), training.autocast():
+            losses = F.cross_entropy(training.network(images), labels, reduction="none")
         return rules.selective_backprop_rows(losses, KEEP, self.generator)
+
+
+class Numbered(Dataset[tuple[Any, int, int]]):
+    """Pictures with their label and their number."""
+
+    def __init__(self, pictures: datasets.ImageFolder) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, number: int) -> tuple[Any, int, int]:
+        return (*self.pictures[number], number)
 
 
 class Order(Sampler[int]):
@@ -88,31 +92,28 @@ class Order(Sampler[int]):
         return iter(self.ids[torch.randperm(len(self.ids), generator=self._generator)].tolist())
 
 
-def run_loop(setting: Setting, kind: type[Rule]) -> dict[str, Any]:
-    """Trains with a rule; returns the run's figures."""
-    pictures = train_pictures(setting)
-    work = Work(setting.image_size)
-    network = network_of(setting, len(pictures.classes), work)
-    optimizer = optimizer_of(setting, network)
-    rule = kind(setting, len(pictures))
+def run_loop(training: Training, kind: type[Rule]) -> None:
+    """Trains with a rule until the budget is spent."""
+    task, network, scaler = training.task, training.network, training.scaler
+    optimizer = training.sgd()
+    rule = kind(training)
     order = Order(rule.generator)
-    options: dict[str, Any] = {"num_workers": setting.workers, "persistent_workers": setting.workers > 0}
-    loader: DataLoader[Any] = DataLoader(Numbered(pictures), setting.batch_size, sampler=order, **options)
-    network.train()
-    began = time.perf_counter()
-    for epoch in range(setting.epochs):
-        order.ids, weights = rule.plan(epoch)
-        for batch, (images, labels, ids) in enumerate(loader):
-            progress = (epoch + batch / len(loader)) / setting.epochs
-            set_lr(setting, optimizer, progress)
-            rows = rule.rows(network, images, labels, progress, batch)
+    loader: DataLoader[Any] = DataLoader(
+        Numbered(training.pictures), task.batch_size, sampler=order, **training.loader_options
+    )
+    while not training.spending.is_over:
+        order.ids, weights = rule.plan()
+        weights = weights.to(training.device)
+        for images, labels, ids in training.batches(loader, left_out=rule.num_samples - len(order.ids)):
+            training.set_lr(optimizer)
+            rows = rule.rows(images, labels)
             if rows is not None:
                 images, labels, ids = images[rows], labels[rows], ids[rows]
-            losses = F.cross_entropy(network(images), labels, reduction="none")  # [B]
+            with training.autocast():
+                logits = network(images)
+                losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=task.label_smoothing)  # [B]
             optimizer.zero_grad()
-            (weights[ids] * losses).mean().backward()
-            optimizer.step()
+            scaler.scale((weights[ids] * losses).mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
             rule.learn(ids, losses.detach())
-    seconds = time.perf_counter() - began
-    offered = setting.epochs * len(pictures)
-    return outcome(setting, work, top1=top1(network, setting, work), seconds=seconds, offered=offered)

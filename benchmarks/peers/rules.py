@@ -61,7 +61,7 @@ def selective_backprop_is_on(
 
     Args:
         progress: share of the run that is done, in [0, 1).
-        batch: index within the epoch, from 0.
+        batch: its number, from 0.
         start, end: shares of the run.
         interrupt: 0 for every batch.
     """

@@ -43,8 +43,8 @@ FORKS = multiprocessing.get_context("forkserver")
 HANG_S = 300  # a start that takes longer than this hangs
 POLL_S = 0.0005
 OPTIONS = (
-    "--arch benchmarks.nets:tiny_resnet --image-size 32 --batch-size 16 --epochs 2.5 --warmup-epochs 0.7 --target 0.3 "
-    "--lr 0.05 --log-every 1 --checkpoint-every 1e-9 --device cpu --resume auto"
+    "--arch benchmarks.nets:tiny_resnet --image-size 32 --train-size 16:32 --batch-size 16 --epochs 2.5 "
+    "--warmup-epochs 0.7 --target 0.3 --lr 0.05 --log-every 1 --checkpoint-every 1e-9 --device cpu --resume auto"
 )
 CLOCKED = ("offered_per_s", "data_wait_s", "gpu_w", "seconds", "gpu_j")  # fields of metrics.jsonl
 

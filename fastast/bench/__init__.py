@@ -1,1 +1,1 @@
-"""`fastast bench`: gates and their matched baselines, seed by seed."""
+"""`fastast bench`: arms x budgets x seeds, and what the same accuracy costs."""

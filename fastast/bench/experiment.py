@@ -5,41 +5,40 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 from fastast.atomic_files import write_whole
-from fastast.bench.estimate import Estimate, Outcome, Pace, estimate, fit_epochs, pace_of
-from fastast.bench.matrix import DENSE, Entry, Job, Work, order_gates, walk
+from fastast.bench.arms import SET_BY_MATRIX, Arm, Budget, check_runs
+from fastast.bench.estimate import Outcome, Pace, estimate, fit_scale
+from fastast.bench.matrix import Job, jobs_of
+from fastast.bench.notes import NO_RANDOM, notes_of
 from fastast.bench.runner import BadInput, Runner, measure_pace
-from fastast.bench.statistics import caveats, make_rows
-from fastast.bench.tables import plan_lines, rows_table, run_line, speed_table
-from fastast.bench.verdict import judge
+from fastast.bench.statistics import summarise
+from fastast.bench.tables import plan_lines, result_lines, run_line
 from fastast.checkpoint.resume import FREE_OPTIONS, absolute_paths
-from fastast.config import GATES
 from fastast.config_file import resolve
 from fastast.data import require_outside
 from fastast.errors import InputError
 from fastast.loggers.console import Reporter
-from fastast.options import parse_duration, require
+from fastast.options import flag_of, parse_duration, require
 from fastast.report.bench_page import write_bench_report
 from fastast.run_folder import RunFolder, code_version, finite, read_json
 from fastast.signals import Stopped
 
-# Options of a run that the matrix sets.
-SET_BY_MATRIX = ("gate", "out", "max_time")
+PLAN_SCHEMA = 2
 
 
 class Bench:
     """One bench in its folder.
 
     Args:
-        options: of `fastast train`, from the command line, by field name of `TrainConfig`; `seed` is the first.
-        gates: names, comma-separated; dense always runs.
+        options: of all runs, from the command line, by field name of `TrainConfig`; `seed` is the first seed.
+        arms: what is compared; dense is among them.
+        budgets: that every arm is trained with, of one kind.
         num_seeds: seeds, from `seed` on.
         out: the bench's folder. A bench in it continues; a finished run is not repeated.
-        budget: a duration that the epochs are fitted to, or None.
+        time: a duration that the budgets are fitted to, or None.
         argv: the command line, for `bench.json`.
         reporter: shows progress.
 
@@ -51,33 +50,25 @@ class Bench:
         self,
         options: dict[str, Any],
         *,
-        gates: str,
+        arms: list[Arm],
+        budgets: list[Budget],
         num_seeds: int,
         out: str,
-        budget: str | None,
+        time: str | None,
         argv: list[str],
         reporter: Reporter,
     ) -> None:
         self._options = {name: value for name, value in absolute_paths(options).items() if name not in SET_BY_MATRIX}
-        names = [name.strip() for name in gates.split(",") if name.strip()]
-        require(bool(names), f"--gates: name at least one of {', '.join(GATES)}")
-        self._gates = order_gates(names)
-        require(num_seeds >= 1, f"--seeds {num_seeds}: must be at least 1, for example 3")
         self._config = resolve({**self._options, "gate": "dense"})
-        self._epochs = self._config.epochs
-        dense = self._config.warmup_epochs + self._config.anneal
-        require(
-            not self._gates or dense < self._epochs,
-            f"--epochs {self._epochs:g}: --warmup-epochs and --anneal leave the gates nothing; allow more epochs",
-        )
+        require(num_seeds >= 1, f"--seeds {num_seeds}: must be at least 1, for example 3")
         self._seeds = range(self._config.seed, self._config.seed + num_seeds)
-        self._budget, self._budget_s = budget, None if budget is None else parse_duration(budget, "--budget")
+        self._arms, self._budgets = arms, budgets
+        self._time, self._time_s = time, None if time is None else parse_duration(time, "--time")
+        self._scale: float | None = None  # of the budgets, by --time
         self._out = Path(out)
         self._plan_path = self._out / "plan.json"
         self._argv, self._reporter = argv, reporter
         self._outcomes: dict[str, Outcome] = {}
-        self._parts: dict[str, dict[str, float]] | None = None
-        self._parts_note: str | None = None
         self._pace: Pace | None = None
         self._is_new = False
         self._runner = Runner(self._out, self._options)
@@ -90,71 +81,56 @@ class Bench:
             128 + n if signal n stopped the bench, which the same command then continues.
 
         Raises:
-            InputError: the folder holds a bench of other options, or cannot be written to; the budget is too short; the
-                first dense run refused its options or data.
+            InputError: the folder holds a bench of other options, or cannot be written to; --time is too short; the
+                first run refused its options or data.
         """
+        if all(arm.gate != "random" for arm in self._arms):
+            self._reporter.note(NO_RANDOM)
+        for line in check_runs(self._options, self._arms, self._budgets):
+            self._reporter.note(line)
         try:
             if dry_run:
                 self._show_plan()
                 return 0
             self._start()
             with self._runner.forwarding_signals():
-                walk(self._gates, self._seeds, self._epochs, self._run_job)
+                for job in self._jobs():
+                    self._run_job(job)
         except Stopped as stopped:
             self._reporter.note(f"{stopped}; the same command continues the bench in {self._out}")
             return stopped.exit_code
         return self._finish()
 
+    def _jobs(self) -> list[Job]:
+        return jobs_of(self._arms, self._budgets, self._seeds)
+
     def _start(self) -> None:
-        """Continues the bench in the folder, or chooses the epochs and starts one."""
+        """Continues the bench in the folder, or starts one."""
         if self._continue():
-            if self._time_parts():
-                self._write_plan()
             return
         self._refuse_folder()
-        start_s = time.monotonic()
-        calibration_s = 0.0 if self._budget is None else self._measure_pace()
+        if self._time_s is not None:
+            self._fit()
         self._out.mkdir(parents=True, exist_ok=True)
-        self._time_parts()
-        self._fit(max(calibration_s, time.monotonic() - start_s))
-        self._write_plan()
+        plan = {"schema": PLAN_SCHEMA, "options": self._fixed_options(), "scale": self._scale}
+        write_whole(self._plan_path, _json(plan))
         self._is_new = True
-
-    def _time_parts(self) -> bool:
-        """Times the parts of training unless those of every gate are known; returns whether it did."""
-        names = {gate for gate in (*self._gates, "random") if self._gates}
-        if names <= set(self._parts or {}):
-            return False
-        self._reporter.note("timing the parts of training, for the machine's ceiling")
-        with self._runner.forwarding_signals():
-            self._parts, self._parts_note = self._runner.probe(sorted(names))
-        if self._parts_note is not None:
-            self._reporter.note(f"the machine's ceiling is not measured: {self._parts_note}")
-        return True
-
-    def _write_plan(self) -> None:
-        plan = {"schema": 1, "options": self._fixed_options(), "epochs": self._epochs}
-        write_whole(self._plan_path, _json({**plan, "parts": self._parts, "parts_note": self._parts_note}))
 
     def _show_plan(self) -> None:
         """Prints the plan and an estimate, from finished runs or from a short dense run."""
         continues = self._continue()
-        entries, known = self._finished()
-        for entry in entries:
-            if entry.job.name in known:
-                self._learn(entry.job, known[entry.job.name])
-        if self._pace is None:
-            seconds = self._measure_pace()
-            if not continues:
-                self._fit(seconds)
-        for line in plan_lines(self._estimate(known), known):
+        known = self._finished()
+        if not continues and self._time_s is not None:
+            self._fit()
+        elif not known:
+            self._pace, _ = measure_pace(self._options, None, self._reporter)
+        for line in plan_lines(self._jobs(), known, estimate(self._jobs(), known, self._pace)):
             self._reporter.note(line)
 
     def _finish(self) -> int:
         """Writes `bench.json` and `bench.html`, prints the tables and the verdict; returns the exit code."""
         result = self._write(finished=True)
-        tables = [*rows_table(result["rows"]), *speed_table(result["rows"])]
-        for line in [*tables, *result["notes"], *result["verdict"]["text"].splitlines()]:
+        for line in [*result_lines(result), *result["notes"], *result["verdict"]["sentences"]]:
             self._reporter.note(line)
         if result["failures"]:
             self._reporter.note(f"failed runs: {len(result['failures'])}; the same command tries them again")
@@ -163,25 +139,24 @@ class Bench:
 
     def _write(self, *, finished: bool) -> dict[str, Any]:
         """Writes `bench.json` and `bench.html` of all runs so far; returns the content of the former."""
-        entries, known = self._finished()
-        runs, failures = [], []
-        for entry in entries:
-            job, outcome = entry.job, known.get(entry.job.name)
+        runs, failures, known = [], [], self._finished()
+        for job in self._jobs():
+            outcome = known.get(job.name)
             if outcome is None:
                 continue
-            folder = os.path.relpath(self._runner.folder(job), self._out)
-            place = {"role": entry.role, "for": entry.of, "seed": job.seed, "folder": folder}
+            entry = job.entry(os.path.relpath(self._runner.folder(job), self._out))
             if outcome.summary is None:
-                failures.append({**place, "gate": job.gate, "reason": outcome.reason})
+                failures.append({**entry, "reason": outcome.reason})
             else:
-                runs.append({**place, "epochs": job.epochs, "summary": outcome.summary})
+                runs.append({**entry, "summary": outcome.summary})
         version, commit = code_version()
-        rows = make_rows(runs, self._parts)
+        arms, budgets = [arm.to_json() for arm in self._arms], [budget.to_json() for budget in self._budgets]
+        found = summarise(arms, budgets, runs)
         result = {
-            **{"schema": 1, "finished": finished, "version": version, "commit": commit, "argv": self._argv},
-            **{"options": self._options, "epochs": self._epochs, "seeds": list(self._seeds)},
-            **{"parts": self._parts, "parts_note": self._parts_note},
-            **{"runs": runs, "failures": failures, "rows": rows, "verdict": judge(rows), "notes": caveats(runs)},
+            **{"schema": 2, "finished": finished, "version": version, "commit": commit, "argv": self._argv},
+            **{"options": self._options, "hardware": runs[0]["summary"]["hardware"] if runs else None},
+            **{"arms": arms, "budgets": budgets, "seeds": list(self._seeds), "runs": runs, "failures": failures},
+            **{**found, "notes": [*check_runs(self._options, self._arms, self._budgets), *notes_of(arms, found, runs)]},
         }
         write_whole(self._out / "bench.json", _json(result))
         try:
@@ -190,19 +165,12 @@ class Bench:
             self._reporter.note(f"bench.html was not written: {error}")
         return result
 
-    def _finished(self) -> tuple[list[Entry], dict[str, Outcome]]:
-        """The places so far, and the outcomes of finished runs by name."""
-        known: dict[str, Outcome] = {}
+    def _finished(self) -> dict[str, Outcome]:
+        """Outcomes of finished runs by name, of seeds that are not due yet too."""
+        found = ((job.name, self._outcomes.get(job.name) or self._runner.finished(job)) for job in self._jobs())
+        return {name: outcome for name, outcome in found if outcome is not None}
 
-        def look(job: Job) -> Work | None:
-            outcome = self._outcomes.get(job.name) or self._runner.finished(job)  # of a seed that is not due yet
-            if outcome is not None:
-                known[job.name] = outcome
-            return None if outcome is None else outcome.work
-
-        return walk(self._gates, self._seeds, self._epochs, look), known
-
-    def _run_job(self, job: Job) -> Work | None:
+    def _run_job(self, job: Job) -> None:
         outcome = self._runner.finished(job)
         if outcome is None:
             try:
@@ -214,51 +182,39 @@ class Bench:
                     raise InputError(str(error)) from error  # all runs would fail alike
                 outcome = Outcome(None, str(error))
         self._outcomes[job.name] = outcome
-        self._learn(job, outcome)
-        expected = None if self._pace is None else self._estimate(self._outcomes)
-        total, left_s = (None, None) if expected is None else (expected.num_runs, expected.left_s)
-        self._reporter.note(run_line(len(self._outcomes), total, job, outcome, left_s))
+        jobs = self._jobs()
+        left_s = sum(estimate(jobs, self._finished(), self._pace).values())
+        self._reporter.note(run_line(len(self._outcomes), len(jobs), job, outcome, left_s))
         if not outcome.before:
             self._write(finished=False)
-        return outcome.work
-
-    def _learn(self, job: Job, outcome: Outcome) -> None:
-        """Updates the pace from a dense run."""
-        if job.role == DENSE:
-            self._pace = pace_of(outcome, job.epochs) or self._pace
-
-    def _estimate(self, known: dict[str, Outcome]) -> Estimate:
-        assert self._pace is not None
-        return estimate(self._config, self._gates, self._seeds, self._epochs, self._pace, known)
 
     def _continue(self) -> bool:
-        """Loads the plan of the bench in the folder; False if there is none."""
+        """Takes up the bench in the folder; False if there is none."""
         if not self._plan_path.exists():
             return False
         plan, remedy = read_json(self._plan_path), "name another folder with --out, or leave the option as it was"
-        stored = plan.get("options")
-        if not isinstance(stored, dict) or not isinstance(plan.get("epochs"), int | float):
+        if plan.get("schema") != PLAN_SCHEMA:
+            raise InputError(f"{self._plan_path}: of another version of fastast; name another folder with --out")
+        stored, scale = plan.get("options"), plan.get("scale")
+        if not isinstance(stored, dict) or not isinstance(scale, float | int | None):
             raise InputError(f"{self._plan_path}: damaged; name another folder with --out")
         for name, value in self._fixed_options().items():
             if stored.get(name) != value:
-                flag = "--" + name.replace("_", "-")
-                raise InputError(f"{flag} {value}: the bench in {self._out} has {stored.get(name)}; {remedy}")
-        if self._budget is None and "epochs" in self._options and self._epochs != plan["epochs"]:
-            raise InputError(f"--epochs {self._epochs:g}: the bench in {self._out} has {plan['epochs']:g}; {remedy}")
-        self._epochs = plan["epochs"]
-        self._parts, self._parts_note = plan.get("parts"), plan.get("parts_note")
-        self._reporter.note(f"continuing the bench in {self._out}, {self._epochs:g} epochs for each gate")
+                raise InputError(f"{flag_of(name)} {value}: the bench in {self._out} has {stored.get(name)}; {remedy}")
+        if (self._time is None) != (scale is None):
+            had = (
+                "was started without --time; leave it out" if scale is None else "was started with --time; give it too"
+            )
+            raise InputError(f"--time: the bench in {self._out} {had}, or name another folder with --out")
+        self._reporter.note(f"continuing the bench in {self._out}")
+        if scale is not None:
+            self._apply(scale)
         return True
 
     def _fixed_options(self) -> dict[str, Any]:
         """Options that all runs of a bench share; finished runs are kept only while these stay the same."""
-        changing = {*FREE_OPTIONS, "gate", "seed", "epochs"}
+        changing = {*FREE_OPTIONS, *SET_BY_MATRIX, "seed"}
         return {name: value for name, value in dataclasses.asdict(self._config).items() if name not in changing}
-
-    def _measure_pace(self) -> float:
-        """Measures the pace with a short dense run; returns its seconds."""
-        self._pace, seconds = measure_pace(self._options, self._budget_s, self._reporter)
-        return seconds
 
     def _refuse_folder(self) -> None:
         """Refuses a folder that holds the data or a run."""
@@ -267,14 +223,18 @@ class Bench:
         if (self._out.exists() and not self._out.is_dir()) or RunFolder(self._out).holds_run():
             raise InputError(f"--out {self._out}: holds something else than a bench; name another folder")
 
-    def _fit(self, spent_s: float) -> None:
-        """Sets the epochs with which the matrix is expected to fit the budget, if there is one."""
-        if self._budget_s is None or self._pace is None:
-            return
-        flag, left_s = f"--budget {self._budget}", self._budget_s - spent_s
-        self._epochs = fit_epochs(self._config, self._gates, self._seeds, self._pace, left_s, flag)
-        most = ", as many as --epochs allows" if self._epochs == self._config.epochs else ""
-        self._reporter.note(f"{flag}: {self._epochs:g} epochs for each gate{most} (an estimate)")
+    def _fit(self) -> None:
+        """Scales the budgets so that the matrix is expected to take --time."""
+        assert self._time_s is not None
+        self._pace, spent_s = measure_pace(self._options, self._time_s, self._reporter)
+        flag = f"--time {self._time}"
+        scale = fit_scale(self._jobs(), self._pace, self._time_s - spent_s, flag)
+        self._apply(scale)
+        full = " (all of them fit)" if scale == 1 else f", {scale:g} times those asked for"
+        self._reporter.note(f"{flag}: budgets {', '.join(b.name for b in self._budgets)}{full}; an estimate")
+
+    def _apply(self, scale: float) -> None:
+        self._scale, self._budgets = scale, [budget.scaled(scale) for budget in self._budgets]
 
 
 def _json(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import subprocess
 import sys
@@ -24,14 +23,10 @@ from fastast.signals import Stopped, stop_signals_handled
 
 ERROR_PREFIX = "fastast train: error: "
 BAD_INPUT = 2
-# Above this, the ceiling of so large a network is not worth the wait.
-PROBE_TIMEOUT_S = 900.0
-
-
-# The pace is measured by a dense run of so many epochs, seconds, and share of the budget at most.
+# The pace is measured by a dense run of so many epochs, seconds, and share of --time at most.
 PACE_EPOCHS = (0.1, 1.0)  # the second where a tenth of the pictures makes no batch
 PACE_MAX_S = 300.0  # a first scan of the pictures included
-PACE_MAX_SHARE = 0.1  # of the budget
+PACE_MAX_SHARE = 0.1
 
 
 class BadInput(Exception):
@@ -79,8 +74,7 @@ class Runner:
             Stopped: a signal came; the run has a checkpoint.
             BadInput: the run exited with code 2.
         """
-        options = {**self._options, **job.changes, "gate": job.gate, "seed": job.seed, "epochs": job.epochs}
-        return self.train(self.folder(job), options)
+        return self.train(self.folder(job), {**self._options, **job.options})
 
     def train(self, folder: Path, options: Mapping[str, Any]) -> Outcome:
         """Runs `fastast train` in a folder, as `run` does. A run that `max_time` stopped has an outcome, too."""
@@ -96,32 +90,12 @@ class Runner:
             raise BadInput(reason)
         return Outcome(None, f"{reason} ({log})", seconds)
 
-    def probe(self, gates: Sequence[str]) -> tuple[dict[str, dict[str, float]] | None, str | None]:
-        """Times the parts of training alone, in a process of its own.
-
-        Returns:
-            Parts by gate as of `fastast.bench.probe`, and None; or None and the reason.
-
-        Raises:
-            Stopped: a signal came.
-        """
-        log = self._log("probe")
-        options, result = log.with_name("probe-options.json"), log.with_name("probe.json")
-        options.write_text(json.dumps({"options": dict(self._options), "gates": list(gates)}), encoding="utf-8")
-        result.unlink(missing_ok=True)
-        words = ["-m", "fastast.bench.probe", str(options), str(result)]
-        try:
-            code, printed = self._execute(words, log, timeout_s=PROBE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            return None, f"timing the parts took more than {PROBE_TIMEOUT_S:.0f} s"
-        return (read_json(result), None) if code == 0 else (None, failure_reason(code, printed))
-
     def _log(self, name: str) -> Path:
         path = self._root / "logs" / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _execute(self, words: Sequence[str], log: Path, *, timeout_s: float | None = None) -> tuple[int, str]:
+    def _execute(self, words: Sequence[str], log: Path) -> tuple[int, str]:
         """Runs Python with these arguments in a child that ends with this process; returns exit code and output."""
         self._check()
         with open(log, "ab+") as file:
@@ -136,7 +110,7 @@ class Runner:
             )
             try:
                 self._forward()
-                code = self._process.wait(timeout_s)
+                code = self._process.wait()
             finally:
                 if self._process.poll() is None:
                     self._process.kill()
@@ -178,30 +152,35 @@ def failure_reason(code: int, printed: str) -> str:
     return f"exit code {code}: {lines[-1][:300]}" if lines else f"exit code {code}"
 
 
-def measure_pace(options: Mapping[str, Any], budget_s: float | None, reporter: Reporter) -> tuple[Pace, float]:
+def measure_pace(options: Mapping[str, Any], limit_s: float | None, reporter: Reporter) -> tuple[Pace, float]:
     """Trains a short dense run; returns the pace, and the seconds that it took to measure.
+
+    Args:
+        options: of all runs, by field name of `TrainConfig`.
+        limit_s: seconds that the whole bench may take, or None.
+        reporter: says what is measured.
 
     Raises:
         InputError: the run failed, or was too slow to train one batch.
         Stopped: a signal came.
     """
-    limit_s = PACE_MAX_S if budget_s is None else min(PACE_MAX_S, max(5.0, PACE_MAX_SHARE * budget_s))
+    most_s = PACE_MAX_S if limit_s is None else min(PACE_MAX_S, max(5.0, PACE_MAX_SHARE * limit_s))
     seconds = 0.0
     for epochs in PACE_EPOCHS:
-        reporter.note(f"calibrating: {epochs:g} dense epochs, {limit_s:.0f} s at most")
-        changes = {"gate": "dense", "epochs": epochs, "max_time": f"{limit_s:.0f}s"}
+        reporter.note(f"measuring the pace: {epochs:g} dense epochs, {most_s:.0f} s at most")
+        changes = {"gate": "dense", "epochs": epochs, "max_time": f"{most_s:.0f}s"}
         with tempfile.TemporaryDirectory(prefix="fastast-bench-") as folder:
             runner = Runner(Path(folder), options)
             try:
                 with runner.forwarding_signals():
-                    outcome = runner.train(Path(folder, "calibration"), {**options, **changes})
+                    outcome = runner.train(Path(folder, "pace"), {**options, **changes})
             except BadInput as error:
                 raise InputError(str(error)) from error
         seconds += outcome.seconds
-        pace = pace_of(outcome, epochs)
+        pace = pace_of(outcome)
         if pace is not None:
             return pace, seconds
         if outcome.summary is None or outcome.summary["stopped"] is not None:
             break
-    reason = outcome.reason or f"not one batch was trained in {limit_s:.0f} s"
-    raise InputError(f"the calibration run failed: {reason}; allow a longer --budget, or give --epochs alone")
+    reason = outcome.reason or f"not one batch was trained in {most_s:.0f} s"
+    raise InputError(f"the short dense run failed: {reason}; allow a longer --time, or leave out --time and --dry-run")

@@ -1,107 +1,117 @@
-"""The verdict of a bench by fixed rules: which gate beats its baselines.
+"""The verdict of a bench in two sentences, by fixed rules.
 
-A gate is better than a baseline if its mean final top-1 is higher by more than 2 standard errors of the difference
-(the root of the sum of the two squared standard errors), worse if it is lower by as much; anything less shows nothing.
-It wins if it is better than `random` at its share and than every dense run of its budget: the same forward units, the
-same time, and the same joules where joules were measured.
+An arm wins if it is better than dense and than every random arm with one budget at least, and worse with none, by the
+corrected outcomes of `paired`: with equal budgets, more accuracy is the same as less cost. The first sentence says who
+wins, the second what the accuracy of dense training costs.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastast.bench.matrix import EQUAL_BUDGET, GATE, JOULES, SHARE, TIME, TOLERANCE, UNITS
+BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference shown", "unknown"
+UNIT_OF_KIND = {"ep": "units", "time": "seconds", "joules": "joules"}  # what a budget is counted in
+UNIT_NAMES = {"units": "work", "seconds": "time", "joules": "energy"}
 
-BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference shown", "not compared"
-ERRORS = 2.0
-MEANING = {
-    SHARE: "random at equal share",
-    UNITS: "dense at equal forward units",
-    TIME: "dense at equal time",
-    JOULES: "dense at equal joules",
-}
-NOT_MEASURED = "not measured"
+Row = Mapping[str, Any]
 
 
-def compare(mine: Mapping[str, Any], other: Mapping[str, Any] | None) -> str:
-    """Whether a row's top-1 is better or worse than another's; "not compared" with fewer than two seeds each."""
-    if other is None:
-        return UNKNOWN
-    one, two = mine["val_top1"], other["val_top1"]
-    if None in (one["mean"], one["se"], two["mean"], two["se"]):
-        return UNKNOWN
-    difference = one["mean"] - two["mean"]
-    if abs(difference) <= ERRORS * math.hypot(one["se"], two["se"]):
-        return SAME
-    return BETTER if difference > 0 else WORSE
-
-
-def judge(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The verdict over all gates.
+def judge(
+    arms: Sequence[Row],
+    budgets: Sequence[Row],
+    dense: str | None,
+    *,
+    paired: Sequence[Row],
+    cost_at_equal_accuracy: Sequence[Row],
+) -> dict[str, Any]:
+    """The verdict from the arms, the budgets, the name of the dense arm, and the rows of `summarise`.
 
     Returns:
-        text: the verdict in words, a line each; winners: gates that win; gates: for each gate `against` (the outcome
-        by role), `beats_dense`, `beats_random` (null where it has no such baseline, or one seed) and `gpu_j`.
+        sentences: two; winners: names of arms.
     """
-    found = {(row["role"], row["for"] or row["gate"]): row for row in rows}
-    gates, lines = [], []
-    for row in (row for row in rows if row["role"] == GATE):
-        gate = row["gate"]
-        others = {role: found.get((role, gate)) for role in MEANING}
-        against = {role: compare(row, other) for role, other in others.items() if other is not None}
-        budget = [outcome for role, outcome in against.items() if role in EQUAL_BUDGET]
-        share = [against[SHARE]] if SHARE in against else []
-        beats = {"beats_dense": _all_better(budget), "beats_random": _all_better(share)}
-        gates.append({"gate": gate, "against": against, **beats, "gpu_j": row["gpu_j"]})
-        outcomes = [f"{MEANING[role]} ({_shown(others[role])}): {outcome}" for role, outcome in against.items()]
-        lines.append(f"{gate}: top-1 {top1(row)}, {joules(row)}. Against " + "; ".join(outcomes or ["nothing"]) + ".")
-    winners = [gate["gate"] for gate in gates if gate["beats_dense"] and gate["beats_random"]]
-    return {"text": "\n".join([*_conclusions(gates, winners), *lines]), "winners": winners, "gates": gates}
+    names = [arm["name"] for arm in arms if arm["name"] != dense]
+    winners = [name for name in names if _wins([row for row in paired if row["arm"] == name])]
+    unit = UNIT_OF_KIND.get(budgets[0]["kind"], "units") if budgets else "units"
+    costs = [row for row in cost_at_equal_accuracy if row["unit"] == unit]
+    return {"sentences": [_who(winners, paired), _what(winners, costs)], "winners": winners}
 
 
-def _all_better(outcomes: Sequence[str]) -> bool | None:
-    if not outcomes or UNKNOWN in outcomes:
-        return None
-    return all(outcome == BETTER for outcome in outcomes)
+def _wins(rows: Sequence[Row]) -> bool:
+    outcomes: dict[str, set[str]] = {}
+    for row in rows:
+        outcomes.setdefault(row["against"], set()).add(row["outcome"])
+    return bool(outcomes) and all(BETTER in found and WORSE not in found for found in outcomes.values())
 
 
-def _shown(row: Mapping[str, Any] | None) -> str:
-    """A baseline's top-1, with the ratio to its gate's cost where the two do not match."""
-    match = None if row is None else row["match"]["mean"]
-    if match is None or abs(match - 1) <= TOLERANCE:
-        return top1(row)
-    return f"{top1(row)}, matched at {match:.2f}"
+def _who(winners: Sequence[str], paired: Sequence[Row]) -> str:
+    against = list(dict.fromkeys(row["against"] for row in paired))
+    if not any(row["p"] is not None for row in paired):
+        return "No verdict: a comparison needs at least three seeds with both arms."
+    if winners:
+        verb = "wins: it is" if len(winners) == 1 else "win: they are"
+        lead = [
+            f"{100 * row['difference']:+.1f} points with {row['budget']}"
+            for row in paired
+            if row["arm"] == winners[0] and row["against"] == against[0] and row["outcome"] == BETTER
+        ]
+        of = "" if len(winners) == 1 else f"{winners[0]}: "
+        return f"{_list(winners)} {verb} more accurate than {_list(against)} for the same budget ({of}{_list(lead)})."
+    worse = [
+        arm
+        for arm in dict.fromkeys(row["arm"] for row in paired)
+        if any(row["outcome"] == WORSE for row in paired if (row["arm"], row["against"]) == (arm, against[0]))
+    ]
+    text = f"No arm is shown to be more accurate than {_list(against)} for the same budget"
+    return text + (
+        f"; {_list(worse)} {'is' if len(worse) == 1 else 'are'} less accurate than {against[0]}." if worse else "."
+    )
 
 
-def _conclusions(gates: Sequence[Mapping[str, Any]], winners: Sequence[str]) -> list[str]:
-    """The first lines of the verdict."""
-    known = [gate for gate in gates if gate["beats_dense"] is not None or gate["beats_random"] is not None]
+def _what(winners: Sequence[str], costs: Sequence[Row]) -> str:
+    """Cost at the highest accuracy of dense at which it is known, of the first winner or else the cheapest arm."""
+    rows = [row for row in costs if not winners or row["arm"] == winners[0]]
+    if not rows:
+        return "What the same accuracy costs is not known."
+    known = [row for row in rows if row["ratio"] is not None]
     if not known:
-        return ["No verdict: a comparison needs two seeds at least on both sides."]
-    lines = []
-    for gate in sorted(known, key=lambda gate: gate["gate"] not in winners):
-        outcomes = {"dense at equal budget": gate["beats_dense"], "random at equal share": gate["beats_random"]}
-        if any(outcomes.values()):
-            beaten = " and ".join(name for name, is_better in outcomes.items() if is_better)
-            lines.append(f"{gate['gate']} beats {beaten} ({joules(gate)}).")
-    if not any(gate["beats_dense"] for gate in known):
-        lines.append("No gate beats dense at equal budget here.")
-    if any(gate["beats_random"] is not None for gate in known) and not any(gate["beats_random"] for gate in known):
-        lines.append("No gate beats random here.")
-    return lines
+        row = max(rows, key=lambda row: (row["reached"], row["top1"]))
+        level = f"the accuracy of {_level(row)}"
+        if row["reached"]:
+            return f"{row['arm']} reaches {level} for less than its smallest budget{_limits(row)}."
+        return f"{row['arm']} does not reach {level} with the budgets tried{_limits(row)}."
+    top1 = max(row["top1"] for row in known)
+    row = min((row for row in known if row["top1"] == top1), key=lambda row: row["ratio"])
+    interval, name = row["interval"], UNIT_NAMES[row["unit"]]
+    differs = interval is not None and (interval[0] > 1 or (interval[1] is not None and interval[1] < 1))
+    doubt = "" if differs or interval is None else ": it may cost as much as dense"
+    return f"The accuracy of {_level(row)} costs {row['arm']} {row['ratio']:.2f} times the {name}{_limits(row)}{doubt}."
 
 
-def top1(row: Mapping[str, Any] | None) -> str:
-    """Final top-1 in percent with its standard error."""
-    mean, error = (row["val_top1"][key] for key in ("mean", "se")) if row is not None else (None, None)
-    if mean is None:
-        return NOT_MEASURED
-    return f"{100 * mean:.2f} %" if error is None else f"{100 * mean:.2f} +- {100 * error:.2f} %"
+def _level(row: Row) -> str:
+    return f"{row['against']} with {row['budget']} ({100 * row['top1']:.1f} %)"
 
 
-def joules(row: Mapping[str, Any]) -> str:
-    """GPU joules of the whole run, of a row or of a gate's verdict."""
-    mean = row["gpu_j"]["mean"]
-    return "joules not measured" if mean is None else f"{mean:,.0f} J"
+def _limits(row: Row) -> str:
+    return "" if row["interval"] is None else f" (95 % interval: {_range(row['interval'])})"
+
+
+def _range(interval: Sequence[float | None]) -> str:
+    low, high = interval
+    if high is None:
+        return f"at least {low:.2f}" if low else "not bounded by the budgets tried"
+    return f"at most {high:.2f}" if low == 0 else f"{low:.2f} to {high:.2f}"
+
+
+def cost_words(row: Row) -> str:
+    """A ratio in a few words: the number, or what bounds it."""
+    interval = row["interval"]
+    if row["ratio"] is not None:
+        return f"{row['ratio']:.2f}" + ("" if interval is None else f" ({_range(interval)})")
+    if row["reached"]:
+        return "less than tried" if interval is None else f"less than tried ({_range(interval)})"
+    return "not reached" if interval is None else f"not reached ({_range(interval)})"
+
+
+def _list(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -25,7 +25,7 @@ FREE_OPTIONS = frozenset(
     + ("checkpoint_every", "max_time", "stall_timeout", "tensorboard")
 )
 # What a checkpoint is built on: with another value there would be nothing to continue.
-FIXED_OPTIONS = frozenset(("arch", "image_size", "batch_size", "gate", "precision", "seed", "val_split"))
+FIXED_OPTIONS = frozenset(("arch", "image_size", "train_size", "batch_size", "gate", "precision", "seed", "val_split"))
 PATH_OPTIONS = ("data", "val_dir", "out")
 
 
@@ -184,6 +184,8 @@ def _same_options(
     for name, value in typed.items():
         if name in FREE_OPTIONS or value == stored.get(name):
             continue
+        if name == "batch_size" and type(value) is int and value > (stored.get(name) or value):
+            continue  # which shrinks to what is stored if the training set is too small for it, as the run will check
         flag = flag_of(name)
         if name in FIXED_OPTIONS or not force:
             remedy = "leave the option out to continue" + (

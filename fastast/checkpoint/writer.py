@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,11 +21,15 @@ class CheckpointWriter:
     Args:
         folder: the run; `checkpoints/last.pt` is written, and `previous.pt` is the one before it.
         on_error: called with a line for the user, from the writing thread, for each that was not written.
+
+    Attributes:
+        seconds: how long the last one took.
     """
 
     def __init__(self, folder: RunFolder, on_error: Callable[[str], None]) -> None:
         self._folder = folder
         self._on_error = on_error
+        self.seconds = 0.0
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
         self._bug: Exception | None = None
@@ -53,6 +58,7 @@ class CheckpointWriter:
 
     def _write(self, state: dict[str, Any], first: Callable[[], None]) -> None:
         last, previous = self._folder.last, self._folder.previous
+        began = time.monotonic()
         try:
             first()
             if self._last_is_whole is None:  # a damaged one that a run went back from must not replace a good one
@@ -60,6 +66,7 @@ class CheckpointWriter:
             save_checkpoint(last, state, keep=previous if self._last_is_whole else None)
             self._last_is_whole = True
             self._failure = None
+            self.seconds = time.monotonic() - began
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             self._failure = f"{last}: not written ({reason}); what was saved before stands"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastast.atomic_files import write_whole
 from fastast.commands.shared_options import add_batches, add_network, require_file_name, require_positive
-from fastast.run_folder import RunFolder, find_weights, read_json
+from fastast.run_folder import find_weights
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,7 @@ def evaluate_model(
         model_path: a run folder (its `model.safetensors`), or a file of weights.
         data: class folders, or a folder that holds val/.
         arch: the network; None takes the run's.
-        image_size: evaluation crop in pixels; None takes the run's, else 224.
+        image_size: evaluation crop in pixels; None takes what the weights were trained for, else 224.
         out: CSV file with the columns path, label, prediction, probability; or None. Pictures that were left out come
             last, without a prediction.
         batch_size: pictures at a time.
@@ -89,6 +89,7 @@ def evaluate_model(
 
     from fastast.data import open_folder
     from fastast.data.catalog import Quarantined
+    from fastast.data.dataset import require_same_bits
     from fastast.device import open_runtime
     from fastast.feed import EvalLoader
     from fastast.loggers.console import FewNotes
@@ -97,10 +98,16 @@ def evaluate_model(
     from fastast.train.steps import EvalStep
 
     network = find_trained(model_path, arch, image_size)
-    if network.info is not None:
-        reporter.note(f"{network.weights}: {network.info}")
+    info = network.info
+    if info is not None:
+        reporter.note(f"{network.weights}: {info}")
+        if network.image_size != info.crop_size:
+            reporter.note(
+                f"evaluated at {network.image_size} px, since --image-size asks for it; trained for {info.crop_size}"
+            )
     catalog = open_folder(data, network.classes, on_note=reporter.note)
-    _require_trained_bits(network.folder, catalog, data)
+    if info is not None:
+        require_same_bits(info.bits, catalog.bits, data)
     if network.classes is None:
         reporter.note(
             f"{network.weights}: says nothing of its classes: taken are the folder's in order, at "
@@ -168,11 +175,3 @@ class Predictions:
         for entry in left_out:
             writer.writerow([entry.path, "" if entry.id is None else classes[catalog.labels[entry.id]], "", ""])
         return text.getvalue().encode("utf-8", "backslashreplace")  # names of any bytes: what is not UTF-8 is escaped
-
-
-def _require_trained_bits(folder: RunFolder, catalog: Catalog, data: str) -> None:
-    """Refuses 16-bit pictures that became 8 bits by another range than those that the run trained on."""
-    from fastast.data.dataset import require_same_bits
-
-    trained = read_json(folder.summary).get("data") if folder.summary.exists() else None
-    require_same_bits(trained.get("bits") if isinstance(trained, dict) else None, catalog.bits, data)

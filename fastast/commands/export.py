@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 
     import torch
 
+    from fastast.feed.transforms import eval_resize
     from fastast.loggers.console import Reporter
     from fastast.models.export import export
     from fastast.models.trained import find_trained
@@ -65,7 +67,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     trained = find_trained(args.model, args.arch, args.image_size)
     classes = trained.required_classes()
     network = trained.build(torch.device("cpu"), len(classes))
-    info = trained.info or WeightsInfo.of(trained.arch, classes, trained.image_size)
+    size = trained.image_size
+    info = trained.info or WeightsInfo.of(trained.arch, classes, size)
+    info = dataclasses.replace(info, crop_size=size, resize_size=eval_resize(size))
     images = _prepared(_pictures(args.data, folder), trained)
     exported = export(network, info, args.to)
     with torch.no_grad():

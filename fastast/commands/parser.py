@@ -32,9 +32,22 @@ class Parser(argparse.ArgumentParser):
             "--help-all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS, help="show all options, and exit"
         )
 
-    def add_removed(self, name: str) -> None:
-        """Adds an option of earlier versions, which ends with a line that says what to use instead."""
-        self.add_argument(flag_of(name), action=_Removed, nargs="?", help=argparse.SUPPRESS, default=argparse.SUPPRESS)
+    def add_removed(self, name: str, instead: str | None = None) -> None:
+        """Adds an option that ends with a line that says what to use instead.
+
+        Args:
+            name: its field's name.
+            instead: the line after the flag, for an option that this command alone does not have; by default what
+                became of an option of earlier versions.
+        """
+        self.add_argument(
+            flag_of(name),
+            action=_Removed,
+            nargs="?",
+            const=instead or removed_option(name),
+            help=argparse.SUPPRESS,
+            default=argparse.SUPPRESS,
+        )
 
     def format_help(self) -> str:
         """The help without the advanced options."""
@@ -80,4 +93,4 @@ class _HelpAll(argparse.Action):
 
 class _Removed(argparse.Action):
     def __call__(self, parser: Any, *_: Any) -> None:
-        parser.error(f"{self.option_strings[0]} {removed_option(self.dest)}")
+        parser.error(f"{self.option_strings[0]} {self.const}")

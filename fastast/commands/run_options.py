@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from fastast.commands.parser import Parser
@@ -24,7 +24,7 @@ GROUPS = {
 }
 # What `--help` shows; the others are for `--help-all`.
 COMMON = {
-    *("data", "out", "arch", "weights", "image_size", "epochs", "batch_size", "lr", "gate", "target"),
+    *("data", "out", "arch", "weights", "image_size", "epochs", "budget", "batch_size", "lr", "gate", "target"),
     *("max_time", "seed", "device", "nproc"),
 }
 REMOVED = ("proxy_size", "proxy_arch", "proxy_bn_every", "clip_weights", "target_schedule", "read")
@@ -52,7 +52,8 @@ def add_run_options(parser: Parser, leave_out: Sequence[str] = ()) -> None:
         default = f"{field.default:g}" if kind is float and field.default is not None else field.default
         shown = (doc if default is None else f"{doc} (default {default})").replace("%", "%%")
         # Choices are checked with the other values, by `TrainConfig`.
-        group.add_argument(flag_of(field.name), type=kind, metavar=field.metadata["metavar"], help=shown)
+        parse = _number_or(field.metadata["words"]) if field.metadata["words"] else kind
+        group.add_argument(flag_of(field.name), type=parse, metavar=field.metadata["metavar"], help=shown)
     parser.add_argument(
         "--config",
         metavar="FILE.toml",
@@ -62,6 +63,18 @@ def add_run_options(parser: Parser, leave_out: Sequence[str] = ()) -> None:
     parser.add_help_all()
     for name in REMOVED:
         parser.add_removed(name)
+
+
+def _number_or(words: Collection[str]) -> Callable[[str], float | str]:
+    """Parses a number, or one of the words."""
+
+    def parse(text: str) -> float | str:
+        try:
+            return text if text in words else float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a number, or {' or '.join(words)}") from None
+
+    return parse
 
 
 def chosen_options(args: argparse.Namespace) -> dict[str, Any]:

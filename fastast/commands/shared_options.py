@@ -14,7 +14,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="RUN|FILE", help="a run folder, or a .safetensors/.pt/.pth file of weights")
     parser.add_argument("--arch", metavar="A", help="the network, where the file does not say it")
     parser.add_argument(
-        "--image-size", type=int, metavar="PX", help="evaluation crop, pixels, where the file does not say it; or 224"
+        "--image-size", type=int, metavar="PX", help="evaluation crop, pixels; default what the file was trained for"
     )
 
 

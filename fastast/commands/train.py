@@ -15,6 +15,7 @@ examples:
   fastast train --data imagenette                 ResNet-50 on class folders train/ and val/
   fastast train --data D --arch resnet18 --image-size 64 --epochs 3 --gate forward --target 0.3
   fastast train --data D --gate dense             the baseline: every sample reaches backward
+  fastast train --data D --budget 8h50m           train for as long as there is; also 5ep (epochs' work), 500kJ
   fastast train --data D --weights imagenet --lr 0.002 --epochs 10
   fastast train --out runs/a --resume             continue a run that was stopped, or killed
   fastast train --data D --out runs/a --resume --max-time 8h50m    start or continue, and stop in time

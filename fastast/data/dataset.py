@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,25 +12,13 @@ import numpy as np
 
 from fastast.data.catalog import Catalog, Quarantined
 from fastast.data.duplicates import describe_duplicates
-from fastast.data.file_index import (
-    SHOWN,
-    FileIndex,
-    Progress,
-    list_files,
-    list_labelled,
-    scan_files,
-    show_path,
-    some_names,
-    take,
-)
-from fastast.data.layout import Layout, Source, find_classes, find_layout, refuse_without_classes
-from fastast.data.losses import describe_hidden, describe_losses, find_losses
-from fastast.data.pack import PackCatalog
-from fastast.data.pack_index import is_pack, read_index
+from fastast.data.file_index import FileIndex, show_path, some_names
+from fastast.data.file_scan import Progress
+from fastast.data.layout import Layout, Source, find_classes, find_layout
+from fastast.data.losses import describe_hidden
+from fastast.data.splits import Note, num_files, open_or_list, scan_split
 from fastast.errors import InputError
 from fastast.philox import random_words
-
-Note = Callable[[str], object]  # takes one line for people
 
 _SPLIT_STREAM = 33  # distinct from the per-sample streams of fastast.philox
 
@@ -84,11 +71,11 @@ def open_dataset(
     layout = _choose_layout(data, train_dirs, val_dir, val_split)
     train_source, val_source = layout.train, layout.val
     assert train_source is not None
-    train_list = _open_or_list(train_source, "train")
-    val_list = _open_or_list(val_source, "val") if val_source else None
+    train_list = open_or_list(train_source, "train")
+    val_list = open_or_list(val_source, "val") if val_source else None
     _introduce(layout, [train_list, val_list], on_note)
-    first, total = _num_files(train_list), _num_files(train_list) + (_num_files(val_list) if val_list else 0)
-    train, lost = _scan_split(train_list, progress and (lambda done, _: progress(done, total)), on_note)
+    first, total = num_files(train_list), num_files(train_list) + (num_files(val_list) if val_list else 0)
+    train, lost = scan_split(train_list, progress and (lambda done, _: progress(done, total)), on_note)
     refused = train.quarantined
     if val_list is None:
         assert val_split is not None
@@ -99,7 +86,7 @@ def open_dataset(
             raise InputError(f"{where}: no class has two pictures, so --val-split can hold none out; add pictures")
     else:
         assert val_source is not None
-        val, val_lost = _scan_split(val_list, progress and (lambda done, _: progress(first + done, total)), on_note)
+        val, val_lost = scan_split(val_list, progress and (lambda done, _: progress(first + done, total)), on_note)
         require_same_classes(
             train.classes, val.classes, train_source.roots[0], val_source.roots[0], {**lost, **val_lost}
         )
@@ -141,9 +128,9 @@ def open_folder(
             if not layout.unlabelled
             else layout.missing
         )
-    listed = _open_or_list(source, "val")
+    listed = open_or_list(source, "val")
     _introduce(layout, [listed], on_note)
-    catalog, _ = _scan_split(listed, None, on_note)
+    catalog, _ = scan_split(listed, None, on_note)
     if classes is None:
         return catalog
     order = {name: label for label, name in enumerate(classes)}
@@ -269,80 +256,6 @@ def _introduce(layout: Layout, listed: Sequence[FileIndex | Catalog | None], on_
         if isinstance(index, FileIndex):
             for line in describe_hidden(index):
                 on_note(line)
-
-
-# ---------------------------------------------------------------------------------------------- opening splits
-
-
-def _open_or_list(source: Source, split: str) -> FileIndex | Catalog:
-    """A pack's split opened, or the files of class folders listed."""
-    packs = [root for root in source.roots if is_pack(root)]
-    if not packs:
-        return list_split(source)
-    if len(source.roots) > 1:
-        raise InputError(f"{show_path(packs[0])}: a pack cannot be merged with other folders; pack them together")
-    index = read_index(packs[0])
-    # A pack of bare class folders holds a single split, which serves wherever it is named.
-    if split not in index.splits and len(index.splits) > 1:
-        raise InputError(f"{show_path(packs[0])}: the pack holds no {split} pictures")
-    return PackCatalog(index, split if split in index.splits else next(iter(index.splits)))
-
-
-def _num_files(listed: FileIndex | Catalog) -> int:
-    return listed.num_samples if isinstance(listed, Catalog) else len(listed)
-
-
-def list_split(source: Source) -> FileIndex:
-    """Lists the pictures of one split.
-
-    Raises:
-        InputError: there are no class folders.
-    """
-    if source.labels is not None:
-        return list_labelled(source.roots[0], source.labels)
-    index = list_files(source.roots)
-    if not index.classes:
-        refuse_without_classes(source.roots[0])
-    return index
-
-
-def _scan_split(
-    index: FileIndex | Catalog, progress: Progress | None, on_note: Note | None
-) -> tuple[Catalog, dict[str, str]]:
-    """Scans files and keeps the good ones; drops classes without any, and says why each has none.
-
-    Returns an open catalog as it is.
-    """
-    if isinstance(index, Catalog):
-        return index, {}
-    scan_files(index, progress)
-    refused = [Quarantined(None, os.fsdecode(index.path(row)), index.reasons[row]) for row in sorted(index.reasons)]
-    good = np.ones(len(index), bool)
-    good[list(index.reasons)] = False
-    if not good.any():
-        raise InputError(_describe_nothing(index, refused))
-    losses = find_losses(index, good)
-    if on_note is not None:
-        for line in describe_losses(index, losses):
-            on_note(line)
-    kept = take(index, np.flatnonzero(good))
-    used, kept.labels = np.unique(kept.labels, return_inverse=True)
-    kept.labels = kept.labels.astype(np.int32)
-    classes = tuple(os.fsdecode(index.classes[label]) for label in used)
-    return Catalog(kept, classes, refused), losses
-
-
-def _describe_nothing(index: FileIndex, refused: list[Quarantined]) -> str:
-    """One line on a split without a single readable picture."""
-    ignored = sum(index.ignored.values(), Counter())
-    found = [f"{count} {extension}" for extension, count in ignored.most_common(SHOWN)]
-    if refused:
-        first = f"{show_path(refused[0].path)}: {refused[0].reason}"
-        found.append(f"{len(refused)} refused pictures, the first {first}")
-    return (
-        f"{show_path(index.roots[0])}: no readable picture in {len(index.classes)} class folders; found "
-        f"{'; '.join(found) or 'no files'}; put .jpg or .png pictures there"
-    )
 
 
 def require_same_classes(

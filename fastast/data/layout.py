@@ -8,7 +8,6 @@ is refused with the command that says what is meant.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from fastast.data.annotations import read_flat_labels, read_split_lists
-from fastast.data.file_index import PICTURE_EXTENSIONS, RUN_FILE, is_folder, is_hidden, show_path, some_names
+from fastast.data.file_index import is_hidden, show_path, some_names
+from fastast.data.folder_shape import BESIDE, DEPTH, IMAGES, MANY, folder_names, inner_folder, rooms_of, shape_of
 from fastast.data.pack_index import is_pack, read_index
 from fastast.errors import InputError
 
@@ -30,15 +30,6 @@ _SPLIT = re.compile(
     r"(?P<part>\.X\d*)?",  # Kaggle's ImageNet-100: train.X1 ... train.X4 and val.X
     re.IGNORECASE,
 )
-_IMAGES = re.compile(r"images?|imgs?|jpe?g(images)?|pictures|photos|data|\d+_ObjectCategories", re.IGNORECASE)
-# Folders that stand beside class folders and hold no pictures to train on, though perhaps masks or drawings.
-_BESIDE = re.compile(
-    r"meta(data)?|annotations?|lists?|labels?|masks?|segmentations?|attributes?|parts?|image_?sets?|splits?|bbox(es)?|"
-    r"docs?|.*devkit.*",
-    re.IGNORECASE,
-)
-_DEPTH = 4  # levels of folders that are looked into
-_MANY = 50  # folders; so many are classes, and are not looked into one by one
 
 
 @dataclass(frozen=True)
@@ -95,7 +86,7 @@ def find_layout(root: Path) -> Layout:
     Raises:
         InputError: it is ambiguous, or holds no class folders.
     """
-    _shape.cache_clear()
+    shape_of.cache_clear()
     if is_pack(root):
         whole = Source([root])
         if len(read_index(root).splits) == 2:
@@ -103,15 +94,15 @@ def find_layout(root: Path) -> Layout:
         missing = f"{show_path(root)}: no val/ folder; add --val-dir DIR or --val-split 0.05"
         return Layout("pack", whole, missing=missing, is_single=True)
     folder = root
-    for _ in range(_DEPTH):
+    for _ in range(DEPTH):
         names = folder_names(folder)
         if splits := _find_splits(folder, names):
             return _read_splits(root, splits)
-        for name in filter(_IMAGES.fullmatch, names):
+        for name in filter(IMAGES.fullmatch, names):
             if lists := read_split_lists(folder, folder / name):
                 train, val = (Source([folder / name], labels) for labels in (lists.train, lists.val))
                 return Layout(lists.name, train, val)
-        inner = _inner_folder(folder, names)
+        inner = inner_folder(folder, names)
         if inner is None:
             break
         folder = inner
@@ -132,7 +123,7 @@ def find_classes(folder: Path, split: str) -> Layout:
     Raises:
         InputError: it holds splits itself, or no class folders.
     """
-    _shape.cache_clear()
+    shape_of.cache_clear()
     where = show_path(folder)
     layout = Layout(f"--{split}-dir {where}", is_single=True)
     if is_pack(folder):
@@ -141,21 +132,12 @@ def find_classes(folder: Path, split: str) -> Layout:
     splits = {}
     with contextlib.suppress(InputError):  # it may be either: then the user has just said which
         splits = _find_splits(folder, folder_names(folder))
-    if len(splits) > 1 and "nested" in (_shape(part) for group in splits.values() for part in group):
+    if len(splits) > 1 and "nested" in (shape_of(part) for group in splits.values() for part in group):
         raise InputError(f"{where}: holds {some_names(list(splits))}, not classes; name it with --data {where}")
     layout.train = _read_source(folder, layout)
     if layout.train is None:
         refuse_without_classes(folder)
     return layout
-
-
-def folder_names(root: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; none if it cannot be listed."""
-    try:
-        with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if not is_hidden(entry.name) and is_folder(entry))
-    except OSError:  # listing its pictures says why
-        return []
 
 
 # ---------------------------------------------------------------------------------------------- splits
@@ -175,10 +157,10 @@ def _find_splits(folder: Path, names: list[str]) -> dict[str, list[Path]]:
     matches = {n: m for n, m in matches.items() if m["prefix"] is None or {"train", "test"} <= kinds_of[m["prefix"]]}
     if not matches:
         return {}
-    shapes = {name: _shape(folder / name) for name in matches}
+    shapes = {name: shape_of(folder / name) for name in matches}
     kinds = {_KINDS[match["name"].lower()] for match in matches.values()}
-    others = [n for n in names if n not in matches and not _BESIDE.fullmatch(n)]
-    others = [name for name in others[:_MANY] if _shape(folder / name)]
+    others = [n for n in names if n not in matches and not BESIDE.fullmatch(n)]
+    others = [name for name in others[:MANY] if shape_of(folder / name)]
     if others and not (len(kinds) > 1 and "nested" in shapes.values()):
         if len(kinds) == 1 and "nested" not in shapes.values():
             return {}  # CIFAR-100 has a class "train"
@@ -210,7 +192,7 @@ def _read_splits(root: Path, splits: dict[str, list[Path]]) -> Layout:
             refuse_without_classes(folders[0])
         if source is None:
             unused.append(f"{name}/")
-            if layout.val is None and _shape(folders[0]):
+            if layout.val is None and shape_of(folders[0]):
                 flat = f"{show_path(folders[0])}: pictures without class folders or a list of labels"
                 remedy = "put labels.csv (lines of file,class) beside them, or add --val-split 0.05"
                 layout.missing = layout.missing if layout.unlabelled else f"{flat}; {remedy}"
@@ -232,18 +214,18 @@ def _read_source(folder: Path, layout: Layout, more: list[Path] | None = None) -
     if more or is_pack(folder):
         return Source([folder, *(more or ())])
     start = folder
-    for _ in range(_DEPTH):
+    for _ in range(DEPTH):
         names = folder_names(folder)
         pictures = folder
-        if _shape(folder) == "flat" and not _has_classes(folder, names):
-            pictures = next((folder / n for n in names if _IMAGES.fullmatch(n) and _shape(folder / n)), folder)
+        if shape_of(folder) == "flat" and not _has_classes(folder, names):
+            pictures = next((folder / n for n in names if IMAGES.fullmatch(n) and shape_of(folder / n)), folder)
             labels = read_flat_labels(pictures, start)
             if labels is None:
                 return None
             layout.name = layout.name + (", " if layout.name else "") + labels.name
             layout.notes += labels.notes
             return Source([pictures], labels.classes)
-        inner = _inner_folder(folder, names)
+        inner = inner_folder(folder, names)
         if inner is None:
             return Source([folder]) if names else None
         folder = inner
@@ -252,29 +234,7 @@ def _read_source(folder: Path, layout: Layout, more: list[Path] | None = None) -
 
 def _has_classes(folder: Path, names: list[str]) -> bool:
     """Whether a folder has folders that may be classes: such as hold pictures, and are no mere `images`."""
-    return any(not _IMAGES.fullmatch(name) and _shape(folder / name) for name in names)
-
-
-def _inner_folder(folder: Path, names: list[str]) -> Path | None:
-    """The single folder that holds the class folders or splits, one level deeper; None if they lie right here."""
-    rooms = _rooms(folder, names)
-    if len(rooms) != 1 or next(iter(rooms.values())) != "nested":
-        return None
-    inner = folder / next(iter(rooms))
-    below = _rooms(inner, folder_names(inner))
-    if len(below) > 1 or (below and _inner_folder(inner, list(below)) is not None):
-        return None if _holds_pictures(inner) else inner
-    # A single class with a single folder in it is the class, unless the outer name is none.
-    return inner if below and _IMAGES.fullmatch(inner.name) else None
-
-
-def _rooms(folder: Path, names: list[str]) -> dict[str, str]:
-    """The shape of each folder that holds pictures, without masks and the like beside an `images` folder."""
-    if len(names) > _MANY:
-        return dict.fromkeys(names, "flat")
-    shapes = {name: shape for name in names if (shape := _shape(folder / name))}
-    plain = [name for name in shapes if not _BESIDE.fullmatch(name)]
-    return {plain[0]: shapes[plain[0]]} if len(plain) == 1 and _IMAGES.fullmatch(plain[0]) else shapes
+    return any(not IMAGES.fullmatch(name) and shape_of(folder / name) for name in names)
 
 
 def _refuse_ambiguous(folder: Path, names: list[str]) -> None:
@@ -283,12 +243,12 @@ def _refuse_ambiguous(folder: Path, names: list[str]) -> None:
     Raises:
         InputError: the message says how to name the splits, and how to insist on the classes.
     """
-    rooms = _rooms(folder, names)
+    rooms = rooms_of(folder, names)
     holders = [name for name, shape in rooms.items() if shape == "nested"] if len(rooms) > 1 else []
     where = show_path(folder)
     insist = f"if these are the classes: --train-dir {where} --val-split 0.05"
     for name in holders:
-        if _IMAGES.fullmatch(name) or _find_splits(folder / name, folder_names(folder / name)):
+        if IMAGES.fullmatch(name) or _find_splits(folder / name, folder_names(folder / name)):
             raise InputError(
                 f"{where}: {some_names(list(rooms))} beside each other, but the class folders seem to lie in {name}; "
                 f"try --data {where}/{show_path(name)}; {insist}"
@@ -304,40 +264,7 @@ def _refuse_ambiguous(folder: Path, names: list[str]) -> None:
 
 def _class_names(folder: Path) -> list[str]:
     names = folder_names(folder)
-    return folder_names(folder / names[0]) if len(names) == 1 and _IMAGES.fullmatch(names[0]) else names
-
-
-def _holds_pictures(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(_is_picture(entry.name) and not is_folder(entry) for entry in entries)
-
-
-def _is_picture(name: str) -> bool:
-    return not is_hidden(name) and os.path.splitext(name)[1].lower().encode() in PICTURE_EXTENSIONS
-
-
-@functools.cache  # emptied by each search, which asks for the same folders several times
-def _shape(folder: Path, depth: int = _DEPTH) -> str:
-    """ "nested" if folders of pictures lie in it, "flat" if pictures do (or in its `images`), else ""."""
-    files, images = False, []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if is_hidden(entry.name):
-                    continue
-                if entry.name == os.fsdecode(RUN_FILE):
-                    return ""
-                if is_folder(entry):
-                    if _IMAGES.fullmatch(entry.name):
-                        images.append(entry.name)
-                    elif depth and _shape(folder / entry.name, depth - 1):
-                        return "nested"
-                else:
-                    files = files or _is_picture(entry.name)
-    except OSError:
-        return ""
-    inner = [_shape(folder / name, depth - 1) for name in images] if depth else []
-    return "nested" if "nested" in inner else "flat" if files or "flat" in inner else ""
+    return folder_names(folder / names[0]) if len(names) == 1 and IMAGES.fullmatch(names[0]) else names
 
 
 def refuse_without_classes(root: Path) -> NoReturn:

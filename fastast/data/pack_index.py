@@ -23,7 +23,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastast.data.file_index import show_path
-from fastast.data.image_scan import MAX_BYTES, MAX_PIXELS
+from fastast.data.image_headers import MAX_PIXELS
+from fastast.data.image_scan import MAX_BYTES
 from fastast.errors import InputError
 
 FORMAT, VERSION = "fastast-pack", 1

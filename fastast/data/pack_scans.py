@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 
 from fastast.atomic_files import cache_root
-from fastast.data.file_index import SCAN_VERSION
+from fastast.data.file_scan import SCAN_VERSION
 
 _TICK_NS = 2 * 10**9  # the coarsest clock of a file system (FAT) counts in 2 s
 

@@ -58,7 +58,7 @@ def find_world(environ: dict[str, str] | os._Environ[str] = os.environ) -> World
     except (TypeError, ValueError) as error:
         raise InputError(f"the launcher's variables make no sense ({error}); start with torchrun or srun") from error
     if not 0 <= world.rank < world.size:
-        raise InputError(f"RANK={world.rank}: must be below WORLD_SIZE={world.size}")
+        raise InputError(f"RANK={world.rank}: must be below WORLD_SIZE={world.size}; start with torchrun or srun")
     return world
 
 

@@ -19,6 +19,8 @@ from fastast.signals import stop_signals_handled
 
 # Where a rank leaves the exit code of the run, since torchrun has but 0 and 1. Read by the command line's `main`.
 EXIT_FILE = "FASTAST_EXIT_FILE"
+# When the command began, for its ranks: seconds on the monotonic clock of this machine.
+BEGAN = "FASTAST_BEGAN"
 
 
 def count_processes(nproc: str | None, device: str) -> int:
@@ -49,10 +51,15 @@ def _without_nproc(argv: list[str]) -> list[str]:
     return kept
 
 
-def launch(num_processes: int, argv: list[str]) -> int:
+def launch(num_processes: int, argv: list[str], began_s: float) -> int:
     """Runs `fastast ARGV` in so many processes, and waits for them.
 
     Signals that ask a run to stop are forwarded, so that it ends with a checkpoint.
+
+    Args:
+        num_processes: how many.
+        argv: the command line.
+        began_s: when the command began, on the monotonic clock.
 
     Returns:
         The exit code that one process would have had.
@@ -63,7 +70,7 @@ def launch(num_processes: int, argv: list[str]) -> int:
     command += ["--nproc-per-node", str(num_processes), "-m", "fastast", *_without_nproc(argv)]
     with tempfile.TemporaryDirectory() as folder:
         exit_file = Path(folder) / "exit"
-        environment[EXIT_FILE] = str(exit_file)
+        environment[EXIT_FILE], environment[BEGAN] = str(exit_file), str(began_s)
         # In its own session, so that a Ctrl-C arrives once: a second one would end it without a checkpoint.
         process = subprocess.Popen(with_parent_death_signal(command), env=environment, start_new_session=True)
         asked: list[int] = []

@@ -17,7 +17,7 @@ from fastast.errors import InputError, ReportedByOtherRank
 
 T = TypeVar("T")
 
-_OPERATIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
+_OPERATIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
 
 
 class Ranks:
@@ -68,7 +68,7 @@ class Ranks:
         return rows.view(self.size, -1)
 
     def all_reduce(self, tensor: Tensor, operation: str = "sum") -> Tensor:
-        """Replaces a tensor, in place, by the "sum", "max" or "min" over the ranks; returns it."""
+        """Replaces a tensor, in place, by the "sum" or "max" over the ranks; returns it."""
         if self.size > 1:
             dist.all_reduce(tensor, _OPERATIONS[operation], group=self.group)
         return tensor

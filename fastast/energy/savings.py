@@ -1,7 +1,7 @@
 """What a gate saved, by three definitions that are never mixed.
 
 estimated   as the published AST counts: an active sample costs 1.0, a skipped one 0.01;
-arithmetic  counted work in forwards of the full-size network (`fastast.cost_model`);
+arithmetic  counted work in forwards (`fastast.cost_model`), those of small training pictures at what they cost;
 measured    joules per offered sample against those of dense training in the same run.
 
 `savings_*` are of the gated part (of a dense run: all of it), `run_savings_*` of the whole run.
@@ -9,7 +9,7 @@ measured    joules per offered sample against those of dense training in the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +26,14 @@ JOULES_PER_KWH = 3.6e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartCounts:
-    """Executed work of one part of a run."""
+    """Executed work of one part of a run, on pictures of one size."""
 
     offered: int = 0  # samples delivered for a decision
     selected: int = 0  # samples chosen for backward (dense: all)
     backward: int = 0  # samples that went through backward
     scored: int = 0  # samples that went through the scoring forward
-    score_units: float = 1.0  # cost of scoring one sample, in full-size forwards
+    score_units: float = 1.0  # cost of scoring one sample, in its forwards
+    unit: float = 1.0  # cost of one forward at the size of its pictures, in forwards at `--image-size`
 
     @property
     def processed(self) -> int:
@@ -41,13 +42,13 @@ class PartCounts:
 
     @property
     def forward_units(self) -> float:
-        """Executed work, in full-size forwards."""
-        return DENSE_COST * self.backward + self.score_units * self.scored
+        """Executed work, in forwards at `--image-size`."""
+        return self.unit * (DENSE_COST * self.backward + self.score_units * self.scored)
 
     @property
     def dense_forward_units(self) -> float:
         """Work of training every processed sample."""
-        return DENSE_COST * self.processed
+        return self.unit * (DENSE_COST * self.processed)
 
 
 def estimated_savings(*parts: PartCounts) -> float | None:
@@ -68,21 +69,21 @@ def arithmetic_savings(*parts: PartCounts) -> float | None:
     return 1 - sum(part.forward_units for part in parts) / sum(part.dense_forward_units for part in parts)
 
 
-def speedup_ceiling(part: PartCounts) -> float | None:
-    """The largest speed-up over dense that the cost model allows at the part's realised activation.
+def speedup_ceiling(*parts: PartCounts) -> float | None:
+    """The largest speed-up over dense that the cost model allows at the realised activation.
 
     `forward` at activation a: 3 / (1 + 3 a).
     """
-    units = DENSE_COST * part.selected + part.score_units * part.scored
-    return DENSE_COST * part.offered / units if units else None
+    units = sum(part.unit * (DENSE_COST * part.selected + part.score_units * part.scored) for part in parts)
+    return sum(part.unit * (DENSE_COST * part.offered) for part in parts) / units if units else None
 
 
-def compute_summary(dense: PartCounts, gated: PartCounts) -> dict[str, float | None]:
+def compute_summary(dense: Sequence[PartCounts], gated: Sequence[PartCounts]) -> dict[str, float | None]:
     """The `compute` entry of `summary.json`; arguments are as of `energy_summary`."""
     return {
-        "forward_units": dense.forward_units + gated.forward_units,
-        "dense_forward_units": dense.dense_forward_units + gated.dense_forward_units,
-        "speedup_ceiling": speedup_ceiling(gated),
+        "forward_units": sum(part.forward_units for part in (*dense, *gated)),
+        "dense_forward_units": sum(part.dense_forward_units for part in (*dense, *gated)),
+        "speedup_ceiling": speedup_ceiling(*gated),
     }
 
 
@@ -125,8 +126,8 @@ def measured_savings(dense: PartEnergy | None, gated: PartEnergy | None) -> tupl
 
 def energy_summary(
     *,
-    dense: PartCounts,
-    gated: PartCounts,
+    dense: Sequence[PartCounts],
+    gated: Sequence[PartCounts],
     gate_is_dense: bool,
     run: Reading,
     idle: IdlePower | None = None,
@@ -137,8 +138,8 @@ def energy_summary(
     """The `energy` entry of `summary.json`.
 
     Args:
-        dense: counts of warm-up and anneal.
-        gated: counts of the gated part; for a dense run, of all of it.
+        dense: counts of warm-up and anneal, of each size of pictures.
+        gated: counts of the gated part, of each size; for a dense run, of all of it.
         gate_is_dense: the run has no gate.
         run: energy of the whole run, evaluation included.
         idle: power before the run, GPU context open.
@@ -150,21 +151,32 @@ def energy_summary(
     dense_j, _ = _checked_j_per_sample(dense_of_run, "dense")
     gated_j, _ = _checked_j_per_sample(gated_energy, "gated")
     measured, measured_note = measured_savings(dense_of_run, gated_energy)
+    sizes = [{part.unit for part in parts if part.offered} for parts in (dense, gated)]
+    if measured is not None and not gate_is_dense and sizes[0] != sizes[1]:
+        measured, measured_note = (
+            None,
+            (
+                "savings not measured: with --train-size the dense and the gated part had pictures of other sizes, so "
+                "their joules per sample tell more of those than of the gate; bench compares whole runs"
+            ),
+        )
     if gate_is_dense and measured is not None:
         measured_note = "a dense run is its own reference: savings 0"
-    offered = dense.offered + gated.offered
+    num_gated = sum(part.offered for part in gated)
+    offered = sum(part.offered for part in dense) + num_gated
     trained = (part.whole.joules for part in (dense_energy, gated_energy) if part is not None)
-    untrained = [] if gated.backward else ["savings of the gated part are null: it trained no full batch"]
+    trained_some = any(part.backward for part in gated)
+    untrained = [] if trained_some else ["savings of the gated part are null: it trained no full batch"]
     idle_notes = [idle.note] if idle is not None and run.joules is not None else []
     joules, idle_w = run.joules, None if idle is None else idle.watts
     return {
-        "savings_estimated": estimated_savings(gated),
-        "savings_arithmetic": arithmetic_savings(gated),
+        "savings_estimated": estimated_savings(*gated),
+        "savings_arithmetic": arithmetic_savings(*gated),
         "savings_measured": measured,
-        "run_savings_estimated": estimated_savings(dense, gated),
-        "run_savings_arithmetic": arithmetic_savings(dense, gated),
+        "run_savings_estimated": estimated_savings(*dense, *gated),
+        "run_savings_arithmetic": arithmetic_savings(*dense, *gated),
         # Warm-up and anneal save nothing, so the gated part's savings are weighted by its share of the offered samples.
-        "run_savings_measured": measured * gated.offered / offered if measured is not None and offered else None,
+        "run_savings_measured": measured * num_gated / offered if measured is not None and offered else None,
         "gpu_j": joules,
         "train_gpu_j": sum_known(trained),
         "gpu_j_above_idle": None if joules is None or idle_w is None else joules - idle_w * run.seconds,

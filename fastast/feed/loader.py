@@ -8,7 +8,7 @@ import numpy as np
 
 from fastast.data.catalog import Catalog
 from fastast.feed.loader_options import LoaderOptions
-from fastast.feed.prefetch import Batch, PrefetchLoader
+from fastast.feed.prefetch import Batch, PrefetchLoader, Slice
 from fastast.feed.transforms import crop_windows, eval_geometry
 
 
@@ -34,7 +34,7 @@ class TrainLoader(PrefetchLoader):
         self._flips = flips
 
     def epoch(self, epoch: int, ids: np.ndarray) -> Generator[Batch, None, None]:
-        """Batches of consecutive slices of `ids`.
+        """Batches of consecutive slices of `ids`, at the largest size.
 
         Starting another pass ends this one, even if it is not used up.
 
@@ -45,9 +45,9 @@ class TrainLoader(PrefetchLoader):
         Yields:
             One `Batch` for each slice; padded where the slice is short or has lost pictures.
         """
-        return self.stream(epoch, self._slices(ids))
+        return self.stream(epoch, ((part, self._options.image_size) for part in self._slices(ids)))
 
-    def stream(self, epoch: int, slices: Iterable[np.ndarray]) -> Generator[Batch, None, None]:
+    def stream(self, epoch: int, slices: Iterable[Slice]) -> Generator[Batch, None, None]:
         """Like `epoch`, for slices that the caller may still be making up while they are pulled.
 
         `depth` slices are pulled before the first batch is yielded, and one more before each further batch, however
@@ -56,7 +56,8 @@ class TrainLoader(PrefetchLoader):
 
         Args:
             epoch: as in `epoch`.
-            slices: int64[n] each, n <= batch_size; pulled in the caller's thread, in time that `wait_s` leaves out.
+            slices: of each the ids, int64[n], n <= batch_size, and the side of its pictures, at most `image_size`
+                pixels; pulled in the caller's thread, in time that `wait_s` leaves out.
 
         Yields:
             As `epoch`.
@@ -87,7 +88,7 @@ class EvalLoader(PrefetchLoader):
 
     def over(self, slices: Iterable[np.ndarray]) -> Generator[Batch, None, None]:
         """One batch for each slice of ids, int64[n], n <= batch_size; iterating yields every picture once."""
-        return self._iterate(slices, self._window)
+        return self._iterate(((ids, self._options.image_size) for ids in slices), self._window)
 
     def _window(self, ids: np.ndarray) -> tuple[np.ndarray, ...]:
         """Corners, in the picture's own pixels, of what the centre crop of the resized picture shows."""

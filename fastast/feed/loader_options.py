@@ -26,7 +26,7 @@ class LoaderOptions:
 
     Attributes:
         batch_size: rows of each batch, B.
-        image_size: side of the pictures in a batch, S, pixels.
+        image_size: side of the pictures in a batch, S, pixels; the largest, if training pictures change their size.
         device: where the batches are made: cpu, or cuda (which decodes there too).
         dtype: of the images, torch.float32 or torch.float16.
         mean, std: of the channels, in 8-bit levels; pixels become (level - mean) / std.

@@ -93,12 +93,15 @@ def build_pipeline(
     resize: bool = True,
     largest: tuple[int, int] = (0, 0),
 ) -> Pipeline:
-    """Builds the train or the eval graph. The output is [B, S, S, 3] on the device, or decoded crops without `resize`.
+    """Builds the train or the eval graph. The output is [n, S, S, 3] on the device, or decoded crops without `resize`.
+
+    Decoders have no option to decode a JPEG at a reduced scale, so a small output saves the resize alone.
 
     Args:
         inputs: one entry is taken from its left for each scheduled batch of n <= batch_size pictures. Train:
-            encoded (list of uint8[bytes]), anchors int32[n, 2], shapes int32[n, 2], flips int32[n]. Eval: encoded,
-            and the two corners float32[n, 2] of the window of the picture that becomes the crop.
+            encoded (list of uint8[bytes]), anchors int32[n, 2], shapes int32[n, 2], flips int32[n], and height and
+            width of the output, float32[n, 2], the same in all rows. Eval: encoded, and the two corners float32[n, 2]
+            of the window of the picture that becomes the crop.
         options: batches and device. `decode` cpu on a GPU decodes on the CPU and copies pixels over, which relieves a
             GPU that is the bottleneck.
         train: which graph.
@@ -123,28 +126,29 @@ def build_pipeline(
     decoder = decoder_options(options.decode, options.deterministic, largest) if on_gpu else {"device": "cpu"}
     with pipeline:
         # On the GPU a batch is handed over before its copies have run, so DALI must own the bytes.
-        num_inputs = 4 if train and resize else 3
+        num_inputs = 5 if train and resize else 3
         encoded, *window = fn.external_source(
             source=lambda: inputs.popleft()[:num_inputs], num_outputs=num_inputs, batch=True, no_copy=not on_gpu
         )
         flips: Any = 0
-        region: dict[str, Any] = {}
+        target: dict[str, Any] = {"size": [image_size, image_size]}
         # Stored EXIF rotations are not applied: torchvision's loaders do not either.
         if train:
-            anchors, shapes, *mirror = window
+            anchors, shapes, *rest = window
             pixels: Any = fn.decoders.image_slice(
                 encoded, anchors, shapes, axis_names="HW", adjust_orientation=False, **decoder
             )
-            flips = mirror[0] if mirror else 0
+            if resize:
+                flips, target["size"] = rest
         else:
             begin, end = window
             pixels = fn.decoders.image(encoded, adjust_orientation=False, jpeg_fancy_upsampling=True, **decoder)
             # Resizing just the window samples the same points as resizing all and cropping, for less work.
-            region = {"roi_start": begin, "roi_end": end}
+            target |= {"roi_start": begin, "roi_end": end}
         if resize:
             if on_gpu and options.decode == "cpu":
                 pixels = pixels.gpu()
-            pixels = fn.resize(pixels, size=[image_size, image_size], antialias=True, **region)
+            pixels = fn.resize(pixels, antialias=True, **target)
             pixels = fn.crop_mirror_normalize(
                 pixels,
                 mirror=flips,
@@ -181,5 +185,6 @@ def reference_inputs(train: bool) -> tuple:
     encoded = [np.frombuffer(buffer.getvalue(), np.uint8)]
     corners = np.zeros((1, 2)), np.full((1, 2), side)
     if train:
-        return encoded, corners[0].astype(np.int32), corners[1].astype(np.int32), np.zeros(1, np.int32)
+        window = (corners[0].astype(np.int32), corners[1].astype(np.int32), np.zeros(1, np.int32))
+        return encoded, *window, np.full((1, 2), side, np.float32)
     return encoded, corners[0].astype(np.float32), corners[1].astype(np.float32)

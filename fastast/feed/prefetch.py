@@ -25,10 +25,11 @@ from fastast.feed.resize import MIN_SIDE, CropResizer
 _READ_AHEAD = 3  # batches being read beyond those in DALI; bounds the memory held in encoded bytes
 
 Geometry = Callable[[np.ndarray], tuple[np.ndarray, ...]]
+Slice = tuple[np.ndarray, int]  # ids int64[n], and the side of their pictures in pixels
 
 
 class Batch(NamedTuple):
-    """One batch on the device. Rows from `num_valid` on are padding: zeros, label 0, id 0, valid False.
+    """One batch on the device, of one size. Rows from `num_valid` on are padding: zeros, label 0, id 0, valid False.
 
     `lost_ids` completes it: each id of its slice is either in one of the first `num_valid` rows or lost, because it
     was in quarantine before or has just been put there. So whoever offered the slice need not ask the quarantine.
@@ -47,6 +48,7 @@ class _PendingBatch:
     """A batch that is being read or decoded. Holds the encoded bytes until then: DALI reads them in place."""
 
     slice_ids: np.ndarray  # as pulled
+    size: int  # side of its pictures, pixels
     ids: np.ndarray  # those that may still be delivered
     reads: list[Read]
     pipeline: DecodePipeline
@@ -54,7 +56,7 @@ class _PendingBatch:
 
 
 class PrefetchLoader:
-    """Turns slices of ids into batches.
+    """Turns slices of ids, each with the size of its pictures, into batches.
 
     A yielded batch stays valid for as long as it is referenced. Slices are pulled by count alone: `depth` before the
     first batch and one before each further batch, however long reads and decodes take, so that a slice that depends
@@ -84,9 +86,7 @@ class PrefetchLoader:
         on_gpu = options.device.type == "cuda"
         self._resizer: CropResizer | None = None
         if train and not on_gpu and options.image_size >= MIN_SIDE:
-            self._resizer = CropResizer(
-                options.image_size, options.dtype, options.mean, options.std, options.decoder_threads
-            )
+            self._resizer = CropResizer(options.dtype, options.mean, options.std, options.decoder_threads)
         self._share = DecodeShare(
             options.decode, adaptive=train and on_gpu and not options.deterministic, settle=self.depth
         )
@@ -114,8 +114,8 @@ class PrefetchLoader:
         size = self._options.batch_size
         return (ids[first : first + size] for first in range(0, len(ids), size))
 
-    def _iterate(self, slices: Iterable[np.ndarray], geometry: Geometry) -> Generator[Batch, None, None]:
-        """Yields one batch for each slice of ids."""
+    def _iterate(self, slices: Iterable[Slice], geometry: Geometry) -> Generator[Batch, None, None]:
+        """Yields one batch for each slice."""
         if self._closed:
             raise RuntimeError("the loader was closed")
         self._drain()
@@ -140,23 +140,23 @@ class PrefetchLoader:
             if self._pass is current:
                 self._drain()
 
-    def _pull(self, slices: Iterator[np.ndarray], current: object) -> float:
+    def _pull(self, slices: Iterator[Slice], current: object) -> float:
         """Takes slices until `depth` batches are pending, and starts their reads; returns the seconds they took."""
         outside_s = 0.0
         self._require(current)
         while len(self._pending) < self.depth:
             began = time.perf_counter()
-            ids = next(slices, None)
+            pulled = next(slices, None)
             outside_s += time.perf_counter() - began
             self._require(current)  # the caller's iterator may do anything
-            if ids is None:
+            if pulled is None:
                 break
-            size = self._options.batch_size
-            if len(ids) > size:
-                raise ValueError(f"a slice of {len(ids)} ids: must be at most {size}, the batch size")
+            (ids, size), most = pulled, self._options.batch_size
+            if len(ids) > most:
+                raise ValueError(f"a slice of {len(ids)} ids: must be at most {most}, the batch size")
             good = ids[~self.bad_ids[ids]]
             pipeline = self._pipeline(self._share.next_on_cpu())
-            self._pending.append(_PendingBatch(ids.copy(), good, self._reader.start(good), pipeline))
+            self._pending.append(_PendingBatch(ids.copy(), size, good, self._reader.start(good), pipeline))
         return outside_s
 
     def _require(self, current: object) -> None:
@@ -187,6 +187,8 @@ class PrefetchLoader:
         pending.ids = pending.ids[good]
         # Sizes only now: a file that changed since the scan was measured again when it was read.
         pending.inputs = (encoded, *geometry(pending.ids))
+        if self._train:
+            pending.inputs += (np.full((len(encoded), 2), pending.size, np.float32),)
         if encoded:  # DALI takes no empty batch
             pending.pipeline.submit(pending.inputs)
 
@@ -194,20 +196,20 @@ class PrefetchLoader:
         """Waits for a scheduled batch and hands it over without a copy, unless it has to be padded."""
         count = len(pending.ids)
         if not count:
-            return self._finish(self._blank(), pending)
+            return self._finish(self._blank(pending.size), pending)
         try:
             pixels = self._outputs(pending.pipeline, pending.inputs)  # [n, S, S, 3]
         except RuntimeError:
             return self._salvage(pending)
         if count < self._options.batch_size:
-            padded = self._blank()
+            padded = self._blank(pending.size)
             padded[:count].copy_(pixels)
             pixels = padded
         return self._finish(pixels, pending)
 
     def _salvage(self, pending: _PendingBatch) -> Batch:
         """Decodes a failed batch one picture at a time and quarantines those that fail."""
-        pixels, good = self._blank(), np.zeros(len(pending.ids), bool)
+        pixels, good = self._blank(pending.size), np.zeros(len(pending.ids), bool)
         for row, sample in enumerate(pending.ids.tolist()):
             try:
                 picture = self._decode_one(tuple(part[row : row + 1] for part in pending.inputs))
@@ -243,9 +245,9 @@ class PrefetchLoader:
         lost = pending.slice_ids[~np.isin(pending.slice_ids, ids)]
         return Batch(pixels.permute(0, 3, 1, 2), labels, sample_ids, valid.bool(), count, lost)
 
-    def _blank(self) -> torch.Tensor:
+    def _blank(self, size: int) -> torch.Tensor:
         options = self._options
-        shape = (options.batch_size, options.image_size, options.image_size, 3)
+        shape = (options.batch_size, size, size, 3)
         return torch.zeros(shape, dtype=options.dtype, device=options.device)
 
     def _quarantine(self, sample: int, reason: str) -> None:
@@ -259,7 +261,8 @@ class PrefetchLoader:
         device = self._options.device
         pixels = pipeline.collect(torch.cuda.current_stream(device) if device.type == "cuda" else None)
         if self._resizer is not None:
-            return self._resizer(pixels, inputs[-1])
+            *_, flips, sizes = inputs
+            return self._resizer(pixels, flips, int(sizes[0, 0]))
         return torch.from_dlpack(pixels.as_tensor())
 
     def _pipeline(self, on_cpu: bool) -> DecodePipeline:

@@ -19,35 +19,30 @@ MIN_SIDE = 64  # pixels of the output
 
 
 class CropResizer:
-    """Turns a batch of decoded crops of any size into [n, S, S, 3] normalised pixels. Bits depend on the crop alone.
+    """Turns a batch of decoded crops of any size into [n, S, S, 3] normalised pixels. Bits depend on crop and S alone.
 
     Args:
-        image_size: S, pixels.
         dtype: torch.float32 or torch.float16.
         mean, std: of the channels, in 8-bit levels.
         num_threads: pictures resized at once.
     """
 
-    def __init__(
-        self, image_size: int, dtype: torch.dtype, mean: Sequence[float], std: Sequence[float], num_threads: int
-    ) -> None:
-        self._size = image_size
+    def __init__(self, dtype: torch.dtype, mean: Sequence[float], std: Sequence[float], num_threads: int) -> None:
         self._dtype = dtype
-        # As long as a row of pixels, so that the arithmetic runs over contiguous memory: [S * 3].
-        self._scale = (1 / torch.tensor(std, dtype=torch.float64)).repeat(image_size)
-        self._shift = (-torch.tensor(mean, dtype=torch.float64).repeat(image_size) * self._scale).float()
-        self._scale = self._scale.float()
+        scale = 1 / torch.tensor(std, dtype=torch.float64)
+        self._scale, self._shift = scale.float(), (-torch.tensor(mean, dtype=torch.float64) * scale).float()
         self._num_threads = num_threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="fastast-resize") if num_threads > 1 else None
 
-    def __call__(self, crops: Any, flips: np.ndarray) -> torch.Tensor:
+    def __call__(self, crops: Any, flips: np.ndarray, size: int) -> torch.Tensor:
         """Resizes, mirrors and normalises.
 
         Args:
             crops: n pictures of DALI or numpy, each uint8[h, w, 3] on the CPU.
             flips: int32[n], 1: mirrored.
+            size: S, pixels.
         """
-        count, size = len(flips), self._size
+        count = len(flips)
         levels = torch.empty((count, size, size, 3), dtype=torch.uint8)
         if self._pool is None:
             self._resize(levels.numpy(), crops, range(count))
@@ -58,7 +53,8 @@ class CropResizer:
         levels[mirrored] = levels[mirrored].permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)
         out = torch.empty((count, size, size * 3))
         out.copy_(levels.view(count, size, size * 3))
-        torch.addcmul(self._shift, out, self._scale, out=out)
+        # As long as a row of pixels, so that the arithmetic runs over contiguous memory: [S * 3].
+        torch.addcmul(self._shift.repeat(size), out, self._scale.repeat(size), out=out)
         return out.view(count, size, size, 3).to(self._dtype)
 
     def close(self) -> None:
@@ -71,5 +67,5 @@ class CropResizer:
         for row in rows:
             # The batch axis comes first in memory too, or the picture would not count as channels-last.
             pixels = torch.from_dlpack(crops[row])[None].permute(0, 3, 1, 2)  # [1, 3, h, w] uint8
-            pixels = interpolate(pixels, (self._size, self._size), mode="bilinear", antialias=True)
+            pixels = interpolate(pixels, levels.shape[1:3], mode="bilinear", antialias=True)
             levels[row] = pixels[0].permute(1, 2, 0).numpy()

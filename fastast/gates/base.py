@@ -14,6 +14,8 @@ import numpy as np
 
 from fastast.cost_model import DENSE_COST
 
+ASSUMED_SHARE = 0.3  # where the gate finds it: what it will be is not known beforehand
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochContext:
@@ -23,10 +25,9 @@ class EpochContext:
         num_samples: size of the training set, N.
         epoch: index of the epoch; with `seed` it keys every draw.
         seed: any integer.
-        target: share of the offered ids to choose, in (0, 1].
-        progress: share of the run's offered samples that lie before this epoch, in [0, 1).
-        scores: float32 [N], last training losses, NaN for an id without one; None if there are none at all.
-        ages: int32 [N], epochs since an id was last trained or chosen, or since the start; None if all are 0.
+        target: share of the offered ids to choose, in (0, 1]; or "auto", where the gate finds it.
+        progress: share of the run (with `--budget` of what it may spend) that lies before this epoch, in [0, 1).
+        losses: float32 [N], last training losses, NaN for an id without one; None if there are none at all.
         offered: bool [N], the ids that the epoch offers; None for all.
         explore: share of the ids that are chosen by score which is drawn whatever the score.
         selection: "soft" or "hard".
@@ -36,10 +37,9 @@ class EpochContext:
     num_samples: int
     epoch: int
     seed: int
-    target: float
+    target: float | str
     progress: float = 0.0
-    scores: np.ndarray | None = None
-    ages: np.ndarray | None = None
+    losses: np.ndarray | None = None
     offered: np.ndarray | None = None
     explore: float = 0.0
     selection: str = "soft"
@@ -50,8 +50,13 @@ class EpochContext:
         return np.arange(self.num_samples) if self.offered is None else np.flatnonzero(self.offered)
 
     def num_chosen(self, num_offered: int) -> int:
-        """How many of the offered ids the target asks for: at least one, so that no epoch is empty."""
-        return min(num_offered, max(1, round(self.target * num_offered)))
+        """How many of the offered ids a target that is a number asks for: at least one, so that no epoch is empty."""
+        return num_chosen(float(self.target), num_offered)
+
+
+def num_chosen(share: float, num_offered: int) -> int:
+    """Ids to choose of those offered: the share of them, but at least one, so that no epoch is empty."""
+    return min(num_offered, max(1, round(share * num_offered)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,6 @@ class Gate(ABC):
         """The most that this gate can speed training up over dense, at this activation."""
         return DENSE_COST / self.cost(activation)
 
-    def planned_share(self, target: float) -> float:
+    def planned_share(self, target: float | str) -> float:
         """Share of the offered samples that is expected to be trained, for a schedule to plan with."""
-        return target
+        return ASSUMED_SHARE if isinstance(target, str) else target

@@ -125,6 +125,17 @@ class PIController(nn.Module):
         self.started.zero_()
 
     @torch.no_grad()
+    def follow(self, target: Tensor) -> None:
+        """Takes the next value of a target that moves a little from batch to batch; the threshold moves on with it.
+
+        Args:
+            target: 0-dim float32 on the device, in (explore, 1].
+        """
+        self.target.copy_(target)
+        for mean in (self.rate, self.mean_probability):
+            mean.copy_(torch.where(self.started, mean, target))
+
+    @torch.no_grad()
     def select(self, scores: Tensor, ids: Tensor | None = None, epoch: int | Tensor = 0) -> Tensor:
         """Decides on one batch, then learns from it.
 

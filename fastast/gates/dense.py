@@ -14,5 +14,5 @@ class Dense(Gate):
     def cost(self, activation: float) -> float:
         return DENSE_COST
 
-    def planned_share(self, target: float) -> float:
+    def planned_share(self, target: float | str) -> float:
         return 1.0

@@ -41,14 +41,14 @@ class InfoBatch(Gate):
         self.prune = prune
 
     def plan(self, context: EpochContext) -> Choice | None:
-        if context.progress >= ACTIVE_SHARE or context.scores is None:
+        if context.progress >= ACTIVE_SHARE or context.losses is None:
             return None
         ids = context.offered_ids()
-        scores = context.scores[ids]
-        known = scores[np.isfinite(scores)]
+        losses = context.losses[ids]
+        known = losses[np.isfinite(losses)]
         if len(known) == 0:
             return None
-        learned = ids[scores < known.mean(dtype=np.float64)]  # false for NaN
+        learned = ids[losses < known.mean(dtype=np.float64)]  # false for NaN
         keys = seeded_keys(context.num_samples, context.seed, context.epoch, STREAM_PLAN)
         keep = np.zeros(context.num_samples, dtype=bool)
         keep[ids] = True
@@ -60,6 +60,6 @@ class InfoBatch(Gate):
     def cost(self, activation: float) -> float:
         return DENSE_COST * activation
 
-    def planned_share(self, target: float) -> float:
+    def planned_share(self, target: float | str) -> float:
         """Half of the samples below the mean loss: losses lean to the low side, so this is on the careful side."""
         return 1 - self.prune / 2

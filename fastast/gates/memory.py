@@ -2,78 +2,92 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import numpy as np
 
 from fastast.cost_model import DENSE_COST
-from fastast.gates.base import Choice, EpochContext, Gate
-from fastast.gates.sampling import first_by_key, gate_probability, seeded_keys, seeded_uniform, systematic_draw
+from fastast.errors import InputError
+from fastast.gates.base import Choice, EpochContext, Gate, num_chosen
+from fastast.gates.registry import AUTO
+from fastast.gates.sampling import (
+    adaptive_share,
+    first_by_key,
+    gate_probability,
+    seeded_keys,
+    seeded_uniform,
+    systematic_draw,
+)
 from fastast.philox import STREAM_PLAN
 
 
-def revisit_bound(num_samples: int, target: float) -> int:
-    """The most epochs from one choice of a sample by `Memory` to the next: ceil(2 / target) + 1 + (N - 1) // share.
+def _variance(loss: np.ndarray) -> np.ndarray:
+    """p (1 - p) of the label, from its cross entropy -log p: exact where p is near 1 as well."""
+    return np.exp(-loss) * -np.expm1(-loss)
 
-    Share is the number of ids that an epoch chooses, round(target N), so this is about 3 / target + 1.
 
-    Proof. Past the age ceil(2 / target) a sample is overdue, which takes ceil(2 / target) + 1 epochs. Overdue samples
-    are chosen first, the oldest first. So an epoch that leaves out an overdue sample chooses only samples at least as
-    old; being chosen makes each of them younger than the one that waits, so each of the other N - 1 samples does that
-    once at most, and an epoch takes `share` of them.
-
-    Holds where every epoch offers all N samples, the target is never lower, and ages count from the choice
-    (`ScoreMemory.end_epoch(choice.keep)`). A sample's first choice comes no later than this many epochs after the
-    first.
-    """
-    return math.ceil(2 / target) + 1 + (num_samples - 1) // max(1, round(target * num_samples))
+SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "gce": lambda loss: np.exp(-loss / 2) * -np.expm1(-loss),
+    "loss": lambda loss: loss,
+    "uncertainty": lambda loss: np.sqrt(_variance(loss)),
+    "variance": _variance,
+}
 
 
 class Memory(Gate):
     """Trains a share of the samples chosen by their last training loss, and never reads the rest.
 
-    Of the ids offered an epoch chooses round(target N), by these claims in order until all places are taken:
+    The loss tells the probability p of the label, and with it the scores of the last training pass: `loss`, `gce` =
+    sqrt(p) (1 - p), `uncertainty` = sqrt(p (1 - p)) and `variance` = p (1 - p).
 
-    1. ids older than ceil(2 / target) epochs, the oldest first;
-    2. ids without a score, in seeded order;
-    3. the other ids, by the explore share and the gate on remembered scores: each has the probability
-       p = e + (1 - e) min(1, s / threshold), where the threshold solves sum(p) = places left (hard: the highest
-       scores). Exactly that many are drawn, each with exactly its p (`systematic_draw`).
+    Of the ids offered, ids without a score are chosen first, in seeded order. The others are chosen by the explore
+    share and the gate on the scores: each has the probability e + (1 - e) min(1, s / threshold), where the threshold
+    solves for the places that are left (hard: the highest scores). Exactly that many are drawn, each with exactly its
+    probability (`systematic_draw`).
 
-    With `unbiased` a chosen id weighs rate / p. For claims 1 and 2, p is 1 where the claim is met in full; where
-    there are more ids of one age, or more without a score, than places, they are drawn evenly and p is places / ids.
-    Ids of later claims have p = 0: rate is the mean p of the ids that could have been chosen, so that the weights
-    average 1 over the chosen (in expectation).
+    The target is the share of the offered ids that is chosen. With target "auto" all ids without a score are chosen,
+    and the `adaptive_share` of the others.
+
+    With `unbiased` a chosen id weighs rate / probability. Ids without a score have the probability 1 if there are
+    places for all of them, else places / ids, and the others have 0: rate is the mean probability of the ids that
+    could have been chosen, so that the weights average 1 over the chosen (in expectation).
+
+    Args:
+        significance: a key of `SCORES`.
+
+    Raises:
+        InputError: it is none.
     """
 
     plans = True
 
+    def __init__(self, significance: str | None = None) -> None:
+        significance = significance or next(iter(SCORES))
+        if significance not in SCORES:
+            raise InputError(f"memory significance {significance!r} is unknown: choose one of {', '.join(SCORES)}")
+        self._score = SCORES[significance]
+
     def plan(self, context: EpochContext) -> Choice:
         num, ids = context.num_samples, context.offered_ids()
         keep, p = np.zeros(num, dtype=bool), np.zeros(num)
-        places = context.num_chosen(len(ids))
         order = seeded_keys(num, context.seed, context.epoch, STREAM_PLAN)
-
-        def claim(claimants: np.ndarray) -> int:
-            """Gives the claimants the places that are left, at random if there are too few; returns what is left."""
-            chosen = first_by_key(claimants, order, places)
-            keep[chosen] = True
-            if len(claimants):
-                p[claimants] = len(chosen) / len(claimants)
-            return places - len(chosen)
-
-        if context.ages is not None:
-            ages = context.ages[ids]
-            overdue = ages > math.ceil(2 / context.target)
-            for age in np.unique(ages[overdue])[::-1]:
-                places = claim(ids[ages == age])
-            ids = ids[~overdue]
-        seen = np.zeros(len(ids), dtype=bool) if context.scores is None else np.isfinite(context.scores[ids])
-        places = claim(ids[~seen])
-        ids = ids[seen]
-        if places and len(ids) and context.scores is not None:
-            ids = ids[np.argsort(order[ids])]
-            p[ids] = gate_probability(context.scores[ids], places, explore=context.explore, selection=context.selection)
+        losses = np.full(len(ids), np.nan, np.float32) if context.losses is None else context.losses[ids]
+        seen = np.isfinite(losses)
+        unseen, ids, scores = ids[~seen], ids[seen], self._score(losses[seen])
+        if context.target == AUTO:
+            places = len(unseen) + (num_chosen(adaptive_share(scores), len(ids)) if len(ids) else 0)
+        else:
+            places = context.num_chosen(len(unseen) + len(ids))
+        chosen = first_by_key(unseen, order, places)
+        keep[chosen] = True
+        if len(unseen):
+            p[unseen] = len(chosen) / len(unseen)
+        places -= len(chosen)
+        if places and len(ids):
+            shuffle = np.argsort(order[ids])
+            ids, scores = ids[shuffle], scores[shuffle]
+            del losses, seen, shuffle  # of millions of ids
+            p[ids] = gate_probability(scores, places, explore=context.explore, selection=context.selection)
             start = seeded_uniform(context.seed, context.epoch, num, STREAM_PLAN)
             keep[ids] = systematic_draw(p[ids], min(places, len(ids)), start)
         return Choice(keep, _weights(keep, p) if context.unbiased else None)

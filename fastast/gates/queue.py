@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 
 class Rows(NamedTuple):
@@ -26,10 +28,11 @@ class SampleQueue(nn.Module):
     oldest `batch_size` rows without a copy. How many rows wait is known on the device only: `status` is the
     vector to read, late or not, and `check` turns it into the fill. The caller pops only what is there. Several ranks
     move rows between their queues by `remove_newest` and `append`; `moved` counts rows received less rows sent.
+    Where the pictures that come change their size, `resize` comes first: rows that wait change with them.
 
     Args:
         batch_size: rows of a popped batch, B.
-        image_shape: (C, H, W).
+        image_shape: (C, H, W) of the pictures, the largest if they change.
         dtype: of the images.
         device: where the ring lives.
         num_batches: capacity in batches.
@@ -72,9 +75,34 @@ class SampleQueue(nn.Module):
         ):
             self.register_buffer(name, value, persistent=False)  # the extra state has the waiting rows alone
         self._block = 0  # the block that pop hands out next
-        # Copied as 32-bit words: on a CPU half the time of 16-bit elements.
-        even = height * width * channels * dtype.itemsize % 4 == 0
-        self._word = torch.int32 if even else dtype
+        self._memory = self.images.flatten()  # rings of all sizes start at one address, which CUDA graphs know
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the pictures, pixels."""
+        _, height, width, _ = self.images.shape
+        return height, width
+
+    @torch.no_grad()
+    def resize(self, height: int, width: int) -> None:
+        """Resizes the pictures of all rows that wait, bilinearly; the next ones to be pushed are of that size.
+
+        Rows keep their order and their places. Without a wait for the device, so places without a row are resized too.
+        """
+        old, grows = self.images, height * width > self.images[0, :, :, 0].numel()
+        self._set_size(height, width)
+        # The rings overlap. In this order no block is written before those that it covers were read.
+        firsts = range(0, self.capacity, self.batch_size)
+        for first in reversed(firsts) if grows else firsts:
+            rows = slice(first, first + self.batch_size)
+            pictures = old[rows].permute(0, 3, 1, 2).float()
+            pictures = interpolate(pictures, (height, width), mode="bilinear", antialias=True)
+            self.images[rows] = pictures.permute(0, 2, 3, 1)
+
+    def _set_size(self, height: int, width: int) -> None:
+        """Makes `images` a ring of other pictures over the same memory."""
+        shape = (self.capacity + 1, height, width, self.images.shape[-1])
+        self.images = self._memory[: math.prod(shape)].view(shape)
 
     @torch.no_grad()
     def push(self, images: Tensor, labels: Tensor, ids: Tensor, mask: Tensor, weights: Tensor | None = None) -> None:
@@ -100,7 +128,9 @@ class SampleQueue(nn.Module):
         else:
             flat = nhwc.reshape(len(images), -1)  # [N, H * W * C]
             ring = self.images.view(self.capacity + 1, -1)
-            ring.view(self._word).index_copy_(0, slot, flat.view(self._word))
+            # Copied as 32-bit words: half the time of 16-bit elements.
+            word = torch.int32 if flat.shape[1] * flat.itemsize % 4 == 0 else flat.dtype
+            ring.view(word).index_copy_(0, slot, flat.view(word))
         self.labels.index_copy_(0, slot, labels)
         self.ids.index_copy_(0, slot, ids)
         self.weights.index_copy_(0, slot, weights)
@@ -177,6 +207,7 @@ class SampleQueue(nn.Module):
             counter.fill_(value)
         self.moved.fill_(state["moved"])
         self._block = state["status"][1] // self.batch_size % self.num_batches
+        self._set_size(*state["images"].shape[1:3])
         rows = self._waiting(state["status"])
         for name in Rows._fields:
             getattr(self, name)[rows] = state[name].to(rows.device)

@@ -25,13 +25,24 @@ class GateEntry:
         help: what it trains, in a few words, for `--help`.
         options: the gate options that have an effect with it, by field name of `TrainConfig`.
         arguments: those of them that its class takes.
+        significance: the scores that it can select by, its default first; empty where it has none.
     """
 
     path: str
     help: str
     options: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
+    significance: tuple[str, ...] = ()
 
+    @property
+    def adapts(self) -> bool:
+        """Whether it can find its share by itself, from its scores."""
+        return "target" in self.options and bool(self.significance)
+
+
+AUTO = "auto"  # a target: the gate finds its share, from its scores
+LEAST_SHARE = 0.05  # that it finds
+SHARE_POWER = 1.5  # of the effective sample size; with 1 the share stays too high on known data (gates/README.md)
 
 # With every gate but `dense`, a run trains densely before and after the gated epochs.
 _PHASES = ("warmup_epochs", "anneal", "dense_calibration")
@@ -47,11 +58,14 @@ GATES: dict[str, GateEntry] = {
         path="fastast.gates.forward:Forward",
         help="those with high scores, after a forward of each",
         options=("target", "selection", "significance", "explore", "unbiased", *_PHASES),
+        significance=("loss+std", "loss", "margin", "el2n", "gce", "uncertainty", "variance"),
     ),
     "memory": GateEntry(
         path="fastast.gates.memory:Memory",
-        help="those with high losses when last trained",
-        options=("target", "selection", "explore", "unbiased", *_PHASES),
+        help="those that still had something to teach when last trained",
+        options=("target", "selection", "significance", "explore", "unbiased", *_PHASES),
+        arguments=("significance",),
+        significance=("gce", "uncertainty", "variance", "loss"),
     ),
     "infobatch": GateEntry(
         path="fastast.gates.infobatch:InfoBatch",

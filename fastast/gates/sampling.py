@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastast.gates.controller import SMALLEST
+from fastast.gates.registry import LEAST_SHARE, SHARE_POWER
 from fastast.philox import random_words, to_uniform
 
 CHUNK = 1 << 16  # ids for which random words are made at a time: they then stay in the cache
@@ -55,6 +56,22 @@ def systematic_draw(probability: np.ndarray, num: int, start: float) -> np.ndarr
     # The sum is num_left but for rounding; so scaled, the last place ends on it and no point is lost or won.
     points = np.floor(ends * (num_left / ends[-1]) + start).astype(np.int64)
     return certain | (np.diff(np.minimum(points, num_left), prepend=0) > 0)
+
+
+def adaptive_share(scores: np.ndarray) -> float:
+    """The share of samples that their scores s speak for: (E[s]^2 / E[s^2])^SHARE_POWER, but at least LEAST_SHARE.
+
+    E[s]^2 / E[s^2] is their effective sample size in importance sampling, which pays as its inverse (Katharopoulos and
+    Fleuret, "Not All Samples Are Created Equal", ICML 2018).
+
+    Args:
+        scores: float [M], finite, 0 or more. If all are 0 the share is 1.
+    """
+    scores = scores.astype(np.float64)
+    squares = float(np.mean(scores**2))
+    if not squares > 0:
+        return 1.0
+    return min(1.0, max(LEAST_SHARE, (float(scores.mean()) ** 2 / squares) ** SHARE_POWER))
 
 
 def gate_probability(scores: np.ndarray, num: int, *, explore: float, selection: str) -> np.ndarray:

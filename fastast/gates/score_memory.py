@@ -1,4 +1,4 @@
-"""The last known score and the age of every sample of the training set."""
+"""The last known score of every sample of the training set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ScoreMemory(nn.Module):
-    """Score, age and selection count per sample, on the device.
+    """Score and selection count per sample, on the device.
 
     Each buffer has one spare row at its end: rows of a batch that do not count are written there, so that every
     shape is fixed.
@@ -19,7 +19,6 @@ class ScoreMemory(nn.Module):
     """
 
     _score: Tensor
-    _age: Tensor
     _selected: Tensor
     _recorded: Tensor
     _num_records: Tensor
@@ -28,7 +27,6 @@ class ScoreMemory(nn.Module):
         super().__init__()
         self.num_samples = num_samples
         self.register_buffer("_score", torch.full((num_samples + 1,), torch.nan))
-        self.register_buffer("_age", torch.zeros(num_samples + 1, dtype=torch.int32))
         self.register_buffer("_selected", torch.zeros(num_samples + 1, dtype=torch.int32))
         self.register_buffer("_recorded", torch.zeros(num_samples + 1, dtype=torch.int32))  # in which call; 0: never
         self.register_buffer("_num_records", torch.zeros((), dtype=torch.int32))
@@ -37,11 +35,6 @@ class ScoreMemory(nn.Module):
     def score(self) -> Tensor:
         """Last score, float32 [N]; NaN for a sample without one."""
         return self._score[:-1]
-
-    @property
-    def age(self) -> Tensor:
-        """Epochs since the last score or choice, or since the start for a sample without one, int32 [N]."""
-        return self._age[:-1]
 
     @property
     def selected(self) -> Tensor:
@@ -65,30 +58,17 @@ class ScoreMemory(nn.Module):
         self._num_records += 1
         self._score.index_copy_(0, slot, scores.to(self._score.dtype))
         self._recorded.index_copy_(0, slot, self._num_records.expand(len(slot)))
-        self._age.index_fill_(0, slot, 0)
-
-    @torch.no_grad()
-    def end_epoch(self, chosen: Tensor | None = None) -> None:
-        """Makes every sample one epoch older.
-
-        Args:
-            chosen: bool [N], the epoch's plan. A chosen sample counts as visited even if it is not yet trained, as
-                some wait in a queue, or was in a step that was skipped.
-        """
-        if chosen is not None:
-            self.age.masked_fill_(chosen, 0)
-        self._age += 1
 
     @torch.no_grad()
     def merge(self, rank: int, num_ranks: int, reduce: Callable[[Tensor, str], Tensor]) -> None:
-        """Gives the memories of several ranks, which record in step, the scores and ages that one would have.
+        """Gives the memories of several ranks, which record in step, the scores that one would have.
 
         Call it on all ranks. Of a sample that several have recorded the latest score counts, of two in one step that
         of the higher rank. `selected` becomes the sum on rank 0, and 0 on the others.
 
         Args:
             rank, num_ranks: of this memory.
-            reduce: `reduce(tensor, "sum" | "max" | "min")` all-reduces a tensor in place, and returns it.
+            reduce: `reduce(tensor, "sum" | "max")` all-reduces a tensor in place, and returns it.
         """
         if num_ranks == 1:
             return
@@ -98,7 +78,6 @@ class ScoreMemory(nn.Module):
         bits = torch.where(mine == latest, self._score.view(torch.int32), 0)  # exact, NaN included
         self._score.copy_(torch.where(never, torch.nan, reduce(bits, "sum").view(torch.float32)))
         self._recorded.copy_(latest // num_ranks)
-        reduce(self._age, "min")
         reduce(self._selected, "sum")
         if rank:
             self._selected.zero_()

@@ -7,8 +7,10 @@ from enum import IntEnum
 import torch
 from torch import Tensor, nn
 
+from fastast.errors import InputError
 from fastast.gates.controller import PIController
-from fastast.gates.significance import Significance
+from fastast.gates.registry import AUTO, LEAST_SHARE, SHARE_POWER
+from fastast.gates.significance import MEMORY, Significance
 
 
 class Total(IntEnum):
@@ -20,9 +22,21 @@ class Total(IntEnum):
     EXPECTED = 3  # sum of the usable rows' selection probabilities
     SLIP = 4  # usable rows (offered - NaN) x the limiter's move
     LOG_SLOPE = 5  # usable rows x the batch's log slope
-    FIRST_TERM = 6  # sums for the running means of the significance
-    SECOND_TERM = 7
-    TERM_COUNT = 8
+    SCORE = 6  # sum of the usable scores
+    SQUARE = 7  # and of their squares
+    FIRST_TERM = 8  # sums for the running means of the significance
+    SECOND_TERM = 9
+    TERM_COUNT = 10
+
+
+def adaptive_share(sums: Tensor) -> Tensor:
+    """(E[s]^2 / E[s^2])^SHARE_POWER of count, sum and sum of squares (float32 [3]), at least LEAST_SHARE.
+
+    As of `fastast.gates.sampling.adaptive_share`; 1 for sums of nothing.
+    """
+    count, total, squares = sums.unbind()
+    size = total.square() / (count * squares).clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.where(squares > 0, size**SHARE_POWER, 1.0).clamp(LEAST_SHARE, 1.0)
 
 
 class Selector(nn.Module):
@@ -32,13 +46,19 @@ class Selector(nn.Module):
     decides. Given the same totals all ranks hold the same state.
 
     Args:
-        target, selection, seed, explore: as for `PIController`.
+        target: as for `PIController`; or "auto", where it follows `adaptive_share` of the scores of recent batches.
+        selection, seed, explore: as for `PIController`.
         kind: as for `Significance`.
+
+    Raises:
+        InputError: as `PIController` and `Significance`; or explore is not below the least target of "auto".
     """
+
+    spread: Tensor
 
     def __init__(
         self,
-        target: float,
+        target: float | str,
         *,
         selection: str = "soft",
         kind: str = "loss+std",
@@ -47,7 +67,9 @@ class Selector(nn.Module):
     ) -> None:
         super().__init__()
         self.significance = Significance(kind)
-        self.controller = PIController(target, selection=selection, seed=seed, explore=explore)
+        self.controller = PIController(1.0, selection=selection, seed=seed, explore=explore)
+        self.register_buffer("spread", torch.zeros(3))  # count, sum and sum of squares of the recent scores
+        self.set_target(target, self.no_totals())
 
     @torch.no_grad()
     def forward(
@@ -78,13 +100,18 @@ class Selector(nn.Module):
         self.fold(totals)
         scores, loss, sums = self.significance(logits, labels, images, valid)
         controller = self.controller
-        mask = controller.decide(scores, ids, epoch, valid)
         usable = valid & torch.isfinite(scores)
         offered, num_usable = valid.sum().float(), usable.sum().float()
+        counted = torch.where(usable, scores, 0.0)
+        spread = torch.stack((counted.sum(), counted.square().sum()))
+        if self.adapts:  # until the first totals are folded in, the batch has only itself to go by
+            own = torch.cat((num_usable[None], spread))
+            controller.follow(adaptive_share(torch.where(self.spread[0] > 0, self.spread, own)))
+        mask = controller.decide(scores, ids, epoch, valid)
         expected = (controller.probability * usable).sum()
         counts = (offered, mask.sum().float(), offered - num_usable, expected)
         moves = (num_usable * controller.slip, num_usable * controller.batch_log_slope)
-        return mask, loss, torch.cat((torch.stack(counts + moves), sums))
+        return mask, loss, torch.cat((torch.stack(counts + moves), spread, sums))
 
     @torch.no_grad()
     def fold(self, totals: Tensor) -> None:
@@ -93,21 +120,29 @@ class Selector(nn.Module):
         usable = totals[Total.OFFERED] - nan
         moves = totals[Total.SLIP : Total.LOG_SLOPE + 1] / usable.clamp(min=1.0)
         selected, expected = totals[Total.SELECTED] - nan, totals[Total.EXPECTED]
+        spread = torch.cat((usable[None], totals[Total.SCORE : Total.SQUARE + 1]))
+        self.spread.copy_(torch.where(usable > 0, MEMORY * self.spread + spread, self.spread))
+        if self.adapts:
+            self.controller.follow(torch.where(self.spread[0] > 0, adaptive_share(self.spread), self.controller.target))
         self.controller.update(selected, usable, expected, *moves.unbind())
         self.significance.update(totals[Total.FIRST_TERM :])
 
     @torch.no_grad()
-    def set_target(self, target: float, totals: Tensor) -> None:
+    def set_target(self, target: float | str, totals: Tensor) -> None:
         """Changes the target; the next batch solves for a new threshold.
 
         Args:
-            target: share to select, in (0, 1].
+            target: share to select, in (0, 1], or "auto".
             totals: the last call's, summed over all ranks. They were counted under the old target: they are folded in
                 now, and zeroed so that the next call does not take them for the new target's.
         """
+        self.adapts = False
         self.fold(totals)
         totals.zero_()
-        self.controller.set_target(target)
+        self.adapts = target == AUTO
+        if self.adapts and self.controller.explore >= LEAST_SHARE:
+            raise InputError(f"explore share {self.controller.explore}: with target auto give less than {LEAST_SHARE}")
+        self.controller.set_target(1.0 if isinstance(target, str) else target)
 
     def no_totals(self) -> Tensor:
         """The totals of no batch, for the first call and after steps without the gate."""

@@ -36,6 +36,30 @@ def _el2n(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
     return (logits.softmax(-1) - _one_hot(logits, labels).float()).norm(dim=-1)
 
 
+def _variance(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
+    """p (1 - p) of the label: small for what is known, and for what contradicts all else, as wrong labels do.
+
+    Chang et al., "Active Bias", NIPS 2017.
+    """
+    log_p = -_loss(logits, labels, images)
+    return log_p.exp() * -log_p.expm1()  # expm1: 1 - p where p is near 1
+
+
+def _uncertainty(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
+    """sqrt(p (1 - p)) of the label: the root of the variance."""
+    return _variance(logits, labels, images).sqrt()
+
+
+def _gce(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
+    """sqrt(p) (1 - p) of the label: the length of the gradient of the generalised cross entropy with q = 1/2.
+
+    Wrong labels, whose p is near 0, get little of it (Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training
+    Deep Neural Networks with Noisy Labels", NeurIPS 2018).
+    """
+    log_p = -_loss(logits, labels, images)
+    return (log_p / 2).exp() * -log_p.expm1()
+
+
 def _std(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
     """Spatial standard deviation of the pixels, averaged over channels."""
     if images is None:
@@ -53,6 +77,9 @@ KINDS: dict[str, tuple[tuple[float, Term], ...]] = {
     "loss+std": ((0.7, _loss), (0.3, _std)),
     "margin": ((1.0, _margin),),
     "el2n": ((1.0, _el2n),),
+    "gce": ((1.0, _gce),),
+    "uncertainty": ((1.0, _uncertainty),),
+    "variance": ((1.0, _variance),),
 }
 
 
@@ -64,10 +91,11 @@ def significance(
     kind: str = "loss+std",
     running: Tensor | None = None,
 ) -> Tensor:
-    """One score per sample, 0 or more, larger for harder samples.
+    """One score per sample, 0 or more, larger for samples that have more to teach.
 
     Each kind is a weighted sum of terms, each divided by its mean, so that scores average 1. `loss+std` is
-    0.7 loss / mean(loss) + 0.3 std / mean(std); `loss`, `margin` (of the probabilities) and `el2n` are alone.
+    0.7 loss / mean(loss) + 0.3 std / mean(std); `loss`, `margin` (of the probabilities), `el2n`, `gce`,
+    `uncertainty` and `variance` are alone.
 
     Args:
         logits: float [B, classes], any precision; the arithmetic is float32.

@@ -110,8 +110,8 @@ class FewNotes:
         self._num_shown = 0
 
 
-def step_detail(line: dict[str, Any], left_s: float) -> str:
-    """One line of text for a step line of `metrics.jsonl`, with the seconds that are left by the plan."""
+def step_detail(line: dict[str, Any], left_s: float | None) -> str:
+    """One line of text for a step line of `metrics.jsonl`, with the seconds that are left by the plan, if known."""
     speed = line["offered_per_s"] or 0.0
     parts = [f"epoch {line['epoch']} {line['phase']}", f"{speed:,.0f} offered/s"]
     if line["activation"] is not None:
@@ -123,16 +123,17 @@ def step_detail(line: dict[str, Any], left_s: float) -> str:
         parts.append(f"loss {line['loss']:.3f}")
     if line["gpu_w"] is not None:
         parts.append(f"{line['gpu_w']:,.0f} W")
-    parts.append(f"{duration(left_s)} left")
+    if left_s is not None:
+        parts.append(f"{duration(left_s)} left")
     return " · ".join(parts)
 
 
-def epoch_detail(line: dict[str, Any], num_epochs: int) -> str:
-    """One line of text for an epoch line of `metrics.jsonl`."""
+def epoch_detail(line: dict[str, Any], of: str) -> str:
+    """One line of text for an epoch line of `metrics.jsonl`; `of` follows the epoch's number."""
     loss = "-" if line["train_loss"] is None else f"{line['train_loss']:.3f}"
     accuracy = "" if line["val_top1"] is None else f"val top-1 {line['val_top1']:.2%}, top-5 {line['val_top5']:.2%}, "
     return (
-        f"epoch {line['epoch']}/{num_epochs} {line['phase']}: {accuracy}train loss {loss}, "
+        f"epoch {line['epoch']}{of} {line['phase']}: {accuracy}train loss {loss}, "
         f"active {percent(line['activation'])} "
         f"({line['backward']:,} of {line['offered']:,} trained), {duration(line['seconds'])}"
     )
@@ -147,12 +148,16 @@ def verdict(summary: dict[str, Any]) -> Table:
     compute, gate = summary["compute"], summary["gate"]
     table.add_row("val top-1 / top-5", f"{percent(accuracy['val_top1'])} / {percent(accuracy['val_top5'])}")
     table.add_row("best top-1", f"{percent(accuracy['best_val_top1'])} (epoch {accuracy['best_epoch']})")
+    if (budget := summary.get("budget")) is not None:
+        table.add_row("budget", f"{amount(budget, 'spent')} of {amount(budget, 'given')} spent")
     table.add_row("offered / trained", f"{samples['offered']:,} / {samples['backward']:,}")
     if gate["activation_rate"] is not None:
         target = "" if gate["target"] is None else f" (target {gate['target']:.4g})"
         table.add_row("activation", f"{gate['activation_rate']:.2%}{target}")
+        if told := share_told(gate):
+            table.add_row("share", told)
     elif gate["name"] != "dense":
-        dense = f"--warmup-epochs {gate['warmup_epochs']:g} and --anneal left it no epoch; give more --epochs"
+        dense = f"dense warm-up took {gate['warmup_epochs']:.3g} epochs; train longer, or with --warmup-epochs 0"
         table.add_row("gate", f"never ran: {dense}")
     if compute["speedup_ceiling"] is not None:
         table.add_row("gated ceiling", f"{compute['speedup_ceiling']:.2f}x (forward 1, backward 2)")
@@ -181,6 +186,21 @@ def verdict(summary: dict[str, Any]) -> Table:
     return table
 
 
+def share_told(gate: dict[str, Any]) -> str | None:
+    """How the share of a gate that sets it by itself has moved, in one line; None for other gates.
+
+    Args:
+        gate: of a summary. Older ones have no shares.
+    """
+    shares = gate.get("shares") or [None]
+    if gate["target"] is not None or None in shares or shares[0] == shares[-1]:
+        return None
+    first, last = shares[0], shares[-1]
+    return (
+        f"the gate's share {'fell' if last < first else 'rose'} from {first:.0%} to {last:.0%} as the network learned"
+    )
+
+
 def percent(value: float | None) -> str:
     """A share as text; "not measured" for None."""
     return "not measured" if value is None else f"{value:.2%}"
@@ -194,3 +214,11 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}m{int(seconds % 60):02d}s"
     return f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def amount(budget: dict[str, Any], name: str) -> str:
+    """The "given" or "spent" of a `budget` entry of `summary.json` as text."""
+    value = budget[name]
+    if budget["kind"] == "time":
+        return duration(value)
+    return f"{value:,.0f} J" if budget["kind"] == "joules" else f"{value:.4g} dense epochs' work"

@@ -23,6 +23,7 @@ class DeviceStatus(NamedTuple):
     loss_sum: float = 0.0
     loss_rows: float = 0.0
     threshold: float = 0.0
+    target: float = 0.0
     nan_scores: float = 0.0
 
 

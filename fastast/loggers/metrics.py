@@ -70,9 +70,11 @@ class MetricsWriter:
         *,
         epoch: int,
         phase: str,
+        train_size: int,
         threshold: float | None,
         backward: int,
         lr: float,
+        progress: float,
         gpu_w: float | None,
     ) -> dict[str, Any] | None:
         """A step line if one is due, else None.
@@ -82,9 +84,11 @@ class MetricsWriter:
             status: the device's report.
             epoch: its index, from 0.
             phase: of the batch.
+            train_size: side of its pictures, pixels.
             threshold: of the gate, or None where it does not score.
             backward: samples that the steps of `status` trained.
             lr: the learning rate.
+            progress: share of the run that the learning rate follows, in [0, 1].
             gpu_w: power, or None.
         """
         self.num_batches += 1
@@ -104,6 +108,8 @@ class MetricsWriter:
             "lr": lr,
             "activation": (status.pushed - since.status.pushed) / offered if offered else None,
             "threshold": threshold,
+            "progress": progress,
+            "train_size": train_size,
             "offered_per_s": offered / seconds if seconds > 0 else None,
             "data_wait_s": whole.data_wait - since.data_wait,
             "gpu_w": gpu_w,
@@ -117,6 +123,7 @@ class MetricsWriter:
         epoch: int,
         phase: str,
         threshold: float | None,
+        target: float | None,
         validation: dict[str, float | None],
         hist: dict[str, Any] | None,
         gpu_j: float | None,
@@ -125,6 +132,7 @@ class MetricsWriter:
 
         Args:
             whole, status, epoch, phase, threshold: as for `step_line`.
+            target: share of the offered that the gate aimed at, 1 where it did not run; None if it has no target.
             validation: the VALIDATION figures, None where the epoch was not evaluated.
             hist: losses of selected and skipped samples, or None.
             gpu_j: joules of the epoch, or None.
@@ -141,6 +149,7 @@ class MetricsWriter:
             "backward": whole.backward - self._epoch_from.backward,
             "activation": (status.pushed - since.pushed) / offered if offered else None,
             "threshold": threshold,
+            "target": target,
             "seconds": time.monotonic() - self._epoch_began,
             "gpu_j": gpu_j,
             "hist": hist,

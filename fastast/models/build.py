@@ -9,6 +9,7 @@ import inspect
 import itertools
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -19,13 +20,17 @@ import torch
 import torchvision.models
 from torch import Tensor, nn
 
+from fastast.data.file_index import some_names
 from fastast.errors import InputError
 from fastast.models.timm_networks import PREFIX, construct, head_names, is_timm, settings
+from fastast.models.weights_info import read_info
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
-def build_model(arch: str, num_classes: int, weights: str = "none") -> tuple[nn.Module, list[str]]:
+def build_model(
+    arch: str, num_classes: int, weights: str = "none", classes: Sequence[str] | None = None
+) -> tuple[nn.Module, list[str]]:
     """Builds a classifier with channels-last parameters.
 
     Args:
@@ -33,7 +38,8 @@ def build_model(arch: str, num_classes: int, weights: str = "none") -> tuple[nn.
         num_classes: outputs of the head.
         weights: "none", "imagenet" (torchvision's best for `arch`, or timm's; a function of the user's is called with
             `weights="imagenet"` too and loads its own), or a .pt/.pth/.safetensors file. Files are read without
-            executing code. A head of another size is left as initialised.
+            executing code. A head of another size, or one for other classes, is left as initialised.
+        classes: what the outputs stand for; None: whatever those of the file do.
 
     Returns:
         The model, and notes for the user (such as the replaced head).
@@ -52,7 +58,9 @@ def build_model(arch: str, num_classes: int, weights: str = "none") -> tuple[nn.
     notes = []
     if weights != "none":
         state = _imagenet_state(arch) if weights == "imagenet" else read_weights(weights)
-        notes = load_weights(model, state, weights)
+        info = None if weights == "imagenet" or classes is None else read_info(Path(weights))
+        others = [] if info is None or info.classes == list(classes or ()) else info.classes
+        notes = load_weights(model, state, weights, others)
     return model.to(memory_format=torch.channels_last), notes
 
 
@@ -111,7 +119,7 @@ def _describe_pretrained(arch: str, num_classes: int) -> list[str]:
     said = settings(arch)
     notes = [f"weights imagenet: {PREFIX}{said.architecture}.{said.tag}"]
     if said.num_classes != num_classes:
-        heads = f"timm's has {said.num_classes} outputs, this data has {num_classes} classes"
+        heads = f"timm's has {said.num_classes} outputs; this data has {num_classes} classes"
         notes.append(f"head replaced: {said.classifier} ({heads})")
     return notes
 
@@ -161,8 +169,16 @@ def read_weights(path: str) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
-def load_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> list[str]:
+def load_weights(
+    model: nn.Module, state: dict[str, Tensor], source: str, other_classes: Sequence[str] = ()
+) -> list[str]:
     """Loads `state` into `model`; only the head (the last layer) may be of another size.
+
+    Args:
+        model: changed in place.
+        state: of a network of the same kind.
+        source: for the message.
+        other_classes: what the file's head stands for, if not for what the model's does: it is not loaded then.
 
     Returns:
         Notes for the user: which head was replaced, if it was.
@@ -174,7 +190,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> lis
     state = {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items() if _is_kept(name, own)}
     heads = head_names(model) or [_last_module(model)]
     head = {name for name in own if name.rpartition(".")[0] in heads}
-    replaced = sorted(name for name in head if name in state and state[name].shape != own[name].shape)
+    replaced = sorted(n for n in head if n in state and (other_classes or state[n].shape != own[n].shape))
     usable = {name: value for name, value in state.items() if name not in replaced}
     missing = sorted(own.keys() - usable.keys() - head)
     # Batch counters appeared in torch 0.4.1 and older files lack them; they are not used with a fixed momentum.
@@ -192,7 +208,9 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> lis
     if not replaced and not absent:
         return []
     found = f"the file's has {state[replaced[0]].shape[0]} outputs" if replaced else "the file has none"
-    return [f"head replaced: {', '.join(heads)} ({found}, this data has {own[min(head)].shape[0]} classes)"]
+    if other_classes:
+        found += f", for other classes: {some_names(other_classes)}"
+    return [f"head replaced: {', '.join(heads)} ({found}; this data has {own[min(head)].shape[0]} classes)"]
 
 
 # DenseNet files of torchvision name layers "norm.1" that the network calls "norm1".
@@ -212,8 +230,15 @@ def _last_module(model: nn.Module) -> str:
     return names[-1].rpartition(".")[0]
 
 
-def check_fits(twin: nn.Module, arch: str, image_size: int, num_classes: int) -> None:
+def check_fits(twin: nn.Module, arch: str, image_size: int, num_classes: int, *, grows: bool = False) -> None:
     """Runs one blank picture through a network in eval mode.
+
+    Args:
+        twin: the network.
+        arch: its name, for the message.
+        image_size: side of the picture, pixels.
+        num_classes: scores that it is to give.
+        grows: the size is one of `--train-size`, not of `--image-size`.
 
     Raises:
         InputError: it cannot take pictures of that size, or gives something other than one score for each class.
@@ -224,6 +249,11 @@ def check_fits(twin: nn.Module, arch: str, image_size: int, num_classes: int) ->
             output = twin(torch.zeros(1, 3, image_size, image_size, device=device))
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
+        if grows:
+            raise InputError(
+                f"--arch {arch} takes no pictures of {image_size} px ({reason}); leave out --train-size, or start it "
+                "at a larger size if the network takes more than one"
+            ) from error
         made_for = f"{settings(arch).input_size[-1]}" if is_timm(arch) else "such as 224 or 299"
         raise InputError(
             f"--arch {arch} takes no pictures of --image-size {image_size} ({reason}); try the size it was made for, "

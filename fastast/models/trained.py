@@ -83,10 +83,10 @@ def find_trained(path: str | Path, arch: str | None = None, image_size: int | No
     Args:
         path: a run folder (its `model.safetensors`), or a file of weights.
         arch: the network, where neither the file nor a run folder around it says it.
-        image_size: side of the pictures, pixels, where the file does not say it; None: the run's, else 224.
+        image_size: side of the pictures, pixels; None: what the file was trained for, else the run's, else 224.
 
     Raises:
-        InputError: there is no such file, it contradicts `arch` or `image_size`, or nothing says which network it is.
+        InputError: there is no such file, it is of another network than `arch`, or nothing says which network it is.
     """
     weights, folder = find_weights(path)
     if weights.suffix not in WEIGHT_SUFFIXES:
@@ -94,10 +94,10 @@ def find_trained(path: str | Path, arch: str | None = None, image_size: int | No
     config: dict[str, Any] = read_json(folder.config) if folder.config.exists() else {}
     info = read_info(weights)
     if info is not None:
-        _require_agreement(weights, info, arch, image_size)
+        _require_agreement(weights, info, arch)
         if ":" in info.arch and arch is None and config.get("arch") != info.arch:
             raise InputError(f"{path}: a file may not choose code to run; if you trust it, add --arch {info.arch}")
-        arch, image_size = arch or info.arch, info.crop_size
+        arch, image_size = arch or info.arch, image_size or info.crop_size
     arch = arch or config.get("arch")
     if not isinstance(arch, str):
         raise InputError(f"{path}: neither the file nor a run folder around it names its network; name it with --arch")
@@ -126,12 +126,10 @@ def top_classes(logits: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Ten
     return logits.softmax(1).gather(1, labels), labels
 
 
-def _require_agreement(path: Path, info: WeightsInfo, arch: str | None, image_size: int | None) -> None:
-    """Refuses options that contradict what the weights were trained for, and pictures prepared as we cannot."""
+def _require_agreement(path: Path, info: WeightsInfo, arch: str | None) -> None:
+    """Refuses another network than the one that the weights are of, and pictures prepared as we cannot."""
     if arch not in (None, info.arch) and not (":" in str(arch) and ":" in info.arch):
         raise InputError(f"--arch {arch}: {path} is a {info.arch}; leave --arch out")
-    if image_size not in (None, info.crop_size):
-        raise InputError(f"--image-size {image_size}: {path} was trained for {info.crop_size} px; leave it out")
     if (info.resize_size, info.interpolation) != (eval_resize(info.crop_size), INTERPOLATION):
         raise InputError(
             f"{path}: its pictures were prepared otherwise ({info}); evaluate it with the version that wrote it"

@@ -16,6 +16,7 @@ from fastast.errors import InputError
 from fastast.feed.loader_options import MEAN, STD
 from fastast.feed.transforms import eval_resize
 from fastast.models.timm_networks import is_timm, settings
+from fastast.run_folder import RunFolder
 
 INTERPOLATION = "bilinear, antialias"
 
@@ -35,6 +36,7 @@ class WeightsInfo:
         resize_size: shorter side of a picture before the crop, pixels.
         mean, std: of the channels, of pixels in [0, 1].
         interpolation: of the resize.
+        bits: of pictures with 16 bits a channel, the lower bits that became 0 to 255; None: there were none.
     """
 
     arch: str
@@ -44,12 +46,13 @@ class WeightsInfo:
     mean: list[float]
     std: list[float]
     interpolation: str
+    bits: int | None = None
 
     @classmethod
-    def of(cls, arch: str, classes: Sequence[str], image_size: int) -> WeightsInfo:
+    def of(cls, arch: str, classes: Sequence[str], image_size: int, bits: int | None = None) -> WeightsInfo:
         """That of a network trained here."""
         mean, std = ([round(level / 255, 9) for level in levels] for levels in channel_levels(arch))
-        return cls(arch, list(classes), image_size, eval_resize(image_size), mean, std, INTERPOLATION)
+        return cls(arch, list(classes), image_size, eval_resize(image_size), mean, std, INTERPOLATION, bits)
 
     def to_metadata(self) -> dict[str, str]:
         """Its fields as text; lists as JSON."""
@@ -58,9 +61,10 @@ class WeightsInfo:
 
     def __str__(self) -> str:
         names = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
+        deep = "" if self.bits is None else f", of 16-bit pictures the lower {self.bits} bits"
         return (
             f"{self.arch}, {len(self.classes)} classes ({names}), pictures resized to {self.resize_size} px "
-            f"({self.interpolation}) and cropped to {self.crop_size}, mean {self.mean}, std {self.std}"
+            f"({self.interpolation}) and cropped to {self.crop_size}, mean {self.mean}, std {self.std}{deep}"
         )
 
 
@@ -79,9 +83,14 @@ def channel_levels(arch: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def read_info(path: Path) -> WeightsInfo | None:
     """What an untrusted file says of itself; None for one that `fastast` did not write.
 
+    Of a run's `checkpoints/best.pt` it is what `model.safetensors`, which holds the same weights, says.
+
     Raises:
         InputError: the metadata is damaged.
     """
+    run = RunFolder(path.absolute().parent.parent)
+    if path.absolute() == run.best.absolute():
+        path = run.weights
     if path.suffix != ".safetensors":
         return None
     try:
@@ -95,10 +104,12 @@ def read_info(path: Path) -> WeightsInfo | None:
         values: dict[str, Any] = {
             name: metadata[name] if kind is str else json.loads(metadata[name]) for name, kind in _KINDS.items()
         }
+        values["bits"] = json.loads(metadata.get("bits", "null"))
         sound = (
             all(type(values[name]) is kind for name, kind in _KINDS.items())
             and bool(values["classes"])
             and all(isinstance(name, str) for name in values["classes"])
+            and values["bits"] in (None, *range(8, 17))
             and 0 < values["crop_size"] <= values["resize_size"] < 10**5
             and all(isinstance(level, float) for level in values["mean"] + values["std"])
         )

@@ -12,7 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from fastast.data.file_index import Progress, show_path
+from fastast.data.file_index import show_path
+from fastast.data.file_scan import Progress
 from fastast.data.image_scan import MAX_BYTES, scan_bytes
 from fastast.data.pack_index import BLOCK, PackIndex, Shard, Split
 from fastast.errors import InputError

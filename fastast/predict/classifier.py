@@ -36,7 +36,7 @@ class Classifier:
     Args:
         path: a run folder, or a file of weights.
         arch: the network, where neither the file nor a run folder around it says it.
-        image_size: side of the pictures, pixels, where the file does not say it.
+        image_size: side of the pictures, pixels; None: what the file was trained for.
         device: "auto", "cuda" or "cpu".
 
     Attributes:

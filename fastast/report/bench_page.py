@@ -1,145 +1,177 @@
-"""The page of a bench: the verdict first, then the figures behind it."""
+"""The page of a bench: the verdict and the picture first, then the figures behind them."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, NamedTuple
 
 from fastast.errors import InputError
-from fastast.report.bench_plots import Place, accuracy_by_epoch, accuracy_for, activations, places_of, thresholds
-from fastast.report.bench_tables import against, parts_table, place_name, tables
+from fastast.report.bench_plots import UNITS, Look, accuracy_against_cost, curves_of, how_to_read, looks_of
+from fastast.report.bench_tables import (
+    Table,
+    accuracy_table,
+    cost_table,
+    paired_tables,
+    points_table,
+    reference_of,
+    runs_table,
+)
 from fastast.report.render import write_page
-from fastast.report.run_record import RunRecord, clean, read_object, read_record
+from fastast.report.run_record import clean, read_object
 from fastast.report.run_tables import hardware_data_model, table
+from fastast.report.svg import Figure
 
 BENCH_FILE = "bench.json"
+SCHEMA = 2
+UNIT_OF_BUDGET = {"ep": "units", "time": "seconds", "joules": "joules"}
 
 
-def write_bench_report(bench_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+class View(NamedTuple):
+    """What the page shows for one unit of cost."""
+
+    key: str  # of `UNITS`
+    name: str
+    figure: Figure | None
+    caption: str
+    table: Table
+    reason: str  # why there is no figure, or which arms it lacks
+
+
+def write_bench_report(
+    bench_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, name: str = BENCH_FILE
+) -> Path:
     """Writes the page of a bench, finished or not.
 
     Args:
         bench_dir: the bench's folder, which holds `bench.json` and the folders of its runs.
-        out: the file; `bench.html` in that folder by default.
+        out: the file; by default in that folder, `bench.html` for `bench.json`.
+        name: of the file of figures in that folder.
 
     Returns:
         Path of the page.
 
     Raises:
-        InputError: the folder holds no bench, `bench.json` is damaged, or the page cannot be written.
+        InputError: the folder holds no bench, the file is damaged or of another schema, or the page cannot be
+            written.
     """
     folder = Path(bench_dir)
-    path = folder / "bench.html" if out is None else Path(out)
-    source = folder / BENCH_FILE
+    source = folder / name
+    path = source.with_suffix(".html") if out is None else Path(out)
     bench = _clean_strings(read_object(source))
+    if bench.get("schema") != SCHEMA:
+        raise InputError(
+            f"{source}: of schema {bench.get('schema')}, while this version shows schema {SCHEMA}; run the bench again "
+            "with another --out, or show it with the version that wrote it"
+        )
     try:
         content = _describe_bench(bench, folder, path.resolve().parent)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{source}: damaged, or written by another version of fastast ({error!r})") from error
+        raise InputError(f"{source}: damaged ({error!r}); the bench's command writes it anew") from error
     return write_page(path, "bench_page.html", title=f"{content['name']} · fastast bench", **content)
 
 
 def _clean_strings(value: Any) -> Any:
-    """A copy of a JSON value with printable strings; line breaks stay."""
+    """A copy of a JSON value with printable strings."""
     if isinstance(value, str):
-        return "\n".join(map(clean, value.split("\n")))
+        return clean(value)
     if isinstance(value, list):
         return [_clean_strings(item) for item in value]
-    return (
-        {_clean_strings(key): _clean_strings(item) for key, item in value.items()} if isinstance(value, dict) else value
-    )
+    if isinstance(value, dict):
+        return {clean(key): _clean_strings(item) for key, item in value.items()}
+    return value
 
 
 def _describe_bench(bench: dict[str, Any], folder: Path, beside: Path) -> dict[str, Any]:
     """The values of the template: texts and figures; links are relative to the page's folder."""
-    places = places_of(bench["runs"], bench["rows"])
-    records = _read_runs(folder, places)
-    verdict = bench["verdict"]
-    # The last lines of the text, one for each gate, are a table here.
-    conclusions = verdict["text"].split("\n")[: -len(verdict["gates"]) or None]
-    seeds = bench["seeds"]
+    looks = looks_of(bench["arms"], reference_of(bench))
+    views = [_view(bench, looks, unit) for unit in UNITS]
+    kinds = [budget["kind"] for budget in bench["budgets"]]
+    wanted = [UNIT_OF_BUDGET.get(kind, "units") for kind in kinds] + list(UNITS)
+    shown = [unit for unit in wanted if any(view.key == unit and view.figure is not None for view in views)]
     first = bench["runs"][0]["summary"] if bench["runs"] else {}
-    gates = [place for place in places if place.role in ("gate", "dense")]
-    runs = [(place, [records[run] for run in place.folders.values() if run in records]) for place in gates]
-    quarantine = _quarantine(records)
     return {
         "name": clean(folder.resolve().name),
-        "folder": clean(str(folder.resolve())),
         "about": _about(bench, first),
-        "finished": bench.get("finished", True),
-        "num_runs": len({run["folder"] for run in bench["runs"]}),
-        "conclusions": conclusions if bench["rows"] else ["No run came out."],
-        "notes": bench["notes"],
-        "against": against(bench["rows"], verdict["gates"]),
-        "costs": [accuracy_for(places, "energy"), accuracy_for(places, "time")],
-        "tables": tables(bench["rows"]),
-        "parts": parts_table(bench.get("parts")),
-        "parts_note": bench.get("parts_note"),
-        "figures": [accuracy_by_epoch(runs), activations(runs), thresholds(runs)],
-        "seeds": seeds,
-        "runs": [_links(place, seeds, folder, beside) for place in places],
+        "finished": bench["finished"],
+        "num_runs": len(bench["runs"]),
+        "over_seeds": f"over {_count(len(bench['seeds']), 'seed')}",
+        "sentences": bench["verdict"]["sentences"],
+        "views": views,
+        "shown": shown[0] if shown else None,
+        "looks": looks,
+        "reference": reference_of(bench),
+        # The line about joules stands beside the switch.
+        "notes": [note for note in bench["notes"] if not note.startswith("joules were not measured")],
+        "accuracy": accuracy_table(bench),
+        "paired": paired_tables(bench),
+        "points": points_table(bench),
+        "runs": runs_table(bench, folder, beside),
         "failures": [
-            (f"{place_name(run['role'], run['for'], run['gate'])}, seed {run['seed']}", str(run["reason"]))
-            for run in bench["failures"]
+            (f"{failure['arm']}, {failure['budget']}, seed {failure['seed']}", str(failure["reason"]))
+            for failure in bench["failures"]
         ],
-        "quarantine": quarantine[:200],
-        "num_quarantined": len(quarantine),
-        "options": table({**bench["options"], "epochs": bench["epochs"]}),
+        "arms": [(arm["name"], _options(arm["options"])) for arm in bench["arms"]],
+        "options": table(bench["options"]),
+        "command": shlex.join(["fastast", *map(str, bench["argv"])]),
         "environment": [
-            ("command", shlex.join(["fastast", *map(str, bench["argv"])])),
-            ("seeds", ", ".join(map(str, seeds))),
+            ("folder", clean(str(folder.resolve()))),
+            ("seeds", ", ".join(map(str, bench["seeds"]))),
+            ("budgets", ", ".join(budget["name"] for budget in bench["budgets"])),
             ("version", str(bench["version"])),
             ("commit", str(bench["commit"] or "-")),
-            *hardware_data_model(first),
+            *hardware_data_model({**first, "hardware": bench["hardware"]}),
         ],
     }
 
 
-def _read_runs(folder: Path, places: Sequence[Place]) -> dict[str, RunRecord]:
-    """Curves and quarantine of the runs, by folder; an unreadable run is left out, as bench.json has its figures."""
-    records = {}
-    for name in dict.fromkeys(name for place in places for name in place.folders.values()):
-        try:
-            records[name] = read_record(folder / name, curves_only=True)
-        except InputError:
-            continue
-    return records
+def _view(bench: Mapping[str, Any], looks: list[Look], unit: str) -> View:
+    """The picture and the table of costs in one unit."""
+    name = UNITS[unit].name
+    curves = curves_of(looks, bench["points"], unit)
+    drawn = {look.name for look, _ in curves}
+    missing = [arm for arm in dict.fromkeys(point["arm"] for point in bench["points"]) if arm not in drawn]
+    reason = ""
+    if not bench["points"]:
+        reason = "no run has come out yet"
+    elif not curves:
+        reason = f"{name}: not measured. {_why(bench, unit)}".strip()
+    elif missing:
+        reason = f"{name}: not measured for {', '.join(missing)}."
+    figure = accuracy_against_cost(curves, unit) if curves else None
+    return View(unit, name, figure, how_to_read(curves, unit), cost_table(bench, unit), reason)
 
 
-def _quarantine(records: Mapping[str, RunRecord]) -> list[tuple[str, str]]:
-    """Every quarantined picture, once; with the number of runs where not all quarantined it."""
-    found = Counter(entry for record in records.values() for entry in dict.fromkeys(record.quarantine))
-    total = len(records)
-    return [
-        (path, reason if count == total else f"{reason} (in {count} of {total} runs)")
-        for (path, reason), count in found.items()
-    ]
+def _why(bench: Mapping[str, Any], unit: str) -> str:
+    """What the runs say of joules that they could not read."""
+    if unit != "joules":
+        return ""
+    notes = [note for run in bench["runs"] for note in (run["summary"].get("energy") or {}).get("notes") or []]
+    notes.sort(key=lambda note: not note.startswith("GPU"))
+    return f"{notes[0]}." if notes else "The runs recorded no reason."
 
 
-def _links(place: Place, seeds: Sequence[int], folder: Path, beside: Path) -> dict[str, Any]:
-    """A row of the table of runs: for each seed its top-1 and a link to the page of the run."""
-    cells = []
-    for seed in seeds:
-        page = folder / place.folders.get(seed, "") / "report.html"
-        value = place.top1.get(seed)
-        text = "-" if value is None else f"{100 * value:.2f} %"
-        has_page = seed in place.folders and page.exists()
-        cells.append((text, quote(os.path.relpath(page, beside)) if has_page else None))
-    return {"name": place.name, "cells": cells}
+def _options(options: Any) -> str:
+    """The options of an arm as in `--arms`."""
+    if not isinstance(options, dict):
+        return str(options)
+    return ", ".join(f"{name}={value}" for name, value in table(options)) or "none of its own"
 
 
 def _about(bench: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    seeds = bench["seeds"]
     model, data = first.get("model") or {}, first.get("data") or {}
-    count = f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}"
     parts = [
         str(model.get("arch") or bench["options"].get("arch") or ""),
         f"at {model['image_size']} px" if model.get("image_size") else "",
         f"on {data['train']:,} pictures of {data['classes']} classes" if data.get("train") else "",
     ]
-    return f"{' '.join(filter(None, parts))} · {bench['epochs']:g} epochs for each gate · {count}"
+    counts = [
+        _count(len(bench[name]), word) for name, word in (("arms", "arm"), ("budgets", "budget"), ("seeds", "seed"))
+    ]
+    return " · ".join(filter(None, [" ".join(filter(None, parts)), " \N{MULTIPLICATION SIGN} ".join(counts)]))
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

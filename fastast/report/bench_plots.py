@@ -1,202 +1,242 @@
-"""The figures of a bench's page: accuracy against cost of each gate and baseline, and curves over the runs."""
+"""The picture of a bench: accuracy against cost, one curve for each arm."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.markers import MarkerStyle
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
-from fastast.phases import DENSE
+from fastast.loggers.console import duration
 from fastast.report import svg
-from fastast.report.bench_tables import place_name
-from fastast.report.run_plots import mean_activation
-from fastast.report.run_record import RunRecord
 
-ERRORS = 2.0  # standard errors that a bar shows to each side
-HEIGHT_PX, NARROW_HEIGHT_PX = 340, 300
-COSTS = {  # unit, name in a row, caption
-    "time": ("seconds of training", "train_s", "Evaluation left out."),
-    "joules": ("GPU joules", "gpu_j", "Of the whole run, evaluation included."),
-    "units": ("forward units", "forward_units", "Counted work: forward 1, backward 2. Joules were not measured."),
+MAX_NAME = 36
+WIDE_HEIGHT_PX, NARROW_HEIGHT_PX = 400, 330
+LABEL_PX = 26  # from the axes to the names beside them
+TIP_PX = 13  # size of what the pointer has to hit
+DODGE_PX = 3.5
+MARKERS = ("o", "^", "D", "v", "P", "X", "*")
+
+
+class Unit(NamedTuple):
+    """What a cost is counted in."""
+
+    name: str
+    title: str
+    meaning: str
+
+
+UNITS = {
+    "units": Unit("Work", "work", "Forward units: the forward of a picture counts 1, its backward 2."),
+    "seconds": Unit("Time", "time", "Time of the whole run, evaluation included, on this machine."),
+    "joules": Unit("GPU energy", "GPU energy", "GPU joules of the whole run, evaluation included."),
 }
-IN_SUMMARY = {
-    "train_s": ("time_s", "train"),
-    "gpu_j": ("energy", "gpu_j"),
-    "forward_units": ("compute", "forward_units"),
-}
-Runs = Sequence[tuple["Place", Sequence[RunRecord]]]
-Line = tuple[np.ndarray, np.ndarray]
+
+
+def cost_text(unit: str, value: float) -> str:
+    """A cost in words."""
+    return duration(value) if unit == "seconds" else f"{value:,.0f} {'J' if unit == 'joules' else 'units'}"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One place of the comparison."""
+class Look:
+    """How an arm is drawn."""
 
-    role: str  # this and the next two as in `bench.json`
-    of: str | None
-    gate: str
+    name: str
     colour: str
-    row: Mapping[str, Any]  # mean and standard error of each figure
-    folders: dict[int, str] = field(default_factory=dict)  # of its runs, by seed
-    summaries: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    marker: str
+    is_peer: bool
+    is_reference: bool  # the arm that all others are compared with
 
     @property
-    def name(self) -> str:
-        """Name of the place."""
-        return place_name(self.role, self.of, self.gate)
+    def dashes(self) -> Any:
+        """The line style of matplotlib."""
+        return (0, (5, 2.5)) if self.is_peer else "-"
 
     @property
-    def top1(self) -> dict[int, float | None]:
-        """Final top-1 by seed."""
-        return {seed: summary["accuracy"]["val_top1"] for seed, summary in self.summaries.items()}
+    def swatch(self) -> Markup:
+        """Line and marker for a legend."""
+        style = MarkerStyle(self.marker)
+        corners = np.asarray(style.get_path().transformed(style.get_transform()).to_polygons()[0], np.float64)
+        points = " ".join(f"{16 + 8 * x:.1f},{7 - 8 * y:.1f}" for x, y in corners)
+        colour = svg.COLOURS[self.colour]
+        dashes = ' stroke-dasharray="5 2.5"' if self.is_peer else ""
+        return Markup(
+            f'<svg class="swatch" viewBox="0 0 32 14" aria-hidden="true"><path d="M0 7H32" stroke="{colour}" '
+            f'stroke-width="{_width(self)}"{dashes}/><polygon points="{points}" fill="{colour}"/></svg>'
+        )
 
 
-def places_of(runs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[Place]:
-    """The places of a bench in the order of its rows."""
-    gates = [row["gate"] for row in rows if row["role"] == "gate"]
-    colours = {gate: svg.SERIES[index % len(svg.SERIES)] for index, gate in enumerate(gates)}
-    places = {}
-    for row in rows:
-        key = row["role"], row["for"], row["gate"]
-        places[key] = Place(*key, colours.get(row["gate"], svg.MUTED), row)
-    for run in runs:
-        place = places[run["role"], run["for"], run["summary"]["gate"]["name"]]
-        place.folders[run["seed"]] = run["folder"]
-        place.summaries[run["seed"]] = run["summary"]
-    return list(places.values())
+def looks_of(arms: Sequence[Mapping[str, Any]], reference: str) -> list[Look]:
+    """The reference in ink, every other arm in a colour and with a marker of its own."""
+    looks, number = [], itertools.count()
+    for arm in arms:
+        if arm["name"] == reference:
+            looks.append(Look(reference, svg.INK, "s", is_peer=False, is_reference=True))
+        else:
+            index = next(number)
+            colour, marker = svg.SERIES[index % len(svg.SERIES)], MARKERS[index % len(MARKERS)]
+            looks.append(Look(arm["name"], colour, marker, bool(arm.get("peer")), is_reference=False))
+    return looks
 
 
-def accuracy_for(places: Sequence[Place], cost: str) -> svg.Figure | str:
-    """Final top-1 of every place against its "time", or "energy": joules if every row has them, else forward units."""
-    measured = all(place.row["gpu_j"]["mean"] is not None for place in places)
-    unit, name, caption = COSTS["time" if cost == "time" else "joules" if measured else "units"]
-    heading = f"Top-1 against {unit}"
-    points = _points(places, name)
-    if not points:
-        return f"{heading}: no run has come out yet."
+class Point(NamedTuple):
+    """Mean cost and accuracy of an arm at a budget."""
 
-    def paint(axes: Axes) -> None:
-        curve = sorted((x, y) for place, x, y in points if place.gate == DENSE)
-        if len(curve) > 1:
-            axes.plot(*zip(*curve, strict=True), color=svg.MUTED, linewidth=1.2, zorder=1)
-        bars = [bar for place, x, y in points for bar in _draw_place(axes, place, x, y, name)]
-        axes.set_xlim(0, 1.08 * max(bar[2] for bar in bars))
-        axes.margins(y=0.12)
-        svg.cost_axes(axes, unit, num_ticks=6)
-        svg.label_points(axes, [(x, y, _label(place, points), place.colour) for place, x, y in points], bars)
-
-    words = "; ".join(f"{place.name} {y:.2%} at {svg.short(x)}" for place, x, y in points)
-    wide, narrow = (
-        svg.draw(paint, f"{heading}: {words}.", width=width, height=height)
-        for width, height in ((svg.WIDE_PX, HEIGHT_PX), (svg.WIDTH_PX, NARROW_HEIGHT_PX))
-    )
-    return svg.Figure(heading, wide, narrow=narrow, caption=caption)
+    cost: float
+    top1: float
+    se: float | None
+    tip: str
 
 
-def _points(places: Sequence[Place], name: str) -> list[tuple[Place, float, float]]:
-    """Places with their means; only the first of places that share all their runs."""
-    found: dict[Any, tuple[Place, float, float]] = {}
-    for place in places:
-        x, y = place.row[name]["mean"], place.row["val_top1"]["mean"]
-        if x is not None and y is not None:
-            found.setdefault(frozenset(place.folders.values()), (place, x, y))
-    return list(found.values())
+Curves = Sequence[tuple[Look, Sequence[Point]]]
 
 
-def _draw_place(axes: Axes, place: Place, x: float, y: float, name: str) -> list[tuple[float, float, float, float]]:
-    """Draws a place and its seeds; returns the bounds of its error bars."""
-    group, key = IN_SUMMARY[name]
-    for summary in place.summaries.values():
-        cost, accuracy = summary[group][key], summary["accuracy"]["val_top1"]
-        if cost is not None and accuracy is not None:
-            axes.plot([cost], [accuracy], "o", color=place.colour, markersize=3, alpha=0.55, markeredgewidth=0)
-    wide, high = (ERRORS * (place.row[column]["se"] or 0.0) for column in (name, "val_top1"))
-    marker = "s" if place.gate == DENSE else "D" if place.gate == "random" else "o"
-    size = 5 if place.of is not None else 8 if marker == "o" else 6.5
-    axes.errorbar([x], [y], high, wide, marker, color=place.colour, markersize=size, elinewidth=1.2, zorder=3)
-    return [(x - wide, y, x + wide, y), (x, y - high, x, y + high)]
+def curves_of(looks: Sequence[Look], points: Sequence[Mapping[str, Any]], unit: str) -> list[tuple[Look, list[Point]]]:
+    """The arms whose cost is known in that unit, each with its points by cost."""
+    curves: list[tuple[Look, list[Point]]] = []
+    for look in looks:
+        mine = []
+        for point in points:
+            cost, top1 = point[unit], point["top1"]["mean"]
+            if point["arm"] == look.name and cost is not None and cost > 0 and top1 is not None:
+                tip = f"{look.name}, {point['budget']}: {accuracy_text(point['top1'])} at {cost_text(unit, cost)}"
+                mine.append(Point(cost, top1, point["top1"]["se"], f"{tip}, n = {point['n']}"))
+        if mine:
+            curves.append((look, sorted(mine)))
+    return curves
 
 
-def _label(place: Place, points: Sequence[tuple[Place, float, float]]) -> str:
-    """Names of gates; a baseline only has one if it is random training."""
-    if place.of is None:
-        return place.gate
-    if place.role == "random_equal_share":
-        several = sum(other.gate == "random" for other, _, _ in points) > 1
-        return f"random for {place.of}" if several else "random"
-    return ""
+def accuracy_text(top1: Mapping[str, float | None]) -> str:
+    """Mean and standard error in percent."""
+    known = [f"{100 * value:.2f}" for value in (top1["mean"], top1["se"]) if value is not None]
+    return " ± ".join(known) + " %" if known else "-"
 
 
-def accuracy_by_epoch(runs: Runs) -> svg.Figure | str:
-    """Validation top-1 by epoch: every seed faint, their mean bold."""
-    heading = "Validation top-1"
-    curves = []
-    for place, seeds in _lines(runs, lambda record: (record.column("epoch"), record.column("val_top1"))):
-        # The mean over the epochs that all of them have.
-        length = min(len(x) for x, _ in seeds)
-        mean = np.mean([y[:length] for _, y in seeds], axis=0)
-        curves.append(svg.Curve(seeds[0][0][:length], mean, place.gate, place.colour, seeds))
-    if not curves:
-        return f"{heading}: no epoch is recorded."
+def accuracy_against_cost(curves: Curves, unit: str) -> svg.Figure:
+    """Top-1 of every arm against its cost, with a bar of one standard error to each side."""
+    divisor, axis = _scale(unit, [point.cost for _, points in curves for point in points])
 
-    def axis(axes: Axes) -> None:
-        svg.epoch_axis(axes)
+    def paint(axes: Axes, is_wide: bool) -> None:
+        _logarithmic(axes, [point.cost / divisor for _, points in curves for point in points])
+        axes.set_xlabel(axis)
+        dodge = DODGE_PX if _coincide(curves) else 0.0
+        for index, (look, points) in enumerate(curves):
+            shift = dodge * (index - (len(curves) - 1) / 2) / (1 if is_wide else 2)
+            _draw(axes, look, points, divisor, shift)
+        axes.margins(y=0.08)
+        axes.autoscale_view(scalex=False)
         svg.percent_axis(axes)
+        if is_wide:
+            _name(axes, curves, divisor)
 
-    label = f"{heading} by epoch: {svg.described(curves, '{:.1%}')}."
-    return svg.curves_figure(heading, label, curves, axis, "Bold: mean of the seeds. Faint: each seed.")
-
-
-def activations(runs: Runs) -> svg.Figure | str:
-    """Share of offered samples that each gate let through, over offered samples."""
-
-    def smooth(record: RunRecord) -> Line:
-        target = record.config.get("target")
-        x, _, mean, _ = mean_activation(record, target if isinstance(target, float) else None)
-        return x, mean
-
-    lines = [entry for entry in _lines(runs, smooth) if entry[0].gate != DENSE]
-    caption = "Mean of the last 200 batches at least, gated part. Bold: the first seed. Faint: the others."
-    return _over_offered("Activation, share of offered", lines, "{:.1%}", caption, svg.percent_axis)
+    title = f"Accuracy (top-1) against {UNITS[unit].title}"
+    label = f"{title}: {'; '.join(point.tip for _, points in curves for point in points)}."
+    names = [_short(look.name) + "----" for look, _ in curves]  # room for LABEL_PX
+    wide = svg.draw(partial(paint, is_wide=True), label, width=svg.WIDE_PX, height=WIDE_HEIGHT_PX, names=names)
+    narrow = svg.draw(partial(paint, is_wide=False), label, height=NARROW_HEIGHT_PX)
+    return svg.Figure(title, wide, narrow=narrow)
 
 
-def thresholds(runs: Runs) -> svg.Figure | str:
-    """The threshold of each gate that has one, over offered samples."""
-
-    def known(record: RunRecord) -> Line:
-        mine = np.isfinite(record.steps["threshold"])
-        return record.steps["offered"][mine], record.steps["threshold"][mine]
-
-    caption = "Of gates that score while training. Bold: the first seed. Faint: the others."
-    return _over_offered("Threshold", _lines(runs, known), "{:.3g}", caption, svg.few_ticks)
-
-
-def _lines(runs: Runs, take: Callable[[RunRecord], Line]) -> list[tuple[Place, list[Line]]]:
-    """`take` of each run, without places for which it has no values."""
-    found = [(place, [take(record) for record in records]) for place, records in runs]
-    known = [(place, [(x, y) for x, y in seeds if np.isfinite(y).any()]) for place, seeds in found]
-    return [(place, seeds) for place, seeds in known if seeds]
+def how_to_read(curves: Curves, unit: str) -> str:
+    """The caption of the picture, which stands below its legend."""
+    points = [point for _, mine in curves for point in mine]
+    parts = [
+        UNITS[unit].meaning,
+        "Bars: one standard error over the seeds to each side." if any(point.se for point in points) else "",
+        "Arms of equal cost are drawn a little apart." if _coincide(curves) else "",
+        "Dashed: other trainers." if any(look.is_peer for look, _ in curves) else "",
+        "Cheaper is further left, on a logarithmic axis.",
+    ]
+    return " ".join(filter(None, parts))
 
 
-def _over_offered(
-    heading: str,
-    lines: Sequence[tuple[Place, Sequence[Line]]],
-    form: str,
-    caption: str,
-    vertical_axis: Callable[[Axes], None],
-) -> svg.Figure | str:
-    if not lines:
-        return f"{heading}: no run recorded one."
-    curves = [svg.Curve(*seeds[0], place.gate, place.colour, seeds[1:]) for place, seeds in lines]
-    top = max(float(np.nanmax(y)) for _, seeds in lines for _, y in seeds)
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
-    def axis(axes: Axes) -> None:
-        svg.from_zero(axes, 1.15 * top)
-        vertical_axis(axes)
-        svg.number_axis(axes, "offered samples")
 
-    label = f"{heading} over offered samples: {svg.described(curves, form)}."
-    return svg.curves_figure(heading, label, curves, axis, caption, marker="")
+def _width(look: Look) -> float:
+    return 2.6 if look.is_reference else 1.7
+
+
+def _scale(unit: str, costs: Sequence[float]) -> tuple[float, str]:
+    """What a cost is divided by on the axis, and the axis' label."""
+    if unit == "seconds":
+        most = max(costs)
+        divisor, name = (3600, "hours") if most > 7200 else (60, "minutes") if most > 180 else (1, "seconds")
+        return divisor, f"{name} of a run"
+    return 1, "GPU joules of a run" if unit == "joules" else "forward units of a run"
+
+
+def _coincide(curves: Curves) -> bool:
+    """Whether bars of different arms would cover one another: costs within 1 %."""
+    costs = sorted((point.cost, index) for index, (_, points) in enumerate(curves) for point in points)
+    return any(high < 1.01 * low and one != two for (low, one), (high, two) in itertools.pairwise(costs))
+
+
+def _logarithmic(axes: Axes, costs: Sequence[float]) -> None:
+    """A logarithmic horizontal axis around these costs, with round numbers on it."""
+    room = max(1.06, (max(costs) / min(costs)) ** 0.04)
+    low, high = min(costs) / room, max(costs) * room
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    for digits in ((1, 2, 5), (1, 2, 3, 5, 7), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+        ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 4:
+            break
+    else:
+        ticks = [tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(svg.short))
+
+
+def _draw(axes: Axes, look: Look, points: Sequence[Point], divisor: float, shift_px: float) -> None:
+    """A curve, its markers and bars, and the texts that the pointer shows."""
+    place = axes.transData + ScaledTranslation(shift_px / axes.figure.dpi, 0, axes.figure.dpi_scale_trans)
+    x = [point.cost / divisor for point in points]
+    y = [point.top1 for point in points]
+    front = 2 if look.is_reference else 3
+    style: dict[str, Any] = {"color": look.colour, "transform": place, "clip_on": False}
+    axes.plot(x, y, linestyle=look.dashes, linewidth=_width(look), zorder=front, **style)
+    size = 8 if look.marker in "PX*" else 6.5  # shapes with notches look smaller
+    axes.plot(x, y, look.marker, markersize=size, markeredgewidth=0, zorder=front, **style)
+    for left, point in zip(x, points, strict=True):
+        gid = f"{svg.TIP}{point.tip}"
+        ends = [point.top1 - (point.se or 0), point.top1 + (point.se or 0)]
+        axes.update_datalim([(left, end) for end in ends])
+        if point.se:
+            axes.plot([left, left], ends, "_-", markersize=6, linewidth=1.2, zorder=front, gid=gid, **style)
+        axes.plot([left], [point.top1], "o", markersize=TIP_PX, alpha=0, zorder=5, gid=gid, **style)
+
+
+def _name(axes: Axes, curves: Curves, divisor: float) -> None:
+    """Names in a column to the right of the axes, each with a thin line to the end of its curve."""
+    low, high = axes.get_ylim()
+    gap = 1.3 * svg.FONT_PX * (high - low) / (axes.get_window_extent().height * 72 / axes.figure.dpi)
+    ends = [(points[-1].top1, points[-1].cost / divisor, look) for look, points in curves]
+    ends.sort(key=lambda end: end[0])
+    column = axes.get_yaxis_transform()
+    beside = 1 + LABEL_PX * axes.figure.dpi / 72 / axes.get_window_extent().width
+    for height, (top1, cost, look) in zip(svg.spread([end[0] for end in ends], gap, low, high), ends, strict=True):
+        axes.annotate(
+            _short(look.name),
+            (cost, top1),
+            (beside, height),
+            textcoords=column,
+            color=look.colour,
+            va="center",
+            annotation_clip=False,
+            fontweight="bold" if look.is_reference else "normal",
+            arrowprops={"arrowstyle": "-", "color": look.colour, "linewidth": 0.6, "shrinkA": 2, "relpos": (0, 0.5)},
+        )

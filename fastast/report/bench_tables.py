@@ -1,139 +1,164 @@
-"""The tables of a bench's page: rows, outcomes against the baselines, parts of a step."""
+"""The tables of a bench's page: an arm a row, a budget a column."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
+from fastast.phases import DENSE
+from fastast.report.bench_plots import UNITS, accuracy_text, cost_text
 from fastast.report.run_tables import NOT_MEASURED
 
-Row = Mapping[str, Any]
-OUTCOME_CLASSES = {"better": "good", "worse": "bad"}  # CSS classes
-
-ROLE_NAMES = {
-    "random_equal_share": "random, equal share",
-    "dense_equal_units": "dense, equal units",
-    "dense_equal_time": "dense, equal time",
-    "dense_equal_joules": "dense, equal joules",
-}
+Entry = Mapping[str, Any]
+KINDS = {"better": "good", "worse": "bad"}  # CSS classes of outcomes
 
 
-def place_name(role: str, of: str | None, gate: str) -> str:
-    """A place in the comparison, in words."""
-    return gate if of is None else f"{of}: {ROLE_NAMES[role]}"
+class Cell(NamedTuple):
+    """A cell: its text, a smaller text below, a CSS class and a link."""
+
+    text: str = "-"
+    beside: str = ""
+    kind: str = ""
+    href: str | None = None
 
 
-def _cell(row: Row, name: str, unit: str = "") -> str:
-    """Mean and standard error of a figure of a row."""
-    if name == "n":
-        return str(row["n"])
-    figure = row.get(name) or {"mean": None, "se": None}
-    mean, error = figure["mean"], figure["se"]
-    if mean is None:
-        return NOT_MEASURED
-    scale, digits = 1, 0 if mean >= 100 else 1 if mean >= 10 else 2
-    if unit in (" %", "x"):
-        scale, digits = 100 if unit == " %" else 1, 2
-    return " ± ".join(f"{scale * value:,.{digits}f}" for value in (mean, error) if value is not None) + unit
+class Table(NamedTuple):
+    """A table: its name, the titles of its columns, and its rows with their titles."""
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
 
 
-# Title, note, and the columns: title, name of the figure, and unit.
-TABLES: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
-    (
-        "Accuracy and cost",
-        "Mean ± standard error over n seeds, of the network after the last epoch. Trained: share of what the gated "
-        "part offered. Forward units: counted work, forward 1, backward 2.",
-        (
-            ("n", "n", ""),
-            ("top-1", "val_top1", " %"),
-            ("top-5", "val_top5", " %"),
-            ("trained", "activation", " %"),
-            ("forward units", "forward_units", ""),
-            ("training time", "train_s", " s"),
-            ("GPU energy", "gpu_j", " J"),
-            ("data wait", "data_wait", " %"),
-        ),
-    ),
-    (
-        "Speed",
-        "Against dense training with the same seed, by the clock. Ceiling: by arithmetic in forward units. Machine's "
-        "ceiling: by the times of decode, scoring and training here, each timed alone. A speed-up above a ceiling is "
-        "timing noise. All but “whole run” are of the gated part.",
-        (
-            ("offered per second", "offered_per_s", ""),
-            ("speed-up", "speedup", "x"),
-            ("speed-up, whole run", "run_speedup", "x"),
-            ("ceiling", "speedup_ceiling", "x"),
-            ("share of it", "share_of_ceiling", " %"),
-            ("machine's ceiling", "machine_ceiling", "x"),
-            ("share of that", "share_of_machine_ceiling", " %"),
-        ),
-    ),
-    (
-        "Savings, by three definitions",
-        "Estimated: as AST counts, an active sample costs 1 and a skipped one 0.01. Arithmetic: counted forward units. "
-        "Measured: GPU joules per offered sample. The three are never mixed; the whole run counts warm-up and anneal.",
-        tuple(
-            (f"{kind}, {scope}", f"{prefix}savings_{kind}", " %")
-            for kind in ("estimated", "arithmetic", "measured")
-            for scope, prefix in (("gated part", ""), ("whole run", "run_"))
-        ),
-    ),
-)
+def reference_of(bench: Entry) -> str:
+    """The arm that costs are compared with."""
+    return next((entry["against"] for entry in [*bench["cost_at_equal_accuracy"], *bench["paired"]]), DENSE)
 
 
-def tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows in three tables; gates and dense first, their matched baselines separately."""
-    shown = []
-    for name, note, columns in TABLES:
-        lines = [
-            (
-                row["for"] is not None,
-                (place_name(row["role"], row["for"], row["gate"]), [_cell(row, key, unit) for _, key, unit in columns]),
-            )
-            for row in rows
+def cost_table(bench: Entry, unit: str) -> Table:
+    """Cost of every arm at the accuracy of the reference with each budget, over what it costs the reference."""
+    entries = [entry for entry in bench["cost_at_equal_accuracy"] if entry["unit"] == unit]
+    budgets = [budget["name"] for budget in bench["budgets"]]
+    found = {(entry["arm"], entry["budget"]): entry for entry in entries}
+    asked = []
+    for budget in budgets:
+        levels = dict.fromkeys(_percent(entry["top1"]) for entry in entries if entry["budget"] == budget)
+        asked.append(Cell(", ".join(levels) or "-"))
+    rows = [("top-1 to reach", asked)]
+    for arm in bench["arms"]:
+        name = arm["name"]
+        cells = [_ratio(found[name, budget]) if (name, budget) in found else Cell() for budget in budgets]
+        if any((name, budget) in found for budget in budgets):
+            rows.append((name, cells))
+    columns = [f"as {reference_of(bench)} at {name}" for name in budgets]
+    return Table(f"Cost at equal accuracy, {UNITS[unit].title}", columns, rows)
+
+
+def _ratio(entry: Entry) -> Cell:
+    low, high = entry["interval"] or (None, None)
+    if low is None:
+        bounds, kind = "", ""
+    elif high is None:
+        bounds, kind = f"at least {low:.2f}" if low else "not bounded", "bad" if low > 1 else ""
+    else:
+        bounds = f"at most {high:.2f}" if low == 0 else f"{low:.2f} to {high:.2f}"
+        kind = "good" if high < 1 else "bad" if low > 1 else ""
+    if entry["ratio"] is None:
+        return Cell("less than tried" if entry["reached"] else "not reached", bounds, kind or "none")
+    return Cell(f"{entry['ratio']:.2f}", bounds or "no interval", kind)
+
+
+def accuracy_table(bench: Entry) -> Table:
+    """Top-1 by arm and budget, mean and standard error."""
+    found = {(point["arm"], point["budget"]): point for point in bench["points"]}
+    budgets = [budget["name"] for budget in bench["budgets"]]
+
+    def cell(point: Entry | None) -> Cell:
+        return Cell() if point is None else Cell(accuracy_text(point["top1"]), _seeds(point, bench))
+
+    names = [arm["name"] for arm in bench["arms"]]
+    return Table("Top-1", budgets, [(name, [cell(found.get((name, budget))) for budget in budgets]) for name in names])
+
+
+def paired_tables(bench: Entry) -> list[Table]:
+    """Differences over the same seeds, a table for each arm that others are compared with."""
+    budgets = [budget["name"] for budget in bench["budgets"]]
+    tables = []
+    for against in dict.fromkeys(entry["against"] for entry in bench["paired"]):
+        mine = {(entry["arm"], entry["budget"]): entry for entry in bench["paired"] if entry["against"] == against}
+        arms = dict.fromkeys(arm for arm, _ in mine)
+        rows = [
+            (arm, [_difference(mine[arm, budget], bench) if (arm, budget) in mine else Cell() for budget in budgets])
+            for arm in arms
         ]
-        shown.append(
-            {
-                **{"name": name, "note": note, "columns": [title for title, *_ in columns]},
-                **{"rows": [line for is_more, line in lines if not is_more]},
-                **{"more": [line for is_more, line in lines if is_more]},
-            }
+        tables.append(Table(f"Against {against}", budgets, rows))
+    return tables
+
+
+def _difference(entry: Entry, bench: Entry) -> Cell:
+    texts = []
+    if entry["difference"] is not None:
+        texts.append(f"{100 * entry['difference']:+.2f}")
+    if entry["interval"] is not None:
+        low, high = entry["interval"]
+        texts[-1:] = [f"{' '.join(texts[-1:])} ({100 * low:+.2f} to {100 * high:+.2f})".strip()]
+    if entry["p"] is not None:
+        texts.append("p < 0.001" if entry["p"] < 0.001 else f"p = {entry['p']:.3f}")
+    texts.append(_seeds(entry, bench))
+    # Lines break after commas only.
+    beside = ", ".join(text.replace(" ", "\N{NO-BREAK SPACE}") for text in texts if text).replace("-", "\N{MINUS SIGN}")
+    return Cell(entry["outcome"], beside, KINDS.get(entry["outcome"], ""))
+
+
+def _seeds(entry: Entry, bench: Entry) -> str:
+    """Number of seeds behind a figure where it is not that of the bench."""
+    return "" if entry["n"] == len(bench["seeds"]) else f"n = {entry['n']}"
+
+
+def points_table(bench: Entry) -> Table:
+    """What every arm spent at every budget."""
+
+    def cost(unit: str, value: float | None) -> Cell:
+        return Cell(NOT_MEASURED, kind="none") if value is None else Cell(cost_text(unit, value))
+
+    rows = [
+        (
+            f"{point['arm']}, {point['budget']}",
+            [
+                *(cost(unit, point[unit]) for unit in UNITS),
+                cost("seconds", point["train_seconds"]),
+                Cell() if point["share"] is None else Cell(_percent(point["share"])),
+            ],
         )
-    return shown
+        for point in bench["points"]
+    ]
+    columns = [*(unit.name for unit in UNITS.values()), "Training time", "Trained share"]
+    return Table("What each arm spent", columns, rows)
 
 
-def against(rows: Sequence[Row], gates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Outcome of every gate against each of its baselines, its CSS class, and the baseline's top-1."""
-    found = {(row["role"], row["for"] or row["gate"]): row for row in rows}
-    roles = [role for role in ROLE_NAMES if any(role in gate["against"] for gate in gates)]
-    lines = []
-    for gate in gates:
-        name = gate["gate"]
-        cells = [(_cell(found["gate", name], "val_top1", " %"), "", "")]
-        for role in roles:
-            outcome, row = gate["against"].get(role), found.get((role, name), {})
-            match = (row.get("match") or {}).get("mean")
-            beside = _cell(row, "val_top1", " %") if outcome else ""
-            if outcome and match is not None and abs(match - 1) > 0.02:
-                beside += f", matched at {match:.2f}"
-            cells.append((outcome or "-", OUTCOME_CLASSES.get(outcome, ""), beside))
-        lines.append((name, cells))
-    return {"columns": ["top-1", *(ROLE_NAMES[role] for role in roles)], "rows": lines}
+def runs_table(bench: Entry, folder: Path, beside: Path) -> Table:
+    """Final top-1 of each run with a link to its page, relative to the folder `beside`."""
+    found = {(run["arm"], run["budget"], run["seed"]): run for run in bench["runs"]}
+    seeds = bench["seeds"]
+    rows = []
+    for arm in bench["arms"]:
+        for budget in bench["budgets"]:
+            key = arm["name"], budget["name"]
+            if any((*key, seed) in found for seed in seeds):
+                rows.append((", ".join(key), [_run(found.get((*key, seed)), folder, beside) for seed in seeds]))
+    return Table("Top-1 by seed", [f"seed {seed}" for seed in seeds], rows)
 
 
-PARTS = (
-    ("train_s", "train a sample"),
-    ("decode_s", "decode it"),
-    ("score_s", "score it"),
-    ("decode_all_s", "decode, every offered"),
-    ("decode_selected_s", "decode, selected only"),
-)
+def _run(run: Entry | None, folder: Path, beside: Path) -> Cell:
+    if run is None:
+        return Cell()
+    page = folder / run["folder"] / "report.html"
+    href = quote(os.path.relpath(page, beside)) if page.exists() else None
+    return Cell(_percent(run["summary"]["accuracy"]["val_top1"]), href=href)
 
 
-def parts_table(parts: Mapping[str, Mapping[str, float]] | None) -> dict[str, Any] | None:
-    """The times behind the machine's ceiling, in milliseconds a sample."""
-    if not parts:
-        return None
-    rows = [(gate, [f"{1000 * times[name]:.3g} ms" for name, _ in PARTS]) for gate, times in parts.items()]
-    return {"columns": [name for _, name in PARTS], "rows": rows}
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"

@@ -1,4 +1,4 @@
-"""Thumbnails of the pictures that the gate chose most and least often."""
+"""Thumbnails of the pictures that the gate chose most and least often, and of those whose label is suspected."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from fastast.report.run_record import RunRecord, Samples, clean
 
 SIDE_PX = 96
 MAX_PICTURES = 96
+MAX_SUSPECTS = 24
+IMPROBABLE = 0.05  # probability of the label below which it is suspected
 # Larger files are skipped: they would delay the report.
 MAX_PIXELS, MAX_BYTES = 100_000_000, 100_000_000
 
@@ -74,6 +76,28 @@ def gallery(record: RunRecord) -> dict[str, Any]:
     return {"classes": classes, "num_classes": num_classes, "unreadable": unreadable}
 
 
+def suspects(record: RunRecord, *, max_pictures: int = MAX_SUSPECTS) -> dict[str, Any]:
+    """Pictures whose label was improbable when they were last trained, the least probable first.
+
+    A network learns a wrong label late or never, so these are where to look for wrong labels.
+
+    Returns:
+        pictures: what the page shows of each; num: how many there are in all; num_trained: of so many.
+    """
+    samples = record.samples
+    if samples is None:
+        return {"pictures": [], "num": 0, "num_trained": 0}
+    found = np.flatnonzero(samples.last_loss > -np.log(IMPROBABLE))  # false for NaN
+    found = found[np.argsort(-samples.last_loss[found], kind="stable")]
+    pictures: list[dict[str, Any]] = []
+    for row in found[: 2 * max_pictures]:  # some may be unreadable by now
+        if len(pictures) < max_pictures and (picture := _picture(record.path, samples, row, [])):
+            label = int(samples.label[row])
+            name = record.classes[label] if 0 <= label < len(record.classes) else f"class {label}"
+            pictures.append({**picture, "label": name})
+    return {"pictures": pictures, "num": len(found), "num_trained": int(np.isfinite(samples.last_loss).sum())}
+
+
 def _picture(run: Path, samples: Samples, row: int, unreadable: list[tuple[str, str]]) -> dict[str, Any] | None:
     """What the page shows of a picture: the JPEG itself, its name, its counts, and a tip with all of them."""
     path = samples.path(row)
@@ -90,7 +114,7 @@ def _picture(run: Path, samples: Samples, row: int, unreadable: list[tuple[str, 
     loss = float(samples.last_loss[row])
     tip = f"{clean(path)}: selected {selected:,} of {offered:,} times"
     if np.isfinite(loss):
-        tip += f", last loss {loss:.3g}"
+        tip += f", last loss {loss:.3g}, probability of the label {np.exp(-loss):.2g}"
     uri = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
     return {"data_uri": uri, "name": clean(Path(path).name), "tip": tip, "selected": selected, "offered": offered}
 

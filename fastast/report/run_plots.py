@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from fastast.loggers.console import share_told
 from fastast.phases import GATED
 from fastast.report import svg
 from fastast.report.run_record import RunRecord
@@ -52,6 +53,19 @@ def _by_epoch(
 
     label = f"{title} over {len(epochs)} epochs: {svg.described(curves, form)}."
     return svg.curves_figure(title, label, curves, axis, caption)
+
+
+def share(record: RunRecord) -> svg.Figure | str:
+    """The share that a gate with target auto aimed at, by epoch."""
+    told = share_told({"target": None, "shares": [line["target"] for line in record.epochs]})
+    caption = f"{(told or 'it did not move').capitalize()}: it follows the effective sample size of its scores."
+    lines = [("share", "target", svg.SERIES[0])]
+    return _by_epoch(record, "Share that the gate trains", lines, _percent_from_zero, "{:.1%}", caption)
+
+
+def _percent_from_zero(axes: Axes) -> None:
+    svg.from_zero(axes, 1.05)
+    svg.percent_axis(axes)
 
 
 def activation(record: RunRecord) -> svg.Figure | str:

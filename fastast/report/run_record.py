@@ -21,7 +21,7 @@ from fastast.run_folder import RunFolder, finite, read_json
 STEP_COLUMNS = ("epoch", "offered", "activation", "threshold", "offered_per_s", "data_wait_s")
 EPOCH_NUMBERS = (
     *("epoch", "train_loss", "val_loss", "val_top1", "val_top5", "offered", "backward"),
-    *("activation", "threshold", "seconds", "gpu_j"),
+    *("activation", "threshold", "target", "seconds", "gpu_j"),
 )
 # Longer lists are cut on the page.
 MAX_QUARANTINED = 200
@@ -95,12 +95,11 @@ class RunRecord:
         return clean(value) if isinstance(value, str) else as_number(value)
 
 
-def read_record(run_dir: str | os.PathLike[str], *, curves_only: bool = False) -> RunRecord:
+def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
     """Reads a run folder; an unfinished or failed run has less data.
 
     Args:
         run_dir: the folder.
-        curves_only: leave out power and pictures, which are most of the data.
 
     Raises:
         InputError: it holds no run, or one of its files is not what a run writes.
@@ -110,7 +109,7 @@ def read_record(run_dir: str | os.PathLike[str], *, curves_only: bool = False) -
         raise InputError(f"{folder.path}: not a run folder (no config.json); name the --out of a `fastast train`")
     steps, epochs, num_damaged = _read_metrics(folder.metrics)
     power_csv = folder.path / "power.csv"
-    power, num_bad_rows = _read_power(power_csv) if power_csv.exists() and not curves_only else ([], 0)
+    power, num_bad_rows = _read_power(power_csv) if power_csv.exists() else ([], 0)
     quarantine = [
         (clean(str(line["path"])), clean(str(line.get("reason"))))
         for line in _json_lines(folder.quarantine)
@@ -124,7 +123,7 @@ def read_record(run_dir: str | os.PathLike[str], *, curves_only: bool = False) -
         steps=steps,
         epochs=epochs,
         num_damaged=num_damaged + num_bad_rows,
-        samples=_read_samples(folder.samples) if folder.samples.exists() and not curves_only else None,
+        samples=_read_samples(folder.samples) if folder.samples.exists() else None,
         quarantine=quarantine[:MAX_QUARANTINED],
         num_quarantined=len(quarantine),
         power=power,

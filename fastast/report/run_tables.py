@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from fastast.gates.registry import AUTO
 from fastast.loggers.console import duration
 from fastast.report import run_plots as plots
 from fastast.report.comparison_plots import accuracy_curves, accuracy_for_energy
-from fastast.report.gallery import gallery
+from fastast.report.gallery import IMPROBABLE, gallery, suspects
 from fastast.report.power_plot import power
 from fastast.report.run_record import RunRecord, clean
 
@@ -76,11 +77,14 @@ def describe_run(record: RunRecord, *, prefix: str, name: str | None = None) -> 
         "power": power(record),
         "figures": [
             *(plots.accuracy(record), accuracy_for_energy(record), accuracy_curves([("", record)], "seconds")),
-            *(plots.loss(record), plots.activation(record), plots.threshold(record)),
+            *(plots.loss(record), *([plots.share(record)] if record.config.get("target") == AUTO else ())),
+            *(plots.activation(record), plots.threshold(record)),
             *(plots.throughput(record), plots.data_wait(record)),
         ],
         "histogram": plots.loss_histogram(record),
         "gallery": gallery(record),
+        "suspects": suspects(record),
+        "improbable": f"{IMPROBABLE:.0%}",
         "has_samples": record.samples is not None,
         "quarantine": record.quarantine,
         "num_quarantined": record.num_quarantined,
@@ -171,7 +175,7 @@ def _scope(record: RunRecord) -> str:
         return "A dense run has no gated part: both bars are of all of it."
     text = "The gated part leaves warm-up and anneal out; the whole run counts them."
     if warmup := record.number("gate", "warmup_epochs"):
-        text += f" {warmup:g} of {_config(record, 'epochs').removesuffix('.0')} epochs were dense warm-up."
+        text += f" {warmup:.3g} epochs were dense warm-up."
     return text
 
 

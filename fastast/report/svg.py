@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 # Placeholders of the page's CSS variables; no drawing uses these values otherwise.
 COLOURS = {f"#fa57{index:02x}": f"var(--{name})" for index, name in enumerate(("ink", "muted", "rule", "shade"))}
 INK, MUTED, RULE, SHADE = COLOURS
-SERIES = tuple(f"#fa58{index:02x}" for index in range(1, 7))
+SERIES = tuple(f"#fa58{index:02x}" for index in range(1, 8))
 COLOURS |= {colour: f"var(--series-{index})" for index, colour in enumerate(SERIES, 1)}
 
 FONT_PX = 11.0
@@ -30,6 +30,9 @@ MAX_POINTS = 600
 FEW_POINTS = 12
 # A generous mean; the page's font is not known here.
 PX_PER_LETTER = 0.6 * FONT_PX
+
+# Begins the gid of an artist whose remaining gid is the text that shows while the pointer rests on it.
+TIP = "tip:"
 
 _numbers = itertools.count()
 _RC: dict[Any, Any] = {
@@ -89,6 +92,7 @@ def draw(
     body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
     view_box = re.search(r'viewBox="([^"]*)"', body)
     assert view_box is not None, "matplotlib wrote no viewBox"
+    body = re.sub(rf'<g id="{TIP}([^"]*)">', r"<g><title>\1</title>", body)
     # Ids are matplotlib's own names, the same in every figure.
     body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>f{next(_numbers)}-", body.partition(">")[2])
     body = re.sub("|".join(COLOURS), lambda m: COLOURS[m[0]], body)
@@ -103,13 +107,12 @@ def line(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, marker: str | No
 
 
 class Curve(NamedTuple):
-    """A line that is named at its end; `faint` lines of its colour are x and y each."""
+    """A line that is named at its end."""
 
     x: np.ndarray
     y: np.ndarray
     name: str
     colour: str
-    faint: Sequence[tuple[np.ndarray, np.ndarray]] = ()
 
 
 def curves_figure(
@@ -126,8 +129,6 @@ def curves_figure(
 
     def paint(axes: Axes) -> None:
         for curve in curves:
-            for x, y in curve.faint:
-                line(axes, x, y, curve.colour, alpha=0.35, linewidth=0.9, marker="")
             line(axes, curve.x, curve.y, curve.colour, marker)
         axis(axes)
         label_ends(axes, curves)
@@ -155,65 +156,26 @@ def label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
     per_px = (high - low) / (axes.get_window_extent().height * 72 / axes.figure.dpi)
     gap = 1.25 * FONT_PX * per_px
     ends = []
-    for x, y, name, colour, *_ in curves:
+    for x, y, name, colour in curves:
         known = np.flatnonzero(np.isfinite(y))
         if len(known):
             ends.append((y[known[-1]], x[known[-1]], name, colour))
     ends.sort(key=lambda end: end[0])
-    heights = [y for y, *_ in ends]
-    for i in range(1, len(ends)):
-        heights[i] = max(heights[i], heights[i - 1] + gap)
-    # What was pushed beyond the top comes back down with its neighbours.
-    for i in reversed(range(len(ends))):
-        heights[i] = min(heights[i], high if i == len(ends) - 1 else heights[i + 1] - gap)
-    for height, (y, x, name, colour) in zip(heights, ends, strict=True):
-        label_point(axes, name, (x, y), (6, (height - y) / per_px), colour)
-
-
-def label_point(axes: Axes, name: str, point: tuple[float, float], offset: tuple[float, float], colour: str) -> None:
-    """Writes a name beside a point, `offset` pixels from it."""
     style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
-    axes.annotate(name, point, xytext=offset, color=colour, **style)
+    for height, (y, x, name, colour) in zip(spread([y for y, *_ in ends], gap, low, high), ends, strict=True):
+        axes.annotate(name, (x, y), xytext=(6, (height - y) / per_px), color=colour, **style)
 
 
-def label_points(
-    axes: Axes, points: Sequence[tuple[float, float, str, str]], bars: Sequence[tuple[float, float, float, float]] = ()
-) -> None:
-    """Names points beside them, without covering names or points; call it when the limits are final.
-
-    Args:
-        axes: where the points are.
-        points: x, y, name and colour of each; one without a name only keeps its place clear.
-        bars: least x and y, largest x and y of what names should not cover either.
-    """
-    axes.autoscale_view()
-    scale = 72 / axes.figure.dpi
-    frame = axes.get_window_extent()
-    places = [axes.transData.transform((x, y)) * scale for x, y, _, _ in points]
-    taken = [(px - 5, py - 5, px + 5, py + 5) for px, py in places]
-    for x0, y0, x1, y1 in bars:
-        corners = axes.transData.transform([(x0, y0), (x1, y1)]) * scale
-        taken.append((corners[0, 0] - 2, corners[0, 1] - 2, corners[1, 0] + 2, corners[1, 1] + 2))
-    room = (frame.x0 * scale - 4, frame.y0 * scale, frame.x1 * scale + 8, frame.y1 * scale + 8)
-    for (px, py), (x, y, name, colour) in zip(places, points, strict=True):
-        if not name:
-            continue
-        width, height = len(name) * PX_PER_LETTER, 1.2 * FONT_PX
-        boxes = []
-        for away in (8, 16, 28, 42):
-            for side, up in ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 1), (-1, -1), (-1, 0)):
-                left = px + side * away - (width if side < 0 else width / 2 if side == 0 else 0)
-                bottom = py + up * (away + (4 if side == 0 else 0)) - height / 2
-                boxes.append((left, bottom, left + width, bottom + height))
-        outside = {box: _overlap(box, box) - _overlap(box, room) for box in boxes}
-        box = min(boxes, key=lambda box: sum(_overlap(box, other) for other in taken) + 9 * outside[box])
-        taken.append(box)
-        label_point(axes, name, (x, y), (box[0] - px, (box[1] + box[3]) / 2 - py), colour)
-
-
-def _overlap(one: Sequence[float], two: Sequence[float]) -> float:
-    """Area that two boxes (left, bottom, right, top) share."""
-    return max(0.0, min(one[2], two[2]) - max(one[0], two[0])) * max(0.0, min(one[3], two[3]) - max(one[1], two[1]))
+def spread(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Ascending heights, moved as little as can be to be at least `gap` apart, between `low` and `high` if they fit."""
+    groups: list[list[float]] = []  # neighbours that touch: their heights, each less its place in the whole stack
+    for i, height in enumerate(heights):
+        groups.append([height - i * gap])
+        while len(groups) > 1 and np.mean(groups[-2]) >= np.mean(groups[-1]):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    least, most = low, high - (len(heights) - 1) * gap
+    bases = [max(min(float(np.mean(group)), most), min(least, most)) for group in groups for _ in group]
+    return [base + i * gap for i, base in enumerate(bases)]
 
 
 def short(value: float, _position: object = None) -> str:
@@ -230,16 +192,16 @@ def percent_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.3g} %"))
 
 
-def number_axis(axes: Axes, label: str, num_ticks: int = 5) -> None:
+def number_axis(axes: Axes, label: str) -> None:
     """Numbers from small to very large on the horizontal axis."""
-    axes.xaxis.set_major_locator(MaxNLocator(num_ticks))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(short))
     axes.set_xlabel(label)
 
 
-def cost_axes(axes: Axes, unit: str, num_ticks: int = 5) -> None:
+def cost_axes(axes: Axes, unit: str) -> None:
     """Costs on the horizontal axis, accuracy on the vertical one."""
-    number_axis(axes, unit, num_ticks)
+    number_axis(axes, unit)
     percent_axis(axes)
 
 

@@ -36,10 +36,15 @@ class Checkpointer:
         self._trainer, self._folder = trainer, folder
         self._every_s = every_min * 60
         self._saved_at = time.monotonic()
-        config, classes = trainer.config, trainer.dataset.classes
-        self._info = WeightsInfo.of(config.arch, classes, config.image_size)
+        config, dataset = trainer.config, trainer.dataset
+        self._info = WeightsInfo.of(config.arch, dataset.classes, config.image_size, dataset.train.bits)
         self._writer = CheckpointWriter(folder, on_error=reporter.note)
         self._best: tuple[dict[str, Any], dict[str, Any]] | None = None  # weights still to be written, and their line
+
+    @property
+    def write_s(self) -> float:
+        """Seconds that writing the last checkpoint took, 0 before the first."""
+        return self._writer.seconds
 
     def due(self) -> bool:
         """Whether the time for a checkpoint has come."""

@@ -1,13 +1,16 @@
-"""Options that follow from the machine and the data, where the user left them open."""
+"""Options that follow from the machine and the data, where the user left them open; plans that are too small."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
-from fastast.config import TrainConfig
+from fastast.config import TrainConfig, planned_epochs
 from fastast.cores import usable_cores
 from fastast.device import Runtime
 from fastast.errors import InputError
+from fastast.gates.registry import make_gate
+from fastast.train.budget import MIN_STEPS
 
 # Hosts with hundreds of cores need no thread on each.
 MAX_DECODER_THREADS = 32
@@ -15,30 +18,97 @@ MAX_DECODER_THREADS = 32
 
 def complete_config(
     config: TrainConfig, runtime: Runtime, num_train: int, *, num_ranks: int = 1, num_local: int = 1
-) -> None:
+) -> list[str]:
     """Fills in the options that were left to the machine.
 
     Args:
-        config: to be completed.
+        config: to be completed. A batch that is larger than the training set shrinks.
         runtime: device of the run.
         num_train: size of the training set.
         num_ranks: processes that train together; the default learning rate goes with the batch of all of them.
         num_local: those of them on this machine, which share its cores.
 
+    Returns:
+        What the user should know, a line each.
+
     Raises:
-        InputError: a batch of all processes is larger than the training set.
+        InputError: the training set is too small for a batch.
     """
+    notes = []
     if config.batch_size is None:
         config.batch_size = 256 if runtime.device.type == "cuda" else 64
+    if config.batch_size * num_ranks > num_train:
+        if num_train < 2 * num_ranks:
+            raise InputError(f"{num_train:,} training pictures: too few for a batch; add pictures")
+        times = f" x {num_ranks} processes" if num_ranks > 1 else ""
+        fits = 2 ** int(math.log2(num_train / num_ranks))
+        notes.append(
+            f"--batch-size {config.batch_size}{times}: larger than the training set of {num_train:,} pictures; {fits} "
+            "is used"
+        )
+        config.batch_size = fits
     if config.lr is None:
         # With weights 0.01 at batch 32, as our own fine-tuning bench needed (benchmarks/results/bench_finetune.md).
         config.lr = (0.1 if config.weights == "none" else 0.08) * config.batch_size * num_ranks / 256
     if config.threads is None:
         config.threads = max(1, min(MAX_DECODER_THREADS, usable_cores() // num_local))
-    if config.batch_size * num_ranks > num_train:
-        fits = num_train >= 2 * num_ranks
-        remedy = f"use --batch-size {2 ** int(math.log2(num_train / num_ranks))}" if fits else "add pictures"
-        times = f" x {num_ranks} processes" if num_ranks > 1 else ""
-        raise InputError(
-            f"--batch-size {config.batch_size}{times}: larger than the training set of {num_train:,} pictures; {remedy}"
-        )
+    return notes
+
+
+def check_plan(config: TrainConfig, num_train: int, *, num_ranks: int = 1) -> list[str]:
+    """Looks at what is planned before anything is trained.
+
+    Args:
+        config: completed options.
+        num_train: size of the training set.
+        num_ranks: processes that train together.
+
+    Returns:
+        A line for the user where `--epochs` makes fewer than MIN_STEPS optimizer steps.
+
+    Raises:
+        InputError: a budget of epochs does not pay for MIN_STEPS dense steps; `--dense-calibration` leaves the gate
+            nothing.
+    """
+    epochs = planned_epochs(config)
+    assert config.batch_size is not None, "complete_config was not called"
+    if epochs is None:
+        return []  # the pace will tell
+    per_epoch = num_train / (config.batch_size * num_ranks)  # steps
+    share, dense = 1.0, epochs
+    if config.gate != "dense":
+        calibration = config.dense_calibration / per_epoch
+        if config.dense_calibration and calibration + config.anneal >= epochs:
+            fits = math.ceil((epochs - config.anneal) * per_epoch) - 1
+            remedy = f"use {fits} or fewer, or train longer" if fits > 0 else "leave it out, or train longer"
+            raise InputError(
+                f"--dense-calibration {config.dense_calibration}: these steps are {calibration:.3g} of "
+                f"{epochs:g} epochs and leave --gate {config.gate} nothing; {remedy}"
+            )
+        gate = make_gate(config.gate, dataclasses.asdict(config))
+        share = gate.planned_share(config.target)
+        dense = min(epochs, max(config.warmup_epochs, calibration) + config.anneal)
+    if config.budget is not None:
+        _require_steps(config, epochs, per_epoch, num_ranks)
+        return []
+    num_steps = (dense + share * (epochs - dense)) * per_epoch
+    if num_steps >= MIN_STEPS:
+        return []
+    smaller = f", or a --batch-size below {config.batch_size}" if config.batch_size > 2 else ""
+    return [
+        f"only about {num_steps:.0f} optimizer steps are planned, which teach a network little: give more "
+        f"--epochs{smaller}"
+    ]
+
+
+def _require_steps(config: TrainConfig, epochs: float, per_epoch: float, num_ranks: int) -> None:
+    if epochs * per_epoch >= MIN_STEPS:
+        return
+    assert config.batch_size is not None
+    least = math.ceil(MIN_STEPS / per_epoch * 100) / 100
+    fits = int(epochs * per_epoch * config.batch_size / MIN_STEPS)
+    smaller = f", or --batch-size {fits}" if fits >= 2 else ""
+    raise InputError(
+        f"--budget {config.budget}: pays for {epochs * per_epoch:.0f} optimizer steps, and a run needs {MIN_STEPS}; "
+        f"use --budget {least:g}ep{smaller}"
+    )

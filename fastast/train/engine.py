@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastast.checkpoint.reshard import reshard_module
@@ -20,12 +20,13 @@ from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
 from fastast.feed import Batch
 from fastast.gates.queue import Rows, SampleQueue
-from fastast.gates.registry import make_gate
+from fastast.gates.registry import GATES, make_gate
 from fastast.gates.score_memory import ScoreMemory
 from fastast.gates.selector import Selector
 from fastast.loggers.console import Reporter
 from fastast.loggers.device_status import NUM_FIELDS, DeviceStatus, merge_status
 from fastast.models.build import build_model, check_fits, scoring_twin
+from fastast.models.flops import forward_units
 from fastast.train.optimizer import GuardedStep, build_optimizer
 from fastast.train.steps import HIST_BINS, HIST_WIDTH, EvalStep, Objective, ScoreStep, TrainStep
 
@@ -41,6 +42,7 @@ class Engine:
         runtime: device, number format and compiler.
         weights: what the network starts from, as `build_model` takes it.
         num_classes: outputs of the network.
+        classes: what they stand for; None: whatever those of `weights` do.
         num_train: size of the training set.
         ranks: who trains it together. They call every method alike, but for the state dicts.
         num_waiting: rows that wait on one rank in a state that will be loaded, at most.
@@ -48,6 +50,7 @@ class Engine:
     Attributes:
         model: the network.
         notes: what the user should know of its weights.
+        units: cost of one picture's forward by its size, in forwards at `--image-size`.
         memory: last loss and selection count of every training sample, the same on all ranks once merged.
         evaluate: the evaluation step, compiled if the run is.
     """
@@ -59,6 +62,7 @@ class Engine:
         *,
         weights: str,
         num_classes: int,
+        classes: Sequence[str] | None = None,
         num_train: int,
         ranks: Ranks | None = None,
         num_waiting: int = 0,
@@ -70,28 +74,36 @@ class Engine:
         torch.manual_seed(config.seed)
         self.device = device
         self.ranks = ranks = ranks or Ranks()
-        self.model, self.notes = build_model(config.arch, num_classes, weights)
+        self.model, self.notes = build_model(config.arch, num_classes, weights, classes)
         self.model.to(device).train()
         twin = scoring_twin(self.model)
         check_fits(twin, config.arch, config.image_size, num_classes)
+        self._image_size, self._train_sizes = config.image_size, config.train_sizes
+        for size in self._train_sizes:
+            if size != config.image_size:
+                check_fits(twin, config.arch, size, num_classes, grows=True)
+        self.units = forward_units(twin, self._train_sizes, config.image_size)
         optimizer = build_optimizer(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
         self.guard = GuardedStep(self.model, optimizer, scale_loss=dtype == torch.float16, compiled=compiled)
         self.selector = Selector(
             config.target,
-            kind=config.significance,
+            kind=config.significance or GATES["forward"].significance[0],
             selection=config.selection,
             seed=config.seed,
             explore=config.explore if make_gate(config.gate, asdict(config)).scores else 0.0,
         ).to(device)
-        shape = (3, config.image_size, config.image_size)
+        shape = (3, self._train_sizes[-1], self._train_sizes[-1])
         num_batches = QUEUE_BATCHES[ranks.size > 1] + num_waiting // config.batch_size
         self.queue = SampleQueue(
             config.batch_size, shape, dtype=runtime.image_dtype, device=device, num_batches=num_batches
         )
         self.memory = ScoreMemory(num_train).to(device)
         self.score_step = ScoreStep(twin, self.selector, self.queue, dtype=dtype, unbiased=config.unbiased)
-        objective = Objective(self.model, dtype=dtype, label_smoothing=config.label_smoothing, compiled=compiled)
-        self.train_step = TrainStep(averaged(objective, self.model, config.image_size, ranks), self.guard, self.memory)
+        objective: nn.Module = Objective(
+            self.model, dtype=dtype, label_smoothing=config.label_smoothing, compiled=compiled
+        )
+        objective = averaged(objective, self.model, self._train_sizes[-1], ranks)
+        self.train_step = TrainStep(objective, self.guard, self.memory)
         self.eval_step = EvalStep(twin, dtype=dtype)
         self.evaluate = compile_step(self.eval_step, compiled)
         self._score = compile_step(self.score_step, compiled)
@@ -102,32 +114,38 @@ class Engine:
             torch.manual_seed(config.seed + ranks.rank)  # for dropout: all ranks built the same network
 
     def warm_up(self) -> None:
-        """Runs every step and restores the state, so that compiling is not part of what is timed.
+        """Runs every step at every size and restores the state, so that compiling is not part of what is timed.
 
         No rank waits for another in here: if one fails, the others learn of it afterwards.
         """
         state = copy.deepcopy((self.shared_state(), self.rank_state()))
-        size = self.queue.batch_size
-        images = torch.randn(self.queue.images.shape[1:], device=self.device).to(self.queue.images.dtype)
-        labels = torch.zeros(size, dtype=torch.int64, device=self.device)
-        ids, valid = torch.arange(size, device=self.device), labels == 0
-        batch = Batch(images.expand(size, -1, -1, -1).contiguous().permute(0, 3, 1, 2), labels, ids, valid, size)
+        rows = self.queue.batch_size
+        labels = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        ids, valid = torch.arange(rows, device=self.device), labels == 0
+
+        def pictures(size: int) -> Tensor:
+            images = torch.randn((size, size, 3), device=self.device).to(self.queue.images.dtype)
+            return images.expand(rows, -1, -1, -1).contiguous().permute(0, 3, 1, 2)
+
+        evaluated = pictures(self._image_size)
         objective = self.train_step.objective
         local = objective.no_sync() if isinstance(objective, DistributedDataParallel) else contextlib.nullcontext()
         with local:
-            for _ in range(3):  # compiles, records CUDA graphs, replays them
-                self.score(batch)
-                self.enqueue(batch)
-                self.train()
-                self.evaluate(batch.images, labels, valid)
+            for size in self._train_sizes:
+                batch = Batch(pictures(size), labels, ids, valid, rows)
+                for _ in range(3):  # compiles, records CUDA graphs, replays them
+                    self.score(batch)
+                    self.enqueue(batch)
+                    self.train()
+                    self.evaluate(evaluated, labels, valid)
         self.load_states(*state)
 
     def begin_epoch(self, epoch: int) -> None:
         """Keys the selector's random numbers; a tensor, so that a new epoch recompiles nothing."""
         self._epoch.fill_(epoch)
 
-    def set_target(self, target: float) -> None:
-        """Sets the share that the gate selects; a change solves for a new threshold at the next batch."""
+    def set_target(self, target: float | str) -> None:
+        """Sets the share that a scoring gate selects, or "auto"; a change solves for a new threshold."""
         if target != self._target:
             self._target = target
             self.selector.set_target(target, self.score_step.totals)
@@ -137,15 +155,28 @@ class Engine:
         self.guard.set_lr(value)
 
     def score(self, batch: Batch) -> None:
-        """Scores an offered batch and queues what the gate selects."""
+        """Scores an offered batch and queues what the gate selects; `train_size` becomes that of its pictures."""
+        self._take_size(batch)
         self._score(batch.images, batch.labels, batch.ids, batch.valid, self._epoch)
         self._totals_are_own = True
 
     def enqueue(self, batch: Batch, weights: Tensor | None = None) -> None:
-        """Queues every valid row of a batch; `weights` are float32[N] or longer, by id, 1 without them."""
+        """Like `score`, but queues every valid row; `weights` are float32[N] or longer, by id, 1 without them."""
+        self._take_size(batch)
         self.queue.push(
             batch.images, batch.labels, batch.ids, batch.valid, None if weights is None else weights[batch.ids]
         )
+
+    @property
+    def train_size(self) -> int:
+        """Side of the pictures that `train` takes, pixels."""
+        return self.queue.image_size[0]
+
+    def _take_size(self, batch: Batch) -> None:
+        """Resizes the rows that wait if the batch is of another size: on all ranks it is the same batch."""
+        height, width = batch.images.shape[2:]
+        if (height, width) != self.queue.image_size:
+            self.queue.resize(height, width)
 
     def train(self) -> None:
         """Trains the oldest full batch of the queue."""
@@ -179,6 +210,7 @@ class Engine:
             self.train_step.loss_sum,
             self.train_step.loss_rows,
             self.selector.controller.threshold,
+            self.selector.controller.target,
             self.selector.controller.nan_count,
         ]
         return torch.stack([field.double() for field in fields])

@@ -13,7 +13,10 @@ from fastast.data import epoch_ids
 from fastast.gates.base import EpochContext, Gate
 from fastast.gates.registry import make_gate
 from fastast.gates.score_memory import ScoreMemory
+from fastast.options import parse_budget
 from fastast.phases import GATED
+from fastast.train.budget import Budget, MeteredBudget
+from fastast.train.open_schedule import OpenSchedule
 from fastast.train.schedule import Schedule, Segment
 
 
@@ -42,30 +45,63 @@ class EpochPlanner:
         num_train: size of the training set.
         num_val: size of the validation set.
         num_ranks: processes that train together.
+        units: cost of a forward at each size of the pictures, in forwards at `--image-size`; None if they have that.
 
     Attributes:
         gate: the gate.
         schedule: the segments of the run.
+        budget: what the run may spend; None with `--epochs`.
+        units: cost of a forward at each size.
+        planned_share: share of gated samples that is expected to be trained.
     """
 
-    def __init__(self, config: TrainConfig, num_train: int, num_val: int, *, num_ranks: int = 1) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        num_train: int,
+        num_val: int,
+        *,
+        num_ranks: int = 1,
+        units: dict[int, float] | None = None,
+    ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
         self._config = config
         self._num_train = num_train
+        self.units = units or {config.image_size: 1.0}
         self.gate: Gate = make_gate(config.gate, dataclasses.asdict(config))
-        share = self.gate.planned_share(config.target)
+        share = self.planned_share = self.gate.planned_share(config.target)
+        batch_size = config.batch_size * num_ranks
+        warmup_epochs = max(config.warmup_epochs, config.dense_calibration * batch_size / num_train)
+        gated, eval_every = config.gate != "dense", None if config.eval_every == "auto" else float(config.eval_every)
+        self.budget: Budget | None = None
+        self.schedule: Schedule | OpenSchedule
+        if config.budget is not None:
+            amount = parse_budget(config.budget, "--budget")
+            self.budget = Budget(amount, num_train) if amount.kind == "ep" else MeteredBudget(amount, num_train)
+            self.schedule = OpenSchedule(
+                self.budget,
+                num_train,
+                warmup_epochs=warmup_epochs,
+                anneal_epochs=config.anneal,
+                gated=gated,
+                batch_size=batch_size,
+                last_unit=self.units[config.train_sizes[-1]],
+                num_val=num_val,
+                eval_every=eval_every,
+            )
+            return
+        assert config.epochs is not None, "a run has --epochs where it has no --budget"
         self.schedule = Schedule(
             num_train,
             epochs=config.epochs,
-            warmup_epochs=max(
-                config.warmup_epochs, config.dense_calibration * config.batch_size * num_ranks / num_train
-            ),
+            warmup_epochs=warmup_epochs,
             anneal_epochs=config.anneal,
             planned_share=share,
             gated_cost=self.gate.cost(share),
-            gated=config.gate != "dense",
+            gated=gated,
+            units=[self.units[size] for size in config.train_sizes],
             num_val=num_val,
-            eval_every=None if config.eval_every == "auto" else float(config.eval_every),
+            eval_every=eval_every,
         )
 
     def plan(self, segment: Segment, bad_ids: np.ndarray, memory: ScoreMemory) -> EpochPlan:
@@ -74,7 +110,7 @@ class EpochPlanner:
         Args:
             segment: one of the schedule's.
             bad_ids: bool[N], quarantined ids, which are not offered.
-            memory: last training losses and ages.
+            memory: last training losses.
         """
         config, num_train = self._config, self._num_train
         order = self._order(segment, bad_ids)
@@ -88,9 +124,8 @@ class EpochPlanner:
                 epoch=segment.epoch,
                 seed=config.seed,
                 target=config.target,
-                progress=segment.offered_before / self.schedule.num_offered,
-                scores=memory.score.cpu().numpy(),
-                ages=memory.age.cpu().numpy(),
+                progress=self.schedule.offered_share(segment),
+                losses=memory.score.cpu().numpy(),
                 offered=offered,
                 explore=config.explore,
                 selection=config.selection,
@@ -104,6 +139,20 @@ class EpochPlanner:
         places, keep = np.flatnonzero(choice.keep[order]), torch.from_numpy(choice.keep).to(device)
         return EpochPlan(order, places, weights, keep)
 
+    def target(self, segment: Segment, plan: EpochPlan) -> float | str | None:
+        """The share that the gate aims at in a planned segment.
+
+        Returns:
+            1 where the gate does not run, None if it has no target; "auto" where its scores will tell, batch by batch.
+        """
+        if segment.phase != GATED:
+            return 1.0
+        if not self.gate.has_target:
+            return None
+        if not isinstance(self._config.target, str) or self.gate.scores:
+            return self._config.target
+        return len(plan.places) / max(1, len(plan.order))
+
     def restore(
         self, segment: Segment, bad_ids: np.ndarray, keep: torch.Tensor | None, weights: torch.Tensor | None
     ) -> EpochPlan:
@@ -111,6 +160,11 @@ class EpochPlanner:
         order = self._order(segment, bad_ids)
         places = np.arange(len(order)) if keep is None else np.flatnonzero(keep.cpu().numpy()[order])
         return EpochPlan(order, places, weights, keep)
+
+    def position_after(self, segment: Segment, bad_ids: np.ndarray, num_offered: int) -> int:
+        """The position in the epoch's order after the first ids that a segment offers, at least one of them."""
+        order = epoch_ids(self._num_train, self._config.seed, segment.epoch)[segment.start : segment.stop]
+        return segment.start + int(np.flatnonzero(~bad_ids[order])[num_offered - 1]) + 1
 
     def _order(self, segment: Segment, bad_ids: np.ndarray) -> np.ndarray:
         """int64[n], the ids that a segment offers, in order."""

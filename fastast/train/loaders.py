@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -54,8 +55,9 @@ class Loaders:
             on_wait=on_wait,
             on_note=on_note,
         )
+        largest = dataclasses.replace(options, image_size=config.train_sizes[-1])
         self.train = TrainLoader(
-            dataset.train, options, seed=config.seed, min_area=config.min_crop, flips=not config.no_flip
+            dataset.train, largest, seed=config.seed, min_area=config.min_crop, flips=not config.no_flip
         )
         self.val = EvalLoader(dataset.val, options)
 

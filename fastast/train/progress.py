@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -39,19 +39,30 @@ class EpochProgress:
         self.delivered = 0
         self.offered = 0
         self._bad_ids = bad_ids.copy()
-        # Of each slice that was yielded and not yet delivered: the places after it, and positions read here.
-        self._pending: collections.deque[tuple[int, np.ndarray]] = collections.deque()
+        # Of each slice that was yielded and not yet delivered: the places after it, positions read here, and the size.
+        self._pending: collections.deque[tuple[int, np.ndarray, int]] = collections.deque()
+        self._known_sizes: list[int] = []  # of the first slices, which had been yielded when the state was saved
 
-    def slices(self) -> Iterator[np.ndarray]:
-        """int64[n], n <= B: the ids that this rank is still to read, one slice for each global batch that is left."""
+    def slices(self, size_at: Callable[[int], int]) -> Iterator[tuple[np.ndarray, int]]:
+        """What this rank is still to read.
+
+        Args:
+            size_at: tells the size of the pictures of a batch from the first position that it covers. Called when the
+                slice is pulled, so it may depend on how far the run has come: the state keeps what it said.
+
+        Yields:
+            One slice for each global batch that is left: ids, int64[n] with n <= B, and the side of their pictures.
+        """
         self._pending.clear()
         places, ranks = self.plan.places, self._ranks
         size = self._batch_size * ranks.size
+        known = iter(self._known_sizes)
         for first in range(self.delivered, len(places), size):
             read = places[first : first + size]
             mine = read[rank_rows(len(read), self._batch_size, ranks.rank, ranks.size)]
-            self._pending.append((first + len(read), mine))
-            yield self.plan.order[mine]
+            side = next(known, None) or size_at(int(places[first - 1]) + 1 if first else 0)
+            self._pending.append((first + len(read), mine, side))
+            yield self.plan.order[mine], side
 
     def advance(self) -> tuple[int, int, np.ndarray]:
         """Moves on by the oldest slice that was yielded.
@@ -62,7 +73,7 @@ class EpochProgress:
         """
         places, order = self.plan.places, self.plan.order
         first, before = self.offered, self.delivered
-        self.delivered, mine = self._pending.popleft()
+        self.delivered, mine, _ = self._pending.popleft()
         # What was skipped after the last place belongs to the last batch.
         at_end = self.delivered == len(places)
         self.offered = len(order) if at_end else int(places[self.delivered - 1]) + 1
@@ -71,11 +82,18 @@ class EpochProgress:
         is_mine[mine - first] = True
         return first, self.offered, order[first : self.offered][is_mine]
 
+    def position(self, planner: EpochPlanner) -> int:
+        """The position that it has come to in the epoch's order, from its start to its stop."""
+        if self.offered == len(self.plan.order):
+            return self.segment.stop
+        return planner.position_after(self.segment, self._bad_ids, self.offered)
+
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors for a checkpoint; the order is computed again from the seed."""
         return {
             "delivered": self.delivered,
             "offered": self.offered,
+            "sizes": [side for _, _, side in self._pending],
             "bad_ids": torch.from_numpy(self._bad_ids),
             "keep": self.plan.keep,
             "weights": self.plan.weights,
@@ -98,4 +116,5 @@ class EpochProgress:
         plan = planner.restore(segment, bad_ids, keep, weights)
         progress = cls(segment, plan, bad_ids, batch_size=batch_size, ranks=ranks)
         progress.delivered, progress.offered = state["delivered"], state["offered"]
+        progress._known_sizes = state["sizes"]
         return progress

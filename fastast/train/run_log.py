@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 
 from fastast.config import TrainConfig
+from fastast.cost_model import DENSE_COST
 from fastast.distributed.ranks import Ranks
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
@@ -17,7 +19,7 @@ from fastast.loggers.device_status import DeviceStatus, merge_status
 from fastast.loggers.metrics import MetricsWriter
 from fastast.phases import GATED
 from fastast.run_folder import RunFolder
-from fastast.train.epoch_plan import EpochPlanner
+from fastast.train.epoch_plan import EpochPlan, EpochPlanner
 from fastast.train.schedule import Segment
 
 # A run whose steps are skipped this often in a row has diverged.
@@ -68,6 +70,11 @@ class RunLog:
         self._pending: list[BatchRecord] = []  # batches that the device has not reported on
         self._num_local = 0  # of these, the last ones, whose counts are of this rank alone
         self._epoch_status = self.status
+        self._target: float | str | None = None
+
+    def begin_segment(self, segment: Segment, plan: EpochPlan) -> None:
+        """Notes the share that the gate aims at in a segment."""
+        self._target = self._planner.target(segment, plan)
 
     def add(self, record: BatchRecord) -> None:
         """Takes what the host knows of a batch on this rank; the device reports on it later."""
@@ -86,13 +93,13 @@ class RunLog:
             self._pending[-self._num_local].set_host_counts(rows)
             self._num_local -= 1
 
-    def report(self, statuses: np.ndarray, segment: Segment, lr: float) -> None:
+    def report(self, statuses: np.ndarray, segment: Segment, lr: float, progress: float) -> None:
         """Logs the oldest batch that waits for its report.
 
         Args:
             statuses: float64[ranks, fields] of `DeviceStatus`, as of that batch.
             segment: of the batch.
-            lr: the learning rate, for the line.
+            lr, progress: the learning rate and the progress that it follows, for the line.
 
         Raises:
             InputError: the training diverged.
@@ -107,36 +114,62 @@ class RunLog:
             )
         record = self._pending.pop(0)
         record.counts.selected = int(status.pushed - self.status.pushed)
-        self.counters.phases[segment.phase] += record.counts
+        self.counters.add(segment.phase, record.train_size, record.counts)
         self.status = status
-        self._write_step(segment, record, lr)
+        self._write_step(segment, record, lr, progress)
 
-    def count_steps(self, phase: str, num_steps: int) -> None:
-        """Counts steps, each over a full batch on every rank."""
-        counts = self.counters.phases[phase]
-        counts.backward += num_steps * self._batch_size * self._ranks.size
-        counts.steps += num_steps
+    def count_step(self, phase: str, train_size: int) -> None:
+        """Counts a step over a full batch on every rank."""
+        counts = self.counters.of(phase, train_size)
+        counts.backward += self._batch_size * self._ranks.size
+        counts.steps += 1
+
+    def step_units(self, train_size: int) -> float:
+        """Forward units of a step."""
+        return DENSE_COST * self._batch_size * self._ranks.size * self._planner.units[train_size]
+
+    @property
+    def forward_units(self) -> float:
+        """Forward units of the training so far: of all steps, and of scoring as far as the device has reported."""
+        return sum(
+            self._planner.units[size] * (DENSE_COST * counts.backward + self._planner.gate.score_units * counts.scored)
+            for sizes in self.counters.phases.values()
+            for size, counts in sizes.items()
+        )
+
+    def pending_units(self, share: float, train_size: int) -> float:
+        """Forward units that batches which were offered will still take, as far as that can be known.
+
+        Args:
+            share: of the samples of batches that were not reported, the part that will be selected.
+            train_size: of the steps, pixels.
+        """
+        selected = self.status.pushed + share * sum(record.rows for record in self._pending)
+        steps = max(0, math.floor((selected - self.counters.whole.backward) / (self._batch_size * self._ranks.size)))
+        return sum(record.units for record in self._pending) + self.step_units(train_size) * steps
 
     def _threshold(self, segment: Segment) -> float | None:
         return self.status.threshold if self._planner.gate.scores and segment.phase == GATED else None
 
-    def _write_step(self, segment: Segment, record: BatchRecord, lr: float) -> None:
+    def _write_step(self, segment: Segment, record: BatchRecord, lr: float, progress: float) -> None:
         whole = self.counters.whole
         line = self._metrics.step_line(
             whole,
             self.status,
             epoch=segment.epoch,
             phase=segment.phase,
+            train_size=record.train_size,
             threshold=self._threshold(segment),
             backward=record.backward,
             lr=lr,
+            progress=progress,
             gpu_w=self._meter.watts,
         )
         if line is not None:
             self._folder.append_metrics(line)
             position = segment.offered_before + record.last
             done = self._planner.schedule.cost_share(position)
-            self._reporter.advance(done, step_detail(line, whole.seconds * (1 / done - 1)))
+            self._reporter.advance(done, step_detail(line, whole.seconds * (1 / done - 1) if done else None))
 
     def finish_epoch(
         self,
@@ -168,13 +201,16 @@ class RunLog:
             epoch=segment.epoch,
             phase=segment.phase,
             threshold=self._threshold(segment),
+            target=self.status.target if isinstance(self._target, str) else self._target,
             validation=validation,
             hist=hist,
             gpu_j=gpu_j,
         )
         self.epochs.append(line)
         self._folder.append_metrics(line)
-        self._reporter.note(epoch_detail(line, self._planner.schedule.num_epochs))
+        num_epochs, budget = self._planner.schedule.num_epochs, self._planner.budget
+        of = f"/{num_epochs}" if budget is None else f" ({budget.progress:.0%} of the training done)"
+        self._reporter.note(epoch_detail(line, of))
         return line
 
     def _warn(self, before: DeviceStatus, now: DeviceStatus) -> None:
@@ -213,6 +249,7 @@ class RunLog:
             "pending": [record.state_dict() for record in self._pending],
             "status": list(self.status),
             "epoch_status": list(self._epoch_status),
+            "target": self._target,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -223,3 +260,4 @@ class RunLog:
         self._metrics.load_state_dict(state["metrics"])
         self._pending = [BatchRecord.from_state(record) for record in state["pending"]]
         self.status, self._epoch_status = DeviceStatus(*state["status"]), DeviceStatus(*state["epoch_status"])
+        self._target = state["target"]

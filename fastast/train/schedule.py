@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from fastast.cost_model import DENSE_COST
 from fastast.phases import ANNEAL, DENSE, GATED, WARMUP
+from fastast.train_sizes import size_at, size_changes
 
 # The evaluations of `--eval-every auto`: their share of the run's work, and how many there are at least.
-_EVAL_SHARE, _MIN_EVALUATIONS = 0.05, 3
+EVAL_SHARE, MIN_EVALUATIONS = 0.05, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Schedule:
         warmup_epochs, anneal_epochs: dense passes at the start and at the end; ignored when `gated` is False.
         planned_share: planned share of gated samples that reach backward.
         gated_cost: planned cost of a gated sample, in forwards.
+        units: cost of a forward at each size that the training pictures have, one after the other, in forward units.
         gated: False for a run that is dense throughout.
         num_val: size of the validation set; an evaluation costs one forward of each picture.
         eval_every: epochs' worth of dense work between two evaluations. None: evaluations take 5 % of the work, spread
@@ -62,6 +65,7 @@ class Schedule:
         planned_share: float,
         gated_cost: float,
         gated: bool,
+        units: Sequence[float] = (1.0,),
         num_val: int = 0,
         eval_every: float | None = None,
     ) -> None:
@@ -74,29 +78,42 @@ class Schedule:
         self._ends = {WARMUP: first, GATED: last, ANNEAL: total} if gated else {DENSE: total}
         self._bounds = [0, first, last, total]
         self._work = np.cumsum([0.0, first, planned_share * (last - first), total - last])
-        self._units = np.cumsum([0.0, DENSE_COST * first, gated_cost * (last - first), DENSE_COST * (total - last)])
+        # Between these the cost of a sample stays the same.
+        changes = np.interp(np.array(size_changes(len(units))) * self._work[-1], self._work, self._bounds)
+        self._unit_bounds = np.unique([*self._bounds, *changes])
+        middles = (self._unit_bounds[1:] + self._unit_bounds[:-1]) / 2
+        costs = np.where((middles > first) & (middles < last), gated_cost, DENSE_COST)
+        costs *= [size_at(self.progress(middle), units) for middle in middles]
+        self._units = np.append(0.0, np.cumsum(costs * np.diff(self._unit_bounds)))
         self._eval_units = None if eval_every is None else eval_every * DENSE_COST * num_samples
-        affordable = _EVAL_SHARE * self._units[-1] / num_val if num_val else math.inf
-        self._num_evaluations = min(self.num_epochs, max(_MIN_EVALUATIONS, affordable))
+        affordable = EVAL_SHARE * self._units[-1] / num_val if num_val else math.inf
+        self._num_evaluations = min(self.num_epochs, max(MIN_EVALUATIONS, affordable))
 
-    def segments(self, offered: int = 0) -> Iterator[Segment]:
-        """The segments that are left once `offered` samples have been offered, the end of one of them."""
-        while offered < self.num_offered:
-            phase, end = next((phase, end) for phase, end in self._ends.items() if offered < end)
-            epoch = offered // self._num_samples
-            origin = epoch * self._num_samples
-            stop = min(end, origin + self._num_samples)
-            ends_epoch = stop in (origin + self._num_samples, self.num_offered)
-            yield Segment(
-                epoch=epoch,
-                phase=phase,
-                start=offered - origin,
-                stop=stop - origin,
-                offered_before=offered,
-                ends_epoch=ends_epoch,
-                evaluates=ends_epoch and self._evaluates(epoch, stop),
-            )
-            offered = stop
+    def segment_at(self, offered: int) -> Segment | None:
+        """The segment that begins once `offered` samples have been offered, the end of one; None at the end."""
+        if offered >= self.num_offered:
+            return None
+        phase, end = next((phase, end) for phase, end in self._ends.items() if offered < end)
+        epoch = offered // self._num_samples
+        origin = epoch * self._num_samples
+        stop = min(end, origin + self._num_samples)
+        ends_epoch = stop in (origin + self._num_samples, self.num_offered)
+        return Segment(
+            epoch=epoch,
+            phase=phase,
+            start=offered - origin,
+            stop=stop - origin,
+            offered_before=offered,
+            ends_epoch=ends_epoch,
+            evaluates=ends_epoch and self._evaluates(epoch, stop),
+        )
+
+    def segments(self) -> Iterator[Segment]:
+        """All segments of the run."""
+        segment = self.segment_at(0)
+        while segment is not None:
+            yield segment
+            segment = self.segment_at(segment.offered_before + segment.stop - segment.start)
 
     def _evaluates(self, epoch: int, stop: int) -> bool:
         if stop == self.num_offered:
@@ -107,6 +124,25 @@ class Schedule:
         before, now = (self.units(offered) / self._eval_units for offered in (epoch * self._num_samples, stop))
         return math.floor(now + 1e-9) > math.floor(before + 1e-9)
 
+    def is_due(self, segment: Segment, pending: float) -> bool:
+        """False: a segment ends where it was planned to."""
+        return False
+
+    def end(self, segment: Segment, stop: int, units: float) -> Segment:
+        """The segment as it ended, which is as it was planned."""
+        return segment
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the options say all."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` returned."""
+
+    def offered_share(self, segment: Segment) -> float:
+        """Share of the run's offered samples that lie before a segment, in [0, 1)."""
+        return segment.offered_before / self.num_offered
+
     def progress(self, offered: float) -> float:
         """Share of the planned backward work, in [0, 1], once `offered` samples have been offered.
 
@@ -116,7 +152,7 @@ class Schedule:
 
     def units(self, offered: float) -> float:
         """Planned work in forwards, evaluations left out, once `offered` samples have been offered."""
-        return float(np.interp(offered, self._bounds, self._units))
+        return float(np.interp(offered, self._unit_bounds, self._units))
 
     def cost_share(self, offered: float) -> float:
         """Share of the planned forwards, in [0, 1], once `offered` samples have been offered."""

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -18,7 +19,7 @@ from fastast.config import STALL_TIMEOUT_S, TrainConfig, idle_gate
 from fastast.data import Dataset, draw_dataset, open_dataset, require_outside
 from fastast.device import Runtime, is_out_of_memory, limit_torch_threads, open_runtime
 from fastast.distributed.environment import find_world, is_elastic, is_restart, launched_by_torchrun
-from fastast.distributed.launch import count_processes, launch
+from fastast.distributed.launch import BEGAN, count_processes, launch
 from fastast.distributed.process_group import RankLost, open_ranks
 from fastast.distributed.ranks import Ranks
 from fastast.energy.meter import EnergyMeter, merge_idle
@@ -28,15 +29,18 @@ from fastast.gates.registry import unused_options
 from fastast.loggers.console import Reporter, verdict
 from fastast.loggers.tensorboard import events_written, require_tensorboard
 from fastast.models.build import check_names
-from fastast.options import flag_of, parse_duration
+from fastast.options import flag_of, parse_budget, parse_duration
+from fastast.process_age import process_age_s
 from fastast.report.run_page import write_report
 from fastast.run_folder import OtherRanksFolder
 from fastast.signals import Stopped, StopRequest
+from fastast.train.budget import MeteredBudget
 from fastast.train.checkpointer import Checkpointer, write_power
-from fastast.train.defaults import complete_config
+from fastast.train.defaults import check_plan, complete_config
 from fastast.train.loaders import Loaders
 from fastast.train.out_of_memory import describe_out_of_memory, fitting_batch
 from fastast.train.run_energy import RunEnergy
+from fastast.train.spent import meter_budget, unreadable_energy
 from fastast.train.start import (
     changed_dtype,
     changed_world_size,
@@ -74,16 +78,19 @@ def train(
     Raises:
         InputError: something that the user can fix.
     """
+    began_s = time.monotonic() - process_age_s(argv)
     num_processes = count_processes(options.get("nproc"), options.get("device", "auto"))
     if num_processes > 1 and not launched_by_torchrun() and find_world().size == 1:
-        return launch(num_processes, argv)
+        return launch(num_processes, argv, began_s)
     if is_restart():
         if "out" not in options:
             raise InputError("a restarted run is found by its folder: start with --out")
         resume = "auto"
+    elif BEGAN in os.environ:
+        began_s = float(os.environ[BEGAN])
     try:
         with open_ranks(options.get("device", "auto"), float(options.get("stall_timeout", STALL_TIMEOUT_S))) as ranks:
-            return _train(options, resume, argv, reporter, ranks, force=force)
+            return _train(options, resume, argv, reporter, ranks, began_s, force=force)
     except RankLost as lost:
         print(
             f"fastast train: error: {lost}; continue from the last checkpoint with --resume",
@@ -94,7 +101,14 @@ def train(
 
 
 def _train(
-    options: dict[str, Any], resume: str | None, argv: list[str], reporter: Reporter, ranks: Ranks, *, force: bool
+    options: dict[str, Any],
+    resume: str | None,
+    argv: list[str],
+    reporter: Reporter,
+    ranks: Ranks,
+    began_s: float,
+    *,
+    force: bool,
 ) -> int:
     if not ranks.is_first:
         reporter = Reporter(Console(quiet=True))
@@ -113,7 +127,7 @@ def _train(
     if note := idle_gate(start.config):
         reporter.note(note)
     max_time_s = parse_duration(start.config.max_time, "--max-time") if start.config.max_time else None
-    return _run(start, StopRequest(max_time_s), argv, reporter, ranks, force=force)
+    return _run(start, StopRequest(max_time_s), argv, reporter, ranks, began_s, force=force)
 
 
 def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
@@ -140,7 +154,14 @@ def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
 
 
 def _run(
-    start: RunStart, request: StopRequest, argv: list[str], reporter: Reporter, ranks: Ranks, *, force: bool
+    start: RunStart,
+    request: StopRequest,
+    argv: list[str],
+    reporter: Reporter,
+    ranks: Ranks,
+    began_s: float,
+    *,
+    force: bool,
 ) -> int:
     config, folder, state = start.config, start.folder, start.state
     check_names(config.arch, config.weights if state is None else "none")
@@ -159,10 +180,18 @@ def _run(
                 f"{start.checkpoint}: {(dtype + size)[0]}; add --force to go on, or start anew with another --out"
             )
         start = dataclasses.replace(start, changed=start.changed + dtype + size)
-    complete_config(config, runtime, dataset.train.num_samples, num_ranks=ranks.size, num_local=ranks.local_size)
+    num_train = dataset.train.num_samples
+    notes = complete_config(config, runtime, num_train, num_ranks=ranks.size, num_local=ranks.local_size)
+    if state is not None and config.batch_size != (before := state["config"].get("batch_size")):
+        raise InputError(
+            f"--batch-size {config.batch_size}: the run was started with {before}; leave the option out to continue, "
+            "or start anew with another --out"
+        )
+    for note in notes + check_plan(config, num_train, num_ranks=ranks.size):
+        reporter.note(note)
     _introduce(config, dataset, runtime, reporter, ranks)
     try:
-        return _fit(start, dataset, runtime, request, argv, reporter, ranks)
+        return _fit(start, dataset, runtime, request, argv, reporter, ranks, began_s)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -193,6 +222,7 @@ def _fit(
     argv: list[str],
     reporter: Reporter,
     ranks: Ranks,
+    began_s: float,
 ) -> int:
     config, folder, state = start.config, start.folder, start.state
     with contextlib.ExitStack() as stack:
@@ -201,6 +231,8 @@ def _fit(
         if state is not None and start.checkpoint is not None:
             meter.continue_csv(start.checkpoint.resolve().parent.parent / folder.power.name)
         energy = RunEnergy(stack.enter_context(meter))
+        if config.budget is not None and parse_budget(config.budget, "--budget").kind == "joules":
+            _require_energy(config.budget, meter, ranks)
         try:
             trainer = Trainer(
                 config,
@@ -223,6 +255,9 @@ def _fit(
             start.require_untouched()
 
         ranks.call_on_first(take_folder)
+        record = meter_budget(trainer, meter, folder, began_s)
+        if record is not None and ranks.is_first:
+            stack.enter_context(record)
         if state is not None:
             resume_run(trainer, start, reporter)
         else:
@@ -245,6 +280,7 @@ def _fit(
                 failure = checkpointer.close()
             if (failure := ranks.all_gather_object(failure)[0]) is not None:
                 raise InputError(f"{failure}; free some space or make the folder writable, then continue with --resume")
+            trainer.budget_meter.synchronize()
             meter.stop()
             summary = build_summary(trainer, nvml.driver, argv, stopped=stopped.reason if stopped else None)
             trainer.log.merge_offered()
@@ -255,20 +291,36 @@ def _fit(
                 write_samples(folder, trainer)
                 folder.write_json(folder.summary, summary)  # last, since it says that all is done
         exit_code = stopped.exit_code if stopped else 0
-    if not ranks.is_first:
+        if not ranks.is_first:
+            return exit_code
+        try:
+            write_report(folder.path)
+        except (InputError, OSError) as error:  # the run itself is done and safe
+            reporter.note(f"report.html was not written: {error}")
+        if stopped is not None:
+            processes = f" --nproc {ranks.size}" if 1 < ranks.size == ranks.local_size else ""
+            resume = f"fastast train --out {folder.path} --resume{processes}"
+            reporter.note(f"{stopped}; continue from there with: {resume}")
+            return exit_code
+        if isinstance(trainer.budget, MeteredBudget):
+            trainer.budget.spent = trainer.budget_meter.read_alone()
+            summary["budget"] = trainer.budget.summary()
+            folder.write_json(folder.summary, summary)
+        reporter.console.print(verdict(summary))
+        reporter.note(f"run folder: {folder.path} (report.html shows it)")
+        reporter.note(f"next: fastast predict {folder.path} PICTURES, fastast evaluate {folder.path} --data D")
         return exit_code
-    try:
-        write_report(folder.path)
-    except (InputError, OSError) as error:  # the run itself is done and safe
-        reporter.note(f"report.html was not written: {error}")
-    if stopped is not None:
-        processes = f" --nproc {ranks.size}" if 1 < ranks.size == ranks.local_size else ""
-        reporter.note(f"{stopped}; continue from there with: fastast train --out {folder.path} --resume{processes}")
-        return exit_code
-    reporter.console.print(verdict(summary))
-    reporter.note(f"run folder: {folder.path} (report.html shows it)")
-    reporter.note(f"next: fastast predict {folder.path} PICTURES, fastast evaluate {folder.path} --data D")
-    return exit_code
+
+
+def _require_energy(budget: str, meter: EnergyMeter, ranks: Ranks) -> None:
+    """Refuses a budget of joules where they cannot be read."""
+    reason = next(filter(None, ranks.all_gather_object(unreadable_energy(meter))), None)
+    if reason is not None:
+        message = (
+            f"--budget {budget}: the energy of the GPU cannot be read here ({reason}); use a time or epochs instead, "
+            "for example --budget 40m or --budget 5ep"
+        )
+        raise InputError(message) if ranks.is_first else ReportedByOtherRank(message)
 
 
 def metered_devices(device: torch.device) -> list[int | str]:
@@ -278,9 +330,12 @@ def metered_devices(device: torch.device) -> list[int | str]:
 
 def _introduce(config: TrainConfig, dataset: Dataset, runtime: Runtime, reporter: Reporter, ranks: Ranks) -> None:
     times = f" on each of {ranks.size} ranks" if ranks.size > 1 else ""
+    sizes = f"{config.image_size} px"
+    if config.train_sizes != (config.image_size,):
+        sizes = f"{', '.join(map(str, config.train_sizes))} px, evaluated at {sizes}"
     reporter.note(
         f"{dataset.train.num_samples:,} training and {dataset.val.num_samples:,} validation pictures, "
-        f"{len(dataset.classes)} classes; {config.arch} at {config.image_size} px, batch {config.batch_size}{times}"
+        f"{len(dataset.classes)} classes; {config.arch} at {sizes}, batch {config.batch_size}{times}"
     )
     if dataset.quarantined:
         first = dataset.quarantined[0]

@@ -17,8 +17,9 @@ from fastast.data import Catalog
 from fastast.device import device_name
 from fastast.energy.savings import PartCounts, compute_summary, cost, emissions_g, energy_summary
 from fastast.gates.base import Gate
-from fastast.loggers.counters import PhaseCounts
+from fastast.loggers.counters import PhaseCounts, total
 from fastast.models.weights_info import WeightsInfo
+from fastast.phases import WARMUP
 from fastast.run_folder import RunFolder, code_version
 from fastast.train.run_energy import DENSE_PART, GATED_PART
 from fastast.train.trainer import Trainer
@@ -92,9 +93,12 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
     )
     counters = log.counters
     version, commit = code_version()
-    whole, gated = counters.whole, counters.gated
+    whole, gated = counters.whole, total([counters.gated])
     gate_is_dense = config.gate == "dense"
-    dense_counts, gated_counts = (part_counts(counts, trainer.gate) for counts in (counters.dense, gated))
+    dense_counts, gated_counts = (
+        [part_counts(counts, trainer.gate, trainer.engine.units[size]) for size, counts in sizes.items()]
+        for sizes in (counters.dense, counters.gated)
+    )
     gated_part = DENSE_PART if gate_is_dense else GATED_PART
     evaluated = [line for line in log.epochs if line["val_top1"] is not None]
     best = max(evaluated, key=lambda line: line["val_top1"], default=None)
@@ -107,6 +111,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
         "argv": argv,
         "stopped": stopped,
         "resumes": counters.resumes,
+        "budget": None if trainer.budget is None else trainer.budget.summary(),
         "hardware": {
             "device": runtime.device.type,
             "names": names,
@@ -127,6 +132,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             "arch": config.arch,
             "params": sum(p.numel() for p in trainer.engine.model.parameters()),
             "image_size": config.image_size,
+            "train_sizes": list(config.train_sizes),
             "precision": str(runtime.dtype).removeprefix("torch."),
             "compiled": runtime.compiled,
             "compile_note": runtime.compile_note,
@@ -134,10 +140,11 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
         "gate": {
             "name": config.gate,
             "selection": config.selection,
-            "target": config.target if trainer.gate.has_target else None,
+            "target": config.target if trainer.gate.has_target and not isinstance(config.target, str) else None,
+            "shares": [line["target"] for line in log.epochs],
             "activation_rate": gated.selected / gated.offered if gated.offered else None,
             "threshold": next((e["threshold"] for e in reversed(log.epochs) if e["threshold"] is not None), None),
-            "warmup_epochs": config.warmup_epochs,
+            "warmup_epochs": total([counters.phases[WARMUP]]).offered / dataset.train.num_samples,
         },
         "samples": {
             "offered": whole.offered,
@@ -191,12 +198,13 @@ def price_notes(gpu_j: float | None, price_per_kwh: float | None, gco2_per_kwh: 
     return notes
 
 
-def part_counts(counts: PhaseCounts, gate: Gate) -> PartCounts:
-    """Work of a phase under a gate."""
+def part_counts(counts: PhaseCounts, gate: Gate, unit: float = 1.0) -> PartCounts:
+    """Work of a phase under a gate; `unit` is the cost of a forward there, in forwards at `--image-size`."""
     return PartCounts(
         offered=counts.offered,
         selected=counts.selected,
         backward=counts.backward,
         scored=counts.scored,
         score_units=gate.score_units,
+        unit=unit,
     )

@@ -23,13 +23,15 @@ from fastast.distributed.queue_balance import QueueBalancer
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
 from fastast.feed import Batch
+from fastast.gates.registry import AUTO
 from fastast.loggers.console import Reporter
-from fastast.loggers.counters import BatchRecord, PhaseCounts
+from fastast.loggers.counters import NO_COUNTS, BatchRecord, PhaseCounts
 from fastast.loggers.device_status import StatusReader
 from fastast.loggers.metrics import VALIDATION
 from fastast.phases import GATED
 from fastast.run_folder import RunFolder
 from fastast.signals import stop_if_requested
+from fastast.train.budget_meter import BudgetMeter
 from fastast.train.engine import Engine, build_engine
 from fastast.train.epoch_plan import EpochPlanner
 from fastast.train.evaluation import evaluate
@@ -39,10 +41,18 @@ from fastast.train.quarantine import Quarantine
 from fastast.train.run_energy import RunEnergy
 from fastast.train.run_log import RunLog
 from fastast.train.schedule import Segment, lr_at
+from fastast.train_sizes import size_at
+
+# Share of the validation pictures by which a budget of time or energy learns early what an evaluation costs.
+TIMED_SHARE = 0.05
 
 
 class Saver(Protocol):
     """Saves a run while it trains."""
+
+    @property
+    def write_s(self) -> float:
+        """Seconds that writing the last checkpoint took."""
 
     def due(self) -> bool:
         """Whether `save` is to be called before the next batch."""
@@ -78,6 +88,8 @@ class Trainer:
     Attributes:
         runtime: as given, or without the compiler if the network turned out not to compile.
         log: counts and logs what the run has done.
+        budget: what the run may spend; None with `--epochs`.
+        progress: share of the training, in [0, 1], that the learning rate of the last step stands for.
         between: called between two batches, of training as of evaluation; may raise to end the run there.
         waiting: called every second while pictures do not come; may raise as well.
         requested: called between two batches; what `stop_if_requested` takes. All ranks then stop at the same batch.
@@ -111,13 +123,17 @@ class Trainer:
             reporter,
             weights=config.weights if state is None else "none",
             num_classes=len(dataset.classes),
+            classes=dataset.classes,
             num_train=num_train,
             ranks=ranks,
             num_waiting=0 if state is None else Engine.num_waiting(_part(state, "engine"), ranks.size),
         )
-        self.planner = EpochPlanner(config, num_train, dataset.val.num_samples, num_ranks=ranks.size)
-        self.gate, self.schedule = self.planner.gate, self.planner.schedule
+        self.planner = EpochPlanner(
+            config, num_train, dataset.val.num_samples, num_ranks=ranks.size, units=self.engine.units
+        )
+        self.gate, self.schedule, self.budget = self.planner.gate, self.planner.schedule, self.planner.budget
         self.log = RunLog(config, self.planner, folder, energy.meter, reporter, num_train=num_train, ranks=ranks)
+        self.budget_meter = BudgetMeter(self.budget, self.log, ranks, config)
         self._reports = StatusReader(ranks.size, runtime.device)
         self._hosts = LaggedGather(ranks)
         self._balancer = QueueBalancer(config.batch_size, ranks.size)
@@ -133,6 +149,7 @@ class Trainer:
         self._position = 0  # samples offered before the current segment
         self._progress: EpochProgress | None = None
         self._trained = False  # all of the next segment is done except the evaluation
+        self.progress = 0.0
         self._lap_s = self._began_s = time.monotonic()
         if state is not None:
             try:
@@ -160,12 +177,13 @@ class Trainer:
             Stopped: it was asked for; `state_dict` continues from there.
             InputError: the training diverged (10 non-finite steps in a row).
         """
+        self.budget_meter.write_s = lambda: saver.write_s
         self._began_s = time.monotonic() - self.log.counters.total_s
         self.reporter.begin("training", 1.0)
         try:
-            for segment in self.schedule.segments(self._position):
+            while (segment := self._segment()) is not None:
                 if not self._trained:
-                    self._run_segment(segment, saver)
+                    segment = self._run_segment(segment, saver)
                 line = self._finish_epoch(segment) if segment.ends_epoch else None
                 self._position += segment.stop - segment.start
                 self._trained = False
@@ -184,26 +202,28 @@ class Trainer:
         lap, self._lap_s = now - self._lap_s, now
         return lap
 
-    def _run_segment(self, segment: Segment, saver: Saver) -> None:
+    def _run_segment(self, segment: Segment, saver: Saver) -> Segment:
+        """Trains a segment, and returns it as it ended."""
+        self.budget_meter.resume()
         if self._progress is None:
             bad_ids = self.loaders.train.bad_ids
             plan = self.planner.plan(segment, bad_ids, self.engine.memory)
             self._progress = EpochProgress(segment, plan, bad_ids, batch_size=self.batch_size, ranks=self.ranks)
+            self.log.begin_segment(segment, plan)
         progress, loader = self._progress, self.loaders.train
-        counts = self.log.counters.phases[segment.phase]
         self.engine.begin_epoch(segment.epoch)
         self.energy.meter.set_phase(segment.phase)
         part = self.energy.part_meter(segment.phase)
         part.start()
         self._lap()
         waited, decoded = loader.wait_s, loader.num_decoded
-        batches = loader.stream(segment.epoch, progress.slices())
+        batches = loader.stream(segment.epoch, progress.slices(lambda first: self._train_size(segment, first)))
         try:
-            for batch in batches:
+            while not self._is_due(segment) and (batch := next(batches, None)) is not None:
                 record = self._offer(batch, progress)
-                # The middle of the batch, so that neither the first step nor the last has a learning rate of zero.
-                middle = self.schedule.progress(segment.offered_before + (record.first + record.last) / 2)
-                self.engine.set_lr(lr_at(middle, peak=self.peak_lr, warmup=self.config.lr_warmup))
+                if self.budget is None:
+                    # The middle of the batch, so that neither the first step nor the last has a learning rate of zero.
+                    self._set_lr(self.schedule.progress(segment.offered_before + (record.first + record.last) / 2))
                 part.step(record.counts.offered)
                 record.counts.decoded, decoded = loader.num_decoded - decoded, loader.num_decoded
                 record.counts.data_wait, waited = loader.wait_s - waited, loader.wait_s
@@ -216,8 +236,10 @@ class Trainer:
                 if due:
                     self.engine.synchronize()
                     part.stop()
-                    counts.seconds += self._lap()
+                    self._count_time(segment)
+                    self.budget_meter.pause()
                     saver.save()
+                    self.budget_meter.resume()
                     part.start()
                     self._lap()  # saving is no part of training
             self._agree_last()
@@ -225,28 +247,58 @@ class Trainer:
             self.engine.synchronize()  # the last steps are still running
         finally:
             part.stop()
-            counts.seconds += self._lap()
+            self._count_time(segment)
             batches.close()
         self._quarantine.share(self.loaders)
         self.engine.merge_memory()
         if loader.bad_ids.all():
             raise InputError("no training picture could be decoded; quarantine.jsonl says why")
-        if segment.ends_epoch:
-            self.engine.memory.end_epoch(progress.plan.keep)
+        self._count_spent()
+        self.budget_meter.synchronize()
+        self.budget_meter.pause()
+        segment = self.schedule.end(segment, progress.position(self.planner), self.log.forward_units)
         self._progress, self._trained = None, True
+        return segment
 
-    def _agree(self, counts: Sequence[float] = (0, 0, 0, 0), *, due: bool = False) -> tuple[int, bool]:
+    def _is_due(self, segment: Segment) -> bool:
+        """Whether the segment ends here because of the budget; the same on all ranks, and after a resume."""
+        if self._progress is None or not self._progress.delivered:  # so that each segment moves the run on
+            return False
+        self._count_spent()
+        if self.budget_meter.wants_evaluation:
+            self._time_evaluation()
+            self.budget_meter.require_steps()
+        share = 1.0
+        if self._scores(segment):
+            share = self.log.status.target if self.config.target == AUTO else self.planner.planned_share
+        pending = self.log.pending_units(share, self.engine.train_size)
+        return self.schedule.is_due(segment, pending) and self.budget_meter.confirms_end()
+
+    def _set_lr(self, progress: float) -> None:
+        self.progress = progress
+        self.engine.set_lr(lr_at(progress, peak=self.peak_lr, warmup=self.config.lr_warmup))
+
+    def _train_size(self, segment: Segment, first: int) -> int:
+        """The size of a batch that is about to be read, by the first position of the segment that it covers."""
+        return size_at(self.schedule.progress(segment.offered_before + first), self.config.train_sizes)
+
+    def _count_time(self, segment: Segment) -> None:
+        self.log.counters.of(segment.phase, self.engine.train_size).seconds += self._lap()
+
+    def _agree(self, counts: Sequence[float] = NO_COUNTS, *, due: bool = False) -> tuple[int, bool]:
         """Tells the other hosts what this one counted and was asked for; returns what any was asked for."""
-        rows = self._hosts.push((*counts, self.requested(), due))
+        rows = self._hosts.push((*counts, self.requested(), due, self.budget_meter.own()))
         if rows is None:
             return 0, False
-        self.log.merge_counts(rows[:, :-2])
-        return int(rows[:, -2].max()), bool(rows[:, -1].max())
+        self.log.merge_counts(rows[:, : len(counts)])
+        request, is_due, spent = rows[:, len(counts) :].T
+        self.budget_meter.take(spent)
+        return int(request.max()), bool(is_due.max())
 
     def _agree_last(self) -> None:
         """Completes the counts of the last batch; a request in it is repeated with the next one."""
         if (rows := self._hosts.flush()) is not None:
-            self.log.merge_counts(rows[:, :-2])
+            self.log.merge_counts(rows[:, : len(NO_COUNTS)])
 
     def _check(self) -> None:
         """Between two batches of the evaluation."""
@@ -259,27 +311,41 @@ class Trainer:
 
     def _offer(self, batch: Batch, progress: EpochProgress) -> BatchRecord:
         """Hands a batch to the engine; returns what is known of it at once."""
-        counts = PhaseCounts()
+        counts, before = PhaseCounts(), progress.delivered
+        first, last, ids = progress.advance()
+        rows, units = progress.delivered - before, 0.0
         if self._scores(progress.segment):
             self.engine.score(batch)
             counts.scored = batch.num_valid
+            units = self.gate.score_units * rows * self.engine.units[self.engine.train_size]
         else:
             self.engine.enqueue(batch, progress.plan.weights)
-        first, last, ids = progress.advance()
         ids = ids[~np.isin(ids, batch.lost_ids)]
         counts.offered = len(ids)
-        return BatchRecord(first, last, counts, ids)
+        return BatchRecord(first, last, self.engine.train_size, counts, ids, rows=rows, units=units)
 
     def _train_ready(self, statuses: np.ndarray | None, segment: Segment) -> None:
         """Logs a report of the device, and trains every full batch that then waits in the queues."""
         if statuses is None:
             return
-        self.log.report(statuses, segment, self.engine.guard.lr)
+        self._follow_budget()
+        self.log.report(statuses, segment, self.engine.guard.lr, self.progress)
         work = self._balancer.decide(statuses[:, 0])
         self.engine.move_rows(work.moves)
         for _ in range(work.num_steps):
+            self._follow_budget()
             self.engine.train()
-        self.log.count_steps(segment.phase, work.num_steps)
+            self.log.count_step(segment.phase, self.engine.train_size)
+
+    def _follow_budget(self) -> None:
+        """Gives the next step the learning rate of its middle, by what is spent."""
+        if self.budget is not None:
+            self._count_spent()
+            self._set_lr(self.budget.progress_of_step(self.log.step_units(self.engine.train_size)))
+
+    def _count_spent(self) -> None:
+        if self.budget is not None:
+            self.budget.count(self.log.forward_units)
 
     def _finish_epoch(self, segment: Segment) -> dict[str, Any]:
         validation = self._evaluate() if segment.evaluates else dict.fromkeys(VALIDATION)
@@ -296,6 +362,7 @@ class Trainer:
         self.energy.meter.set_phase("eval")
         began = time.monotonic()
         ids, ranks = np.arange(self.dataset.val.num_samples), self.ranks
+        self.budget_meter.begin_evaluation()
         try:
             average_statistics(self.engine.model, ranks)
             accuracy = evaluate(
@@ -307,19 +374,32 @@ class Trainer:
             )
             self._agree_last()
             self._quarantine.share(self.loaders)
+            self.budget_meter.end_evaluation()
         finally:
             self.log.counters.eval_s += time.monotonic() - began
         return dict(zip(VALIDATION, (accuracy.loss, accuracy.top1, accuracy.top5), strict=True))
+
+    def _time_evaluation(self) -> None:
+        """Runs a small part of an evaluation, so that the last one can be kept back from a budget of time or energy."""
+        self.budget_meter.pause()
+        ids, ranks = np.arange(self.dataset.val.num_samples), self.ranks
+        part = ids[: max(round(TIMED_SHARE * len(ids)), 4 * self.batch_size * ranks.size)]
+        self.budget_meter.begin_evaluation()
+        for batch in self.loaders.val.over(rank_slices(part, self.batch_size, ranks.rank, ranks.size)):
+            self.engine.evaluate(batch.images, batch.labels, batch.valid)
+        self.engine.synchronize()
+        self.budget_meter.end_evaluation(len(part) / len(ids))
+        self.budget_meter.resume()
 
     @property
     def epoch(self) -> int:
         """The current epoch, counted from 1; the last one once all is done."""
         segment = self._segment()
-        return self.schedule.num_epochs if segment is None else segment.epoch + 1
+        return self.log.epochs[-1]["epoch"] if segment is None else segment.epoch + 1
 
     def _segment(self) -> Segment | None:
         """The current segment, or None once all is done."""
-        return next(self.schedule.segments(self._position), None)
+        return self.schedule.segment_at(self._position)
 
     def _place(self) -> list[Any] | None:
         """The current segment in plain values, or None once all is done."""
@@ -346,6 +426,7 @@ class Trainer:
             "log": self.log.state_dict(),
             "report": self._reports.state_dict(),
             "loaders": self.loaders.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "position": self._position,
             "segment": self._place(),
             "trained": self._trained,
@@ -365,6 +446,7 @@ class Trainer:
         self.log.load_state_dict(shared["log"])
         self._reports.load_state_dict(shared["report"])
         self.loaders.load_state_dict(shared["loaders"])
+        self.schedule.load_state_dict(shared.get("schedule", {}))  # earlier versions had none
         self._position, self._trained = shared["position"], shared["trained"]
         # Within a segment all of it must be the same; between two, the end of the next one may have changed.
         known = slice(None) if shared["progress"] is not None or self._trained else slice(3)

@@ -10,25 +10,19 @@ from typing import Any
 from fastast.bench.estimate import Outcome
 from fastast.bench.matrix import Job
 from fastast.bench.runner import BadInput
-from fastast.gates.registry import make_gate
 
-NUM_TRAIN, BATCH, S_PER_UNIT, WARMUP = 960, 16, 0.001, 1.0
-PARTS = ("train_s", "decode_s", "score_s", "decode_all_s", "decode_selected_s")
+NUM_TRAIN, BATCH, S_PER_UNIT, START_S, EVAL_S = 960, 16, 0.001, 2.0, 0.2
 REAL: dict[str, Any] = {
     **{"schema": 1, "version": "0.1.0", "commit": "a24ce546d693", "seed": 0, "stopped": None},
-    "hardware": {"device": "cpu", "names": ["AMD EPYC"], "world_size": 1},
-    "data": {"train": NUM_TRAIN, "val": 60, "classes": 4, "quarantined": 0, "fingerprint": "fb4824e362c1846e"},
-    "gate": {"name": "memory", "selection": "soft", "target": 0.3, "activation_rate": 0.3, "warmup_epochs": WARMUP},
-    "samples": {"offered": 480, "selected": 312, "backward": 304, "leftover": 8, "steps": 19, "nonfinite_steps": 0},
+    "hardware": {"device": "cpu", "names": ["AMD EPYC"], "world_size": 1, "torch": "2.15.0", "dali": "2.4.0"},
+    "data": {"train": NUM_TRAIN, "val": 1000, "classes": 4, "quarantined": 0, "fingerprint": "fb4824e362c1846e"},
+    "model": {"arch": "resnet18", "params": 11_181_642, "image_size": 64, "precision": "float32"},
+    "gate": {"name": "memory", "activation_rate": 0.3},
+    "samples": {"offered": 480, "selected": 312, "backward": 304, "steps": 19},
     "accuracy": {"val_top1": 0.5, "val_top5": 1.0, "best_val_top1": 0.5, "best_epoch": 1},
     "time_s": {"total": 0.56, "train": 0.41, "eval": 0.08, "data_wait": 0.19},
-    "throughput": {"offered_per_s": 2513.8, "backward_per_s": 670.3},
-    "compute": {"forward_units": 912.0, "dense_forward_units": 1440.0, "speedup_ceiling": 3.33},
-    "energy": {
-        **{"savings_estimated": 0.693, "savings_arithmetic": 0.733, "savings_measured": None},
-        **{"run_savings_estimated": 0.347, "run_savings_arithmetic": 0.367, "run_savings_measured": None},
-        **{"gpu_j": None, "train_gpu_j": None, "cpu_j": None},
-    },
+    "compute": {"forward_units": 912.0, "speedup_ceiling": 3.33},
+    "energy": {"gpu_j": None, "train_gpu_j": None, "notes": ["CPU not read: no RAPL counters here", "GPU not read: x"]},
 }
 
 
@@ -43,24 +37,20 @@ def fake_summary(
     j: float | None = None,
     num_train: int = NUM_TRAIN,
 ) -> dict[str, Any]:
-    """The summary of a run by the cost model: it trains whole batches, and a forward unit takes `j` joules."""
+    """The summary of a run that did the work of so many dense epochs, in whole batches, with `j` joules a unit."""
     summary = copy.deepcopy(REAL)
-    offered = round(epochs * num_train)
-    dense = offered if gate == "dense" else min(offered, round(WARMUP * NUM_TRAIN))
-    selected = dense + round(share * (offered - dense))
-    backward = selected // BATCH * BATCH
-    scored = float(offered - dense) if gate == "forward" else 0.0
-    units = 3.0 * backward + scored
+    steps = round(epochs * num_train) // BATCH
+    units = 3.0 * steps * BATCH
     train_s = units * S_PER_UNIT * overhead
     summary["seed"] = seed
+    summary["data"]["train"] = num_train
     summary["gate"].update(name=gate, activation_rate=1.0 if gate == "dense" else share)
-    summary["samples"].update(offered=offered, selected=selected, backward=backward, steps=backward // BATCH)
+    summary["samples"].update(backward=steps * BATCH, steps=steps)
     summary["accuracy"].update(val_top1=top1, best_val_top1=top1)
-    summary["time_s"].update(total=train_s + 0.3, train=train_s, eval=0.2, data_wait=0.1 * train_s)
-    summary["throughput"]["offered_per_s"] = offered / train_s if train_s else 0.0
-    summary["compute"].update(forward_units=units, speedup_ceiling=make_gate(gate).ceiling(share))
+    summary["time_s"].update(total=train_s + 3 * EVAL_S, train=train_s, eval=EVAL_S)
+    summary["compute"].update(forward_units=units)
     if j is not None:
-        summary["energy"].update(gpu_j=1.1 * j * units, train_gpu_j=j * units)
+        summary["energy"].update(gpu_j=1.1 * j * units, train_gpu_j=j * units, notes=[])
     return summary
 
 
@@ -72,7 +62,7 @@ class FakeRunner:
         ran: names of the runs that were started, in order.
         failing: reasons, by name.
         refuse: the reason with which every run refuses its options, or None.
-        num_train: pictures that a calibration finds.
+        num_train: pictures that the short dense run finds.
     """
 
     kept: dict[tuple[str, str], Outcome]
@@ -94,12 +84,6 @@ class FakeRunner:
     def forwarding_signals(self):
         return contextlib.nullcontext()
 
-    def probe(self, gates):
-        self.ran.append("probe")
-        if self.refuse is not None:
-            return None, self.refuse
-        return {gate: dict.fromkeys(PARTS, 0.002) | {"train_s": 0.004} for gate in ("dense", *gates)}, None
-
     def finished(self, job: Job):
         outcome = self.kept.get((str(self.root), job.name))
         return outcome and dataclasses.replace(outcome, before=True)
@@ -110,16 +94,17 @@ class FakeRunner:
             raise BadInput(self.refuse)
         if job.name in self.failing:
             return Outcome(None, self.failing[job.name], 1.0)
-        share = job.changes.get("target", self.options.get("target", 0.1))
-        top1 = {"dense": 0.6, "random": 0.5}.get(job.gate, 0.7) + 0.001 * job.seed
-        summary = fake_summary(job.gate, job.epochs, seed=job.seed, share=share, top1=top1, overhead=1.1)
-        outcome = Outcome(summary, seconds=summary["time_s"]["total"] + 2)
+        speed = {"dense": 1.0, "random": 0.9, "memory": 2.0}[job.arm.gate]  # of learning
+        noise = 0.001 * ((7 * job.seed + len(job.arm.name)) % 3)
+        top1 = 0.7 - 0.25 * (speed * job.budget.amount) ** -0.5 + noise
+        summary = fake_summary(job.arm.gate, job.budget.amount, seed=job.seed, top1=top1, overhead=1.1)
+        outcome = Outcome(summary, seconds=summary["time_s"]["total"] + START_S)
         self.kept[str(self.root), job.name] = outcome
         return outcome
 
     def train(self, folder, options) -> Outcome:
-        self.ran.append("calibration")
+        self.ran.append("pace")
         if self.refuse is not None:
             raise BadInput(self.refuse)
         summary = fake_summary("dense", options["epochs"], num_train=self.num_train)
-        return Outcome(summary, seconds=summary["time_s"]["total"] + 2)
+        return Outcome(summary, seconds=summary["time_s"]["total"] + START_S)

@@ -1,141 +1,93 @@
-"""The matrix: its order, the length of matched runs, which runs are shared, and what it is expected to take."""
+"""The matrix: its order, the names of runs, and what it is expected to take."""
 
 import pytest
 
-from fastast.bench.estimate import Outcome, estimate, fit_epochs, pace_of
-from fastast.bench.matrix import JOULES, SHARE, TIME, UNITS, Job, order_gates, walk
-from fastast.config import TrainConfig
+from fastast.bench.arms import parse_arms, parse_budgets
+from fastast.bench.estimate import GATE_OVERHEAD, START_S, Outcome, Pace, estimate, fit_scale, pace_of
+from fastast.bench.matrix import jobs_of
 from fastast.errors import InputError
-from tests.bench.fake_runs import BATCH, NUM_TRAIN, S_PER_UNIT, fake_summary
+from tests.bench.fake_runs import EVAL_S, NUM_TRAIN, S_PER_UNIT, fake_summary
 
-EPOCHS = 4.0
-
-
-def simulator(ran, *, overhead=1.0, j=None, shares=None, failing=()):
-    """Runs a job by arithmetic, and lists it."""
-
-    def run(job):
-        ran.append(job)
-        if job.name in failing:
-            return None
-        share = job.changes.get("target", (shares or {}).get(job.gate, 0.3))
-        slow = overhead if job.role == "gate" else 1.0
-        return Outcome(fake_summary(job.gate, job.epochs, seed=job.seed, share=share, overhead=slow, j=j)).work
-
-    return run
+ARMS = parse_arms("dense;random:target=0.3;memory:target=0.3")
+BUDGETS = parse_budgets("1,2ep")
+EPOCH_S = 3 * NUM_TRAIN * S_PER_UNIT
+PACE = Pace(epoch_s=EPOCH_S, eval_s=EVAL_S, start_s=2.0)
 
 
-def test_order_of_the_matrix():
-    ran = []
-    gates = order_gates(["dense", "forward", "infobatch", "random", "forward"])
-    assert gates == ("random", "forward", "infobatch")
-    entries = walk(gates, [7, 8], EPOCHS, simulator(ran, overhead=1.2, j=2.0, shares={"infobatch": 0.75}))
-    names = [job.name for job in ran]
-    assert names[: len(names) // 2] == [
-        "seed7-dense",
-        "seed7-random",
-        "seed7-random-dense_equal_units",
-        "seed7-random-dense_equal_time",
-        "seed7-forward",
-        "seed7-forward-dense_equal_units",
-        "seed7-forward-dense_equal_time",
-        "seed7-infobatch",
-        "seed7-infobatch-random_equal_share",
-        "seed7-infobatch-dense_equal_units",
-        "seed7-infobatch-dense_equal_time",
+def test_seed_by_seed_then_budget_by_budget():
+    names = [job.name for job in jobs_of(ARMS, BUDGETS, [7, 8])]
+    assert names[:6] == [
+        "seed7-1ep-dense",
+        "seed7-1ep-random-target=0.3",
+        "seed7-1ep-memory-target=0.3",
+        "seed7-2ep-dense",
+        "seed7-2ep-random-target=0.3",
+        "seed7-2ep-memory-target=0.3",
     ]
-    assert [name.replace("seed8", "seed7") for name in names[len(names) // 2 :]] == names[: len(names) // 2]
-    filled = {(e.role, e.of): e.job.place for e in entries if e.job.seed == 8}
-    assert filled[SHARE, "forward"] == "random"  # of the same share
-    assert filled[JOULES, "forward"] == "forward-dense_equal_units"  # as joules go with units here
-    assert (SHARE, "random") not in filled
-    assert set(filled) == {("dense", None), ("gate", None)} | {
-        (role, of) for of in gates for role in (UNITS, TIME, JOULES, SHARE) if (role, of) != (SHARE, "random")
-    }
+    assert [name.replace("seed8", "seed7") for name in names[6:]] == names[:6]
 
 
-@pytest.mark.parametrize("share", [0.02, 0.1, 0.31, 0.9])
-@pytest.mark.parametrize("gate", ["forward", "memory", "infobatch"])
-def test_matched_runs_cost_the_same(gate, share):
-    took = {}
-    simulate = simulator([], overhead=1.4, j=3.0, shares={gate: share})
-
-    def run(job):
-        took[job.name] = simulate(job)
-        return took[job.name]
-
-    lengths = {entry.role: entry.job for entry in walk([gate], [0], EPOCHS, run)}
-    mine = took[lengths["gate"].name]
-    assert took[lengths[UNITS].name].forward_units == pytest.approx(mine.forward_units, rel=0.02)
-    assert took[lengths[JOULES].name].train_j == pytest.approx(mine.train_j, rel=0.02)
-    assert took[lengths[TIME].name].train_s == pytest.approx(mine.train_s, rel=0.02)
-    assert took[lengths[SHARE].name].share == pytest.approx(mine.share, rel=0.02)
-    assert lengths[SHARE].epochs == EPOCHS
-    assert lengths[SHARE].changes["target"] == share
-    for role in (UNITS, TIME):
-        batches = lengths[role].epochs * NUM_TRAIN / BATCH
-        assert batches == pytest.approx(round(batches), abs=1e-6)
+def test_names_are_short_and_of_their_own():
+    long = "/" + "x" * 300
+    arms = parse_arms(f"dense;memory:weights={long}a;memory:weights={long}b")
+    names = [job.name for job in jobs_of(arms, BUDGETS, [0])]
+    assert len(set(names)) == 6
+    assert all(len(name) < 120 and "/" not in name for name in names)
 
 
-def test_joules_are_matched_only_where_measured():
-    job = Job(role="gate", gate="memory", seed=0, epochs=EPOCHS)
-    roles = {entry.role for entry in walk(["memory"], [0], EPOCHS, simulator([])) if entry.of == job.gate}
-    assert roles == {SHARE, UNITS, TIME}
+def test_job_has_the_options_of_its_run():
+    job = jobs_of(ARMS, BUDGETS, [3])[-1]
+    assert job.options == {"gate": "memory", "target": 0.3, "seed": 3, "budget": "2ep"}
 
 
-def test_failed_runs_have_no_baselines():
-    ran = []
-    entries = walk(["random", "memory"], [0], EPOCHS, simulator(ran, failing={"seed0-random", "seed0-dense"}))
-    assert [(entry.role, entry.of) for entry in entries] == [
-        ("dense", None),
-        ("gate", None),
-        ("gate", None),
-        (SHARE, "memory"),
-        (UNITS, "memory"),
-    ]
+def test_pace_of_a_short_dense_run():
+    summary = fake_summary("dense", 0.1, j=2.0)
+    pace = pace_of(Outcome(summary, seconds=summary["time_s"]["total"] + 3))
+    assert pace.epoch_s == pytest.approx(EPOCH_S)
+    assert (pace.eval_s, pace.start_s) == (pytest.approx(EVAL_S), pytest.approx(3))
+    assert pace.watts == pytest.approx(2.0 / S_PER_UNIT)
+    assert pace_of(Outcome(fake_summary("dense", 0.001))) is None  # not one step
+    summary["time_s"]["eval"] = 0.0  # the time limit came first
+    assert pace_of(Outcome(summary)).eval_s == pytest.approx(summary["data"]["val"] * S_PER_UNIT)
 
 
-CONFIG = TrainConfig(epochs=EPOCHS, target=0.3)
+@pytest.mark.parametrize(("text", "seconds"), [("10m", 602.0), ("100kJ", 202.0)])
+def test_time_and_joules_are_expected_to_be_spent(text, seconds):
+    pace = Pace(epoch_s=1.0, eval_s=1.0, start_s=2.0, watts=500.0)
+    (budget,) = parse_budgets(text)
+    assert pace.seconds(budget, "memory") == seconds
 
 
-@pytest.fixture(scope="module")
-def pace():
-    summary = fake_summary("dense", EPOCHS)
-    pace = pace_of(Outcome(summary, seconds=summary["time_s"]["total"] + 2.0), EPOCHS)
-    assert pace is not None
-    assert (pace.s_per_unit, pace.start_s, pace.batch) == pytest.approx((S_PER_UNIT, 2.0, BATCH))
-    return pace
+def test_joules_that_are_not_measured_are_refused():
+    with pytest.raises(InputError, match="--budgets 100kJ: no joules were measured here"):
+        PACE.seconds(parse_budgets("100kJ")[0], "dense")
 
 
-def test_estimate_counts_unfinished_runs(pace):
-    gates = ("random", "memory")
-    whole = estimate(CONFIG, gates, [0, 1], EPOCHS, pace)
-    # dense; random and its two dense runs; memory, whose other runs are those of random by the same arithmetic
-    assert whole.num_runs == 2 * 5
-    assert len(whole.entries) == 2 * 8
-    dense_s = 2.0 + 3 * EPOCHS * NUM_TRAIN * S_PER_UNIT + EPOCHS * 0.05
-    assert whole.seconds["seed0-dense"] == pytest.approx(dense_s)
-    known = {}
-
-    def run(job):
-        summary = fake_summary(job.gate, job.epochs, seed=job.seed, overhead=1.5 if job.role == "gate" else 1.0)
-        known[job.name] = Outcome(summary, seconds=100.0)
-        return known[job.name].work
-
-    walk(gates, [0], EPOCHS, run)
-    rest = estimate(CONFIG, gates, [0, 1], EPOCHS, pace, known)
-    assert {name.split("-")[0] for name in rest.seconds} == {"seed1"}
-    assert set(rest.seconds.values()) == {100.0}  # as with the other seed
+def test_estimate_learns_from_finished_runs():
+    jobs = jobs_of(ARMS, BUDGETS, [0, 1])
+    first = estimate(jobs, {}, PACE)
+    assert first["seed1-2ep-dense"] == pytest.approx(2 + 2 * EPOCH_S + 3 * EVAL_S)
+    assert first["seed0-1ep-memory-target=0.3"] == pytest.approx(2 + GATE_OVERHEAD * EPOCH_S + 3 * EVAL_S)
+    known = {"seed0-1ep-dense": Outcome({"seed": 0}, seconds=START_S + 100)}
+    learned = estimate(jobs, known, PACE)
+    assert "seed0-1ep-dense" not in learned
+    assert learned["seed1-1ep-dense"] == START_S + 100  # as with the other seed
+    assert learned["seed1-2ep-dense"] == START_S + 200  # as the arm with another budget
+    assert learned["seed0-1ep-memory-target=0.3"] == START_S + 100  # as any arm
+    known["seed0-1ep-memory-target=0.3"] = Outcome(None, "killed", seconds=1.0)
+    assert estimate(jobs, known, PACE)["seed1-1ep-memory-target=0.3"] == START_S + 100  # nothing learned from failures
+    assert estimate(jobs, {}, None) == {}
 
 
-def test_budget_is_filled_and_not_exceeded(pace):
-    config = TrainConfig(epochs=40.0, target=0.1)
-    gates = ("random", "forward", "memory", "infobatch")
-    for budget_s in (500.0, 1000.0):
-        epochs = fit_epochs(config, gates, [0, 1, 2], pace, budget_s, "--budget")
-        assert 2.0 <= epochs < 40.0
-        assert estimate(config, gates, [0, 1, 2], epochs, pace).left_s <= budget_s
-        assert estimate(config, gates, [0, 1, 2], epochs + 0.1, pace).left_s > budget_s
-    assert fit_epochs(config, gates, [0], pace, 1e6, "--budget") == 40.0
-    with pytest.raises(InputError, match="--budget 9s: 2 epochs for each run would take about"):
-        fit_epochs(config, gates, [0], pace, 9.0, "--budget 9s")
+def test_time_is_filled_and_not_exceeded():
+    jobs = jobs_of(ARMS, BUDGETS, [0, 1, 2])
+
+    def seconds(factor):
+        return sum(PACE.seconds(job.budget.scaled(factor), job.arm.gate) for job in jobs)
+
+    for limit_s in (60.0, 90.0):
+        factor = fit_scale(jobs, PACE, limit_s, "--time")
+        assert seconds(factor) <= limit_s < seconds(1.02 * factor)
+    assert fit_scale(jobs, PACE, 1e6, "--time") == 1.0
+    with pytest.raises(InputError, match=r"--time 9s: starting and evaluating the 18 runs takes about 0\.8 minutes"):
+        fit_scale(jobs, PACE, 9.0, "--time 9s")

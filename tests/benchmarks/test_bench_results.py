@@ -7,8 +7,7 @@ import json
 import pytest
 
 from benchmarks import bench_results
-from fastast.bench.statistics import make_rows
-from fastast.bench.verdict import judge
+from fastast.bench.statistics import summarise
 from fastast.errors import InputError
 from tests.bench.fake_runs import fake_summary
 
@@ -16,32 +15,33 @@ from tests.bench.fake_runs import fake_summary
 @pytest.fixture
 def folder(tmp_path):
     """A bench of three seeds with one gate, as its command leaves it."""
-    runs = []
-    for seed in range(3):
-        for role, of, gate, top1 in (
-            ("dense", None, "dense", 0.6),
-            ("gate", None, "memory", 0.5),
-            ("random_equal_share", "memory", "random", 0.4),
-        ):
-            summary = fake_summary(gate, 4.0, seed=seed, top1=top1 + 0.001 * seed)
-            summary["hardware"].update(torch="2.15.0", dali="2.4.0")
-            summary["model"] = {"params": 174274}
-            runs.append({"role": role, "for": of, "seed": seed, "folder": "x", "epochs": 4.0, "summary": summary})
-    rows = make_rows(runs)
+    arms = [{"name": name, "options": {"gate": name}} for name in ("dense", "memory")]
+    budgets = [{"name": f"{amount:g}ep", "kind": "ep", "amount": amount} for amount in (1.0, 2.0)]
+    runs = [
+        {
+            **{"arm": arm, "budget": budget["name"], "seed": seed, "folder": "x"},
+            "summary": fake_summary(
+                arm, budget["amount"], seed=seed, top1=top1 + 0.1 * budget["amount"] + 0.001 * seed
+            ),
+        }
+        for seed in range(3)
+        for budget in budgets
+        for arm, top1 in (("dense", 0.5), ("memory", 0.45))
+    ]
     bench = {
-        "finished": True,
-        "parts": None,
-        "version": "0.1.0",
-        "commit": "abc",
+        **{
+            "schema": 2,
+            "finished": True,
+            "version": "0.1.0",
+            "commit": "abc",
+            "hardware": runs[0]["summary"]["hardware"],
+        },
         "argv": ["bench", "--data", "/somewhere/pictures", "--out", "/somewhere/out"],
-        "options": {"data": "/somewhere/pictures", "arch": "a:b", "image_size": 64, "target": 0.3},
-        "epochs": 4.0,
-        "seeds": [0, 1, 2],
-        "runs": runs,
-        "failures": [{"role": "gate", "for": None, "seed": 2, "gate": "forward", "reason": "/somewhere"}],
-        "rows": rows,
-        "verdict": judge(rows),
-        "notes": [],
+        "options": {"data": "/somewhere/pictures", "arch": "a:b", "image_size": 64},
+        **{"arms": arms, "budgets": budgets, "seeds": [0, 1, 2], "runs": runs},
+        "failures": [{"arm": "memory", "budget": "4ep", "seed": 2, "folder": "x", "reason": "/somewhere"}],
+        **summarise(arms, budgets, runs),
+        "notes": ["a note"],
     }
     (tmp_path / "R").mkdir()
     (tmp_path / "R" / "bench.json").write_text(json.dumps(bench))
@@ -52,26 +52,38 @@ def test_bench_becomes_json_and_markdown_without_paths(folder, tmp_path, capsys)
     bench_results.main([str(folder), "--name", "it", "--title", "A title", "--out", str(tmp_path)])
     text = (tmp_path / "it.json").read_text()
     result, shown = json.loads(text), (tmp_path / "it.md").read_text()
+    source = json.loads((folder / "bench.json").read_text())
     assert "/somewhere" not in text + shown
     assert result["command"] == "fastast bench --data pictures --out out"
-    assert result["rows"] == json.loads((folder / "bench.json").read_text())["rows"]
-    assert len(result["runs"]) == 9
-    assert result["runs"][1]["val_top1"] == 0.5
+    assert result["points"] == source["points"]
+    assert len(result["runs"]) == 12
+    assert result["runs"][1] == {
+        **{"arm": "memory", "budget": "1ep", "seed": 0, "share": 0.3, "gpu_j": None},
+        **{
+            key: result["runs"][1][key]
+            for key in ("val_top1", "offered", "backward", "forward_units", "train_s", "total_s")
+        },
+    }
     assert "**A title**: 960 pictures for training" in shown
-    assert "| memory | 3 | 50.10% +- 0.06% | 30.0%" in shown
-    assert "| memory: random, equal share | 3 | 40.10% +- 0.06% | " in shown
-    assert "- memory beats random at equal share" in shown
-    assert "- failed: forward, seed 2" in shown
+    assert " ".join(source["verdict"]["sentences"]) in shown
+    assert "| memory | 55.10 +- 0.06 % | 65.10 +- 0.06 % |" in shown
+    assert "| memory | -5.00 (" in shown
+    assert "| memory | 1.41 (" in shown
+    assert "- a note" in shown
+    assert "- failed: memory, 4ep, seed 2" in shown
     assert set(result["versions"]) >= {"python", "torch", "dali", "commit"}  # for the index of results
     assert "threads" in result["hardware"]
 
 
 def test_unfinished_bench_is_refused(folder, tmp_path):
     bench = json.loads((folder / "bench.json").read_text())
-    with pytest.raises(InputError, match="not finished"):
-        bench_results.condense({**bench, "finished": False}, "A title", "now")
-    with pytest.raises(InputError, match="all runs failed"):
-        bench_results.condense({**bench, "runs": []}, "A title", "now")
+    for changes, words in (
+        ({"finished": False}, "not finished"),
+        ({"runs": []}, "all runs failed"),
+        ({"schema": 1}, "of another version"),
+    ):
+        with pytest.raises(InputError, match=words):
+            bench_results.condense({**bench, **changes}, "A title", "now")
     (folder / "bench.json").unlink()
     with pytest.raises(InputError, match="no such file"):
         bench_results.main([str(folder), "--name", "it", "--title", "A title", "--out", str(tmp_path)])

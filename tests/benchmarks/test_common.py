@@ -76,6 +76,26 @@ def test_subset_command_links_both_splits(pictures, tmp_path):
         main(words)
 
 
+def test_subset_with_wrong_labels_and_rare_classes(pictures, tmp_path):
+    words = ["--data", str(pictures), "--train", "80", "--val", "8", "--out"]
+    main([*words, str(tmp_path / "wrong"), "--random-labels", "0.25"])
+    wrong = list((tmp_path / "wrong" / "train").glob("*/*"))
+    moved = [path for path in wrong if path.name.startswith("was-")]
+    assert (len(wrong), len(moved)) == (80, 20)
+    assert 10 <= sum(path.parent.name not in path.name for path in moved) <= 19  # three quarters on average
+    assert all(path.read_bytes()[:2] == b"\xff\xd8" for path in moved)
+    main([*words, str(tmp_path / "again"), "--random-labels", "0.25"])
+    assert {path.relative_to(tmp_path / "again") for path in (tmp_path / "again").glob("train/*/*")} == {
+        path.relative_to(tmp_path / "wrong") for path in wrong
+    }
+    main([*words, str(tmp_path / "rare"), "--rare", "0.1"])
+    sizes = [len(list(folder.iterdir())) for folder in sorted((tmp_path / "rare" / "train").iterdir())]
+    assert sizes == [20, 20, 2, 2]
+    assert len(list((tmp_path / "rare").glob("val/*/*"))) == 8
+    with pytest.raises(InputError, match=r"--rare 2: must be in"):
+        main([*words, str(tmp_path / "more"), "--rare", "2"])
+
+
 def test_small_networks_have_equal_cost_at_their_own_size():
     sizes = []
     for build, side in ((tiny_resnet, 32), (small_resnet, 64)):

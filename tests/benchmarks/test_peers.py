@@ -1,30 +1,51 @@
-"""The peers: each rule against a plain twin, each loop from end to end, and the counted work."""
+"""The peers: each rule against a plain twin, each trainer from end to end within its budget, and the counted work."""
 
 from __future__ import annotations
 
-import json
+import itertools
 import random
 from collections import Counter
+from importlib.util import find_spec
+from unittest import mock
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from benchmarks.peers import __main__ as command
-from benchmarks.peers import loops, one, rules
-from benchmarks.peers.original import run_original
-from benchmarks.peers.ours import run_ours
-from benchmarks.peers.setting import Setting, UnseenBatches, Work, network_of
-from benchmarks.peers.table import rows, table
+from benchmarks.peers import loops, one, rules, training
+from benchmarks.peers.training import Task, Training
+from benchmarks.peers.work import Spending, Work
+from fastast import cli
+from fastast.config import TrainConfig
+from fastast.device import open_runtime
 from fastast.models.build import scoring_twin
+from fastast.run_folder import read_json
+from fastast.train import engine
+from fastast.train.steps import EvalStep
 from tests.nets import tiny
 
-NUM_TRAIN, EPOCHS, BATCH = 240, 2, 16  # of the fixture `pictures`
+NUM_TRAIN, BATCH, LR = 240, 16, 0.1  # of the fixture `pictures`
+PACKAGES = {"timm": "timm", "ast": "adaptive_sparse_training"}
+PEERS = [
+    pytest.param(peer, marks=pytest.mark.skipif(not find_spec(PACKAGES.get(peer, "torch")), reason="not installed"))
+    for peer in one.PEERS
+]
 
 
 @pytest.fixture
-def setting(pictures):
-    options = {"image_size": 32, "epochs": EPOCHS, "batch_size": BATCH, "lr": 0.1, "target": 0.25}
-    return Setting(data=str(pictures), arch="tests.nets:tiny", seed=0, workers=0, **options)
+def task(pictures):
+    """A task of two dense epochs' worth of work, by any peer."""
+
+    def make(peer="torchvision", **options):
+        shared = {"kind": "ep", "amount": 2.0, "seed": 0, "lr": LR, "image_size": 32, "batch_size": BATCH}
+        shared |= {"arch": "tests.nets:tiny", "label_smoothing": 0.0, "precision": "fp32", "workers": 0}
+        return Task(peer=peer, data=str(pictures), **shared | options)
+
+    return make
+
+
+def run(task):
+    return one.run_task(task, began_s=0.0)
 
 
 def twin_of_infobatch(losses, prune):
@@ -98,24 +119,78 @@ def test_work_counts_copies_and_small_pictures_unless_paused():
     with torch.no_grad():
         network(images[:, :, ::2, ::2])
     assert work.forward == 16 + 8 / 4
-    with torch.no_grad():
-        for batch in UnseenBatches([images, images], work):
-            network(batch)
+    with torch.no_grad(), work.paused():
+        network(images)
     assert work.forward == 18
-    assert work.unseen_s > 0
 
 
-def test_plain_loop_trains_every_picture_from_the_seeds_weights(setting):
-    first, second = (network_of(setting, 4, Work(32)).parameters() for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    found = loops.run_loop(setting, loops.Rule)
-    assert found["forward"] == found["backward"] == found["offered"] == NUM_TRAIN * EPOCHS
-    assert found["top1"] > 0.35  # of four classes
-    assert found["seconds"] > 0
+@pytest.mark.parametrize(("limit", "steps"), [(30, 10), (31, 10), (32, 11), (29, 10), (1, 1)])
+def test_spending_ends_at_the_nearest_number_of_steps(limit, steps):
+    spent = [0.0]
+    spending = Spending(limit, lambda: spent[0])
+    seen = []
+    while not spending.is_over:
+        seen.append(spending.progress)
+        spent[0] += 3
+        spending.finish_step()
+    assert len(seen) == steps
+    assert seen == sorted(seen)
+    assert seen[0] == 0
+    assert spending.progress == pytest.approx(min(1, 3 * steps / limit))
 
 
-def test_infobatch_run_prunes_half_of_learned_pictures(setting, monkeypatch):
-    monkeypatch.setattr(loops, "DELTA", 1.0)
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("amount", [0.4, 2.0])
+def test_peer_spends_its_budget_with_a_learning_rate_that_ends_at_zero(peer, amount, task):
+    rates = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    try:
+        found = run(task(peer, amount=amount))
+    finally:
+        hook.remove()
+    wanted = amount * 3 * NUM_TRAIN
+    assert abs(found["compute"]["forward_units"] - wanted) <= 4 * BATCH / 2  # half a batch of the costliest
+    assert found["budget"]["spent"] == pytest.approx(found["compute"]["forward_units"] / (3 * NUM_TRAIN))
+    samples = found["samples"]
+    assert found["compute"]["forward_units"] == samples["forward"] + 2 * samples["backward"]
+    assert len(rates) == samples["steps"]
+    top = rates.index(max(rates))
+    assert LR * 0.8 < max(rates) <= LR
+    assert rates == sorted(rates[:top]) + sorted(rates[top:], reverse=True)
+    assert rates[-1] < LR * (0.3 if amount < 1 else 0.03)  # the last of 6 steps, of 30
+    if amount > 1:
+        assert found["accuracy"]["val_top1"] > 0.35  # of four classes
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_run_repeats_with_its_seed(peer, task):
+    first, second, other = (run(task(peer, amount=0.4, seed=seed))["accuracy"] for seed in (1, 1, 2))
+    assert first == second
+    assert first["val_top5"] == other["val_top5"] == 1.0  # of four classes
+
+
+def test_time_budget_holds_start_and_evaluation(task, monkeypatch):
+    clock = itertools.count(1000.0, 0.01)
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    found = one.run_task(task(kind="time", amount=4.0), began_s=999.0)
+    assert found["budget"] == {"kind": "time", "given": 4.0, "spent": pytest.approx(4.0, rel=0.03)}
+    assert found["time_s"]["total"] < 3.2  # a second was gone before
+
+
+def test_plain_loop_trains_every_picture(task):
+    samples = run(task())["samples"]
+    assert samples["forward"] == samples["backward"] == samples["offered"] == samples["decoded"] == 2 * NUM_TRAIN
+
+
+def test_network_starts_as_that_of_the_bench(task, tmp_path):
+    options = {"arch": "tests.nets:tiny", "image_size": 32, "batch_size": BATCH, "lr": LR, "seed": 3, "device": "cpu"}
+    runtime = open_runtime("cpu", "fp32")
+    ours = engine.Engine(TrainConfig(**options), runtime, weights="none", num_classes=4, num_train=NUM_TRAIN)
+    theirs = Training(task(seed=3), 0.0).network.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.model.state_dict().items())
+
+
+def test_infobatch_run_prunes_half_of_learned_pictures(task, monkeypatch):
     plans = []
     plan = rules.infobatch_plan
 
@@ -124,103 +199,61 @@ def test_infobatch_run_prunes_half_of_learned_pictures(setting, monkeypatch):
         return plans[-1][1:]
 
     monkeypatch.setattr(rules, "infobatch_plan", recorded)
-    found = loops.run_loop(setting, loops.InfoBatch)
+    samples = run(task("infobatch", amount=1.7))["samples"]
+    assert len(plans) == 2
+    assert len(plans[0][1]) == NUM_TRAIN
     losses = plans[1][0]
     learned = int((losses < losses.mean()).sum())
     assert 0 < learned < NUM_TRAIN
-    assert found["backward"] == found["forward"] == 2 * NUM_TRAIN - learned + learned // 2
-    assert found["offered"] == 2 * NUM_TRAIN
+    assert len(plans[1][1]) == NUM_TRAIN - learned + learned // 2
+    assert samples["backward"] == samples["forward"] == samples["decoded"] < samples["offered"]
+    left_out = (samples["offered"] - NUM_TRAIN) / (samples["decoded"] - NUM_TRAIN)
+    assert left_out == pytest.approx(NUM_TRAIN / len(plans[1][1]), rel=0.05)
 
 
-def test_infobatch_starts_and_ends_unpruned(setting):
-    rule = loops.InfoBatch(setting, 10)
-    ids, weights = rule.plan(0)
-    assert (ids.tolist(), weights.tolist()) == (list(range(10)), [1.0] * 10)
-    rule.learn(torch.arange(10), torch.arange(10.0))
-    assert len(rule.plan(1)[0]) < 10
-    assert len(rule.plan(2)[0]) == 10
+def test_infobatch_prunes_neither_first_nor_last_epochs(task):
+    rule = loops.InfoBatch(Training(task("infobatch"), 0.0))
+    ids, weights = rule.plan()
+    assert (ids.tolist(), weights.unique().tolist()) == (list(range(NUM_TRAIN)), [1.0])
+    rule.learn(torch.arange(NUM_TRAIN), torch.arange(float(NUM_TRAIN)))
+    assert len(rule.plan()[0]) < NUM_TRAIN
+    rule.training.work.forward = 0.88 * rule.training.spending.limit
+    assert len(rule.plan()[0]) == NUM_TRAIN
 
 
-def test_selective_backprop_run_counts_extra_forwards(setting):
-    found = loops.run_loop(setting, loops.SelectiveBackprop)
-    # The second epoch is half of the run; of its 15 batches, 12 begin before 90 %, and 6 of those have even places.
-    assert found["forward"] == 2 * NUM_TRAIN - 6 * BATCH // 2 + 6 * BATCH
-    assert found["backward"] == 2 * NUM_TRAIN - 6 * BATCH // 2
+def test_selective_backprop_run_counts_extra_forwards(task):
+    samples = run(task("selective-backprop"))["samples"]
+    selected = (samples["forward"] - samples["decoded"]) / (BATCH // 2)  # batches: half of each goes forward twice
+    assert 5 <= selected <= 7  # every other one between 50 % and 90 % of 31
+    assert samples["backward"] == samples["decoded"] - selected * BATCH // 2
 
 
-def test_original_package_is_counted(setting):
+def test_original_package_costs_four_units_a_picture(task):
     pytest.importorskip("adaptive_sparse_training", reason="pip install adaptive-sparse-training")
-    found = run_original(setting)
-    assert found["forward"] == 2 * found["offered"] == 2 * NUM_TRAIN * EPOCHS
-    assert found["backward"] == found["offered"]
-    assert found["claim"].startswith("savings ")
-    assert found["seconds"] > 0
+    found = run(task("ast"))
+    assert found["compute"]["forward_units"] == 4 * found["samples"]["decoded"]
+    assert found["samples"]["backward"] == found["samples"]["decoded"]
+
+
+_work = Work(32)
+
+
+def counted_network(num_classes):
+    return _work.count(tiny(num_classes))
 
 
 @pytest.mark.parametrize("gate", ["dense", "forward"])
-def test_hooks_agree_with_our_own_count(setting, gate):
-    found = run_ours(setting, gate)
-    assert found["claim"].startswith(f"{found['forward_units']:,.0f} units")
-    assert found["offered"] == NUM_TRAIN * EPOCHS
-    assert (found["forward"] == found["backward"]) == (gate == "dense")
-
-
-@pytest.fixture
-def run_here(monkeypatch):
-    """Runs in this process what the command would start, with one peer that fails."""
-    started = []
-
-    def start(words, log):
-        started.append(words[-3])
-        if words[-3] == "AST package":
-            log.write_text("began\nsomething broke\n")
-            return 1
-        monkeypatch.setattr(one.sys, "argv", ["one", *words[-3:]])
-        return one.main()
-
-    monkeypatch.setattr(command, "start", start)
-    return started
-
-
-def test_command_publishes_runs_and_failures_and_repeats_none(pictures, tmp_path, run_here, capsys):
-    out = tmp_path / "peers.json"
-    options = "--train 64 --val 16 --arch tests.nets:tiny --epochs 1 --batch-size 8 --seeds 2"
-    words = ["--data", str(pictures), "--work", str(tmp_path / "work"), "--out", str(out), *options.split(), "--only"]
-    command.main([*words, "PyTorch loop", "AST package"])
-    result = json.loads(out.read_text())
-    assert [(row["peer"], row["n"]) for row in result["rows"]] == [("PyTorch loop", 2)]
-    assert result["rows"][0]["units_per_picture"] == 3
-    assert [fail["reason"] for fail in result["failures"]] == ["something broke"] * 2
-    assert result["sizes"] == {"train": 64, "val": 16, "classes": 4}
-    text = out.with_suffix(".md").read_text()
-    assert "\n| PyTorch loop | 2 | " in text
-    assert "**AST package**, seed 1, failed: something broke" in text
-    assert str(tmp_path) not in text + out.read_text()
-    run_here.clear()
-    command.main([*words, "PyTorch loop"])
-    assert run_here == []
-    assert len(json.loads(out.read_text())["runs"]) == 2
-
-
-def test_rows_are_means_over_seeds():
-    def run(peer, seed, top1):
-        figures = {"seconds": 2.0, "offered": 100, "offered_per_s": 50.0, "forward": 200, "backward": 50}
-        return {"peer": peer, "seed": seed, "top1": top1, **figures, "forward_units": 300, "claim": f"seed {seed}"}
-
-    found = rows([run("InfoBatch", 1, 0.7), run("InfoBatch", 0, 0.5)], ["PyTorch loop", "InfoBatch"])
-    assert len(found) == 1
-    assert found[0]["top1"] == {"mean": pytest.approx(0.6), "se": pytest.approx(0.1)}
-    assert (found[0]["units_per_picture"], found[0]["claim"]) == (3.0, "seed 0")
-    result = {
-        "rows": found,
-        "failures": [],
-        "seeds": [0, 1],
-        "command": "python",
-        "setting": {"arch": "a", "image_size": 32, "epochs": 1, "batch_size": 8, "lr": 0.1, "target": 0.3},
-        "sizes": {"train": 100, "val": 10, "classes": 2},
-        "packages": {"adaptive-sparse-training": None},
-        "hardware": {"name": "a machine"},
-        "versions": dict.fromkeys(("torch", "dali", "fastast", "commit"), "1"),
-        "measured_at": "2026-01-01T00:00:00",
-    }
-    assert "| InfoBatch | 2 | 60.00 +- 10.00 | 2.0 +- 0.0 | 50 +- 0 | 300 +- 0 | 3.00 | seed 0 |" in table(result)
+def test_hooks_agree_with_our_own_count(gate, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}._work", Work(32))
+    # Neither evaluation nor the look at whether the network takes such pictures is training.
+    with (
+        mock.patch.object(EvalStep, "forward", _work.paused()(EvalStep.forward)),
+        mock.patch.object(engine, "check_fits", _work.paused()(engine.check_fits)),
+    ):
+        words = (
+            f"--arch {__name__}:counted_network --gate {gate} --image-size 32 --epochs 2 --batch-size 16 --device cpu"
+        )
+        assert cli.main(["train", "--data", str(pictures), "--out", str(tmp_path / "run"), *words.split()]) == 0
+    summary = read_json(tmp_path / "run" / "summary.json")
+    assert _work.units == summary["compute"]["forward_units"] > 0
+    assert (_work.forward == _work.backward) == (gate == "dense")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 
@@ -27,6 +28,30 @@ def test_a_run_killed_twice_equals_an_undisturbed_one(pictures, tmp_path, capsys
     result = crash(tmp_path / "result.json", "--kills", "2", "--gate", "forward", "--data", str(pictures))
     assert result["gates"]["forward"]["kills"] == 2
     assert "survived 2 of 2 kills; identical" in capsys.readouterr().err
+
+
+def test_a_run_killed_at_each_size_equals_an_undisturbed_one(pictures, tmp_path):
+    whole, _ = crash_test.undisturbed("memory", pictures, tmp_path)
+    folder = RunFolder(tmp_path / "run")
+    for size in (16, 24, 32):
+        process = crash_test.start("memory", pictures, folder)
+        while process.exitcode is None and not (folder.last.exists() and size in sizes_of(folder)):
+            time.sleep(crash_test.POLL_S)
+        process.kill()
+        process.join()
+        assert process.exitcode < 0, crash_test.log_of(folder)
+        assert sizes_of(folder)[-1] == size
+    process = crash_test.start("memory", pictures, folder)
+    process.join(crash_test.HANG_S)
+    assert process.exitcode == 0, crash_test.log_of(folder)
+    assert len(json.loads(folder.summary.read_text())["resumes"]) == 3
+    assert crash_test.differences(folder, whole) == []
+
+
+def sizes_of(folder):
+    """The sizes of the pictures in the lines so far; a last half line is left out."""
+    lines = folder.metrics.read_text().split("\n")[:-1]
+    return [line["train_size"] for line in map(json.loads, lines) if line["kind"] == "step"]
 
 
 @pytest.mark.slow

@@ -33,10 +33,20 @@ def stopped_run(monkeypatch, data, out, **changes):
         assert main(["train", *options(data, out, **changes)]) == 130
 
 
-@pytest.mark.parametrize("gate", GATES)
-def test_resumed_run_equals_undisturbed_run(pictures, tmp_path, monkeypatch, gate):
+@pytest.mark.parametrize(
+    ("gate", "target"), [*((gate, 0.3) for gate in GATES), ("memory", "auto"), ("forward", "auto")]
+)
+def test_resumed_run_equals_undisturbed_run(pictures, tmp_path, monkeypatch, gate, target):
     """Three stops, in warm-up, gated part and evaluation, wherever the count of batches happens to fall."""
-    changes = {"gate": gate, "warmup_epochs": 0.7, "epochs": 2.6, "anneal": 0.3, "prune": 0.6, "log_every": 2}
+    changes = {
+        "gate": gate,
+        "target": target,
+        "warmup_epochs": 0.7,
+        "epochs": 2.6,
+        "anneal": 0.3,
+        "prune": 0.6,
+        "log_every": 2,
+    }
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(["train", *options(pictures, whole, **changes), "--unbiased"]) == 0
     requested, stops = StopRequest.requested, [6, 9, 5]

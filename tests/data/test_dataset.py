@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastast.data import file_index
+from fastast.data import file_scan
 from fastast.data.dataset import Dataset, open_dataset, open_folder
 from fastast.errors import InputError
 from tests.data.image_files import encode, jpeg, picture, write_tree
@@ -189,7 +189,10 @@ def test_messages_for_bad_data_sets(tmp_path: Path) -> None:
         "train_lacks": ({**split("train/", {"a": 1}), **split("val/", {"a": 1, "zz": 1})}, ["/train", "zz"]),
         "bad_class": ({**pair, "train/c/0.jpg": b"text", "val/c/0.jpg": GOOD}, ["/train", ": c (1 refused: text,"]),
         "nothing": ({"train/a/x.txt": b"", "train/a/y.csv": b"", **split("val/", {"a": 1})}, ["1 .txt", "1 .csv"]),
-        "refused": ({"train/a/x.jpg": b"<html>", **split("val/", {"a": 1})}, ["1 refused", "x.jpg", "web page"]),
+        "refused": (
+            {"train/a/x.jpg": b"<html>", **split("val/", {"a": 1})},
+            ["1 refused, all as", "x.jpg is: a web page"],
+        ),
     }
     for name, (tree, phrases) in trees.items():
         write_tree(tmp_path / name, tree)
@@ -256,13 +259,13 @@ def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
 def scanned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose header is read, as it happens."""
     names: list[str] = []
-    real = file_index.scan_file
+    real = file_scan.scan_file
 
     def spy(path: bytes):
         names.append(os.path.basename(os.fsdecode(path)))
         return real(path)
 
-    monkeypatch.setattr(file_index, "scan_file", spy)
+    monkeypatch.setattr(file_scan, "scan_file", spy)
     return names
 
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastast.data import image_scan
-from fastast.data.image_scan import MAX_PIXELS, scan_bytes, scan_file
+from fastast.data.image_headers import MAX_PIXELS
+from fastast.data.image_scan import scan_bytes, scan_file
 from tests.data.image_files import encode, jpeg, motion_photo, picture, segments, with_frame, with_junk, without
 
 RGB = picture(37, 53)

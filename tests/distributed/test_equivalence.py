@@ -26,7 +26,9 @@ def plain_options(data, out, **changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"gate": "dense"}, {"gate": "forward", "target": 1.0, "warmup_epochs": 0.2}], ids=["dense", "forward"]
+    "changes",
+    [{"gate": "dense", "train_size": "16:32"}, {"gate": "forward", "target": 1.0, "warmup_epochs": 0.2}],
+    ids=["dense", "forward"],
 )
 def test_two_ranks_with_half_the_batch_train_the_same_weights(pictures, tmp_path, changes):
     one, two = tmp_path / "one", tmp_path / "two"

@@ -144,7 +144,7 @@ def test_machines_with_different_pictures_are_refused_in_one_line(pictures, dama
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"batch_size": 200}, "--batch-size 200 x 2 processes: larger than"), ({"arch": "resnet999"}, "resnet999")],
+    [({"dense_calibration": 999}, "--dense-calibration 999: these steps"), ({"arch": "resnet999"}, "resnet999")],
 )
 def test_an_error_of_all_ranks_is_printed_once(pictures, tmp_path, changes, message):
     assert message in refused(tmp_path, command, options(pictures, tmp_path / "run", **changes))

@@ -81,7 +81,8 @@ def test_another_number_of_ranks_needs_force_and_counts_exactly(stopped, tmp_pat
 
     summary = summary_of(out)
     samples = summary["samples"]
-    earlier = sum(phase["backward"] for phase in state["shared"]["log"]["counters"]["phases"].values())
+    phases = state["shared"]["log"]["counters"]["phases"].values()
+    earlier = sum(counts["backward"] for sizes in phases for counts in sizes.values())
     assert samples["offered"] == EPOCHS * SIZE
     assert samples["backward"] == earlier + sum(counts["popped"].values())
     assert samples["leftover"] == sum(counts["waiting"].values())

@@ -43,7 +43,9 @@ def summary(**changes: object) -> dict:
         "dense_energy": part(10_000.0, 100.0, 10_000, celsius=50.0),
         "gated_energy": part(12_000.0, 200.0, 30_000),
     }
-    return energy_summary(**{**arguments, **changes})  # type: ignore[arg-type]
+    arguments |= changes
+    arguments |= {name: [arguments[name]] for name in ("dense", "gated")}
+    return energy_summary(**arguments)  # type: ignore[arg-type]
 
 
 def test_summary_has_the_contract_keys() -> None:
@@ -81,8 +83,8 @@ def test_gated_part_that_trained_nothing_has_no_savings() -> None:
 def test_run_savings_include_warmup() -> None:
     """40 epochs of which 10 dense, 10 %: at most 3.1x and 67 %, whatever the gated part says."""
     found = energy_summary(
-        dense=PartCounts(offered=10, selected=10, backward=10),
-        gated=PartCounts(offered=30, selected=3, backward=3),
+        dense=[PartCounts(offered=10, selected=10, backward=10)],
+        gated=[PartCounts(offered=30, selected=3, backward=3)],
         gate_is_dense=False,
         run=Reading(seconds=1.0, gpu_reason="none", cpu_reason="none"),
     )
@@ -92,7 +94,7 @@ def test_run_savings_include_warmup() -> None:
 
 
 def test_compute_and_ceiling() -> None:
-    found = compute_summary(WARMUP, GATED)
+    found = compute_summary([WARMUP], [GATED])
     assert found["forward_units"] == 30_000 + 30_000 + 3 * 2_990
     assert found["dense_forward_units"] == 3 * 39_990
     assert found["speedup_ceiling"] == pytest.approx(3 / 1.3)
@@ -122,6 +124,25 @@ def test_measured_savings_per_offered_sample() -> None:
     assert f"60.0% +- {error:.1%}" in note
     assert "dense at 50 C, SM clock 1500 MHz, gated at 60 C" in note
     assert "idle 20 W at P8" in found["notes"]
+
+
+def test_work_counts_by_the_size_of_the_pictures() -> None:
+    """A warm-up on small pictures, and a gated part on small and large ones."""
+    warmup = [PartCounts(offered=100, selected=100, backward=90, unit=0.25)]
+    gated = [
+        PartCounts(offered=100, selected=10, backward=20, scored=100, unit=0.25),
+        PartCounts(offered=100, selected=20, backward=10, scored=100),
+    ]
+    found = compute_summary(warmup, gated)
+    assert found["forward_units"] == 0.25 * (3 * 90 + 3 * 20 + 100) + 3 * 10 + 100
+    assert found["dense_forward_units"] == 3 * (0.25 * (90 + 110) + 90)
+    assert found["speedup_ceiling"] == 3 * 125 / (0.25 * (30 + 100) + 60 + 100)
+    energies = {"dense_energy": part(10_000.0, 100.0, 100), "gated_energy": part(12_000.0, 200.0, 200)}
+    run = energy_summary(dense=warmup, gated=gated, gate_is_dense=False, run=reading(1.0, 1.0), **energies)
+    assert run["run_savings_arithmetic"] == 1 - found["forward_units"] / found["dense_forward_units"]
+    assert run["savings_measured"] is run["run_savings_measured"] is None
+    assert any("pictures of other sizes" in note for note in run["notes"])
+    assert run["dense_j_per_sample"] == 100.0  # what was measured stays
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,8 @@ class Target:
         sizes = np.array([scan_bytes(picture.tobytes())[:2] for picture in encoded])
         anchors = np.array([[rng.randrange(h), rng.randrange(w)] for h, w in sizes.tolist()], np.int32)
         for train, inputs, pipeline in self._pipelines:
-            window: tuple = (anchors, (sizes - anchors).astype(np.int32), np.zeros(len(encoded), np.int32))
+            flips, target = np.zeros(len(encoded), np.int32), np.full((len(encoded), 2), 32, np.float32)
+            window: tuple = (anchors, (sizes - anchors).astype(np.int32), flips, target)
             inputs.append((encoded, *(window if train else (anchors.astype(np.float32), sizes.astype(np.float32)))))
             try:
                 pipeline.run()

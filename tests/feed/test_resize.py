@@ -23,8 +23,8 @@ def levels(pixels: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("side", [64, 97, 224])
 def test_as_exact_as_pillow(side: int) -> None:
     """Twins: torch's float resize, which rounds nothing, and Pillow's, which rounds as this one does."""
-    resizer = CropResizer(side, torch.float32, MEAN, STD, 1)
-    got = levels(resizer(CROPS, FLIPS))
+    resizer = CropResizer(torch.float32, MEAN, STD, 1)
+    got = levels(resizer(CROPS, FLIPS, side))
     assert got.shape == (8, side, side, 3)
     for row, crop in enumerate(CROPS):
         pillow = np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BILINEAR), np.float32)
@@ -40,17 +40,17 @@ def test_as_exact_as_pillow(side: int) -> None:
 
 
 def test_independent_of_threads_and_batch() -> None:
-    alone = CropResizer(80, torch.float32, MEAN, STD, 1)
-    together = CropResizer(80, torch.float32, MEAN, STD, 3)
-    expected = torch.cat([alone([crop], FLIPS[row : row + 1]) for row, crop in enumerate(CROPS)])
-    assert torch.equal(together(CROPS, FLIPS), expected)
-    assert torch.equal(together(CROPS[:2], FLIPS[:2]), expected[:2])
+    alone = CropResizer(torch.float32, MEAN, STD, 1)
+    together = CropResizer(torch.float32, MEAN, STD, 3)
+    expected = torch.cat([alone([crop], FLIPS[row : row + 1], 80) for row, crop in enumerate(CROPS)])
+    assert torch.equal(together(CROPS, FLIPS, 80), expected)
+    assert torch.equal(together(CROPS[:2], FLIPS[:2], 80), expected[:2])
     together.close()
     alone.close()
 
 
 def test_fp16_is_rounded_fp32() -> None:
-    full, half = (CropResizer(64, dtype, MEAN, STD, 2) for dtype in (torch.float32, torch.float16))
-    assert torch.equal(half(CROPS, FLIPS), full(CROPS, FLIPS).half())
+    full, half = (CropResizer(dtype, MEAN, STD, 2) for dtype in (torch.float32, torch.float16))
+    assert torch.equal(half(CROPS, FLIPS, 64), full(CROPS, FLIPS, 64).half())
     full.close()
     half.close()

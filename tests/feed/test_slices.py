@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,11 @@ def uneven() -> list[np.ndarray]:
     """Every id once, in slices of 1 to 8."""
     ids = np.random.default_rng(0).permutation(COUNT)
     return np.split(ids, np.cumsum([3, 8, 1, 8, 5, 8, 8, 2, 7, 8]))
+
+
+def sized(slices: Iterable[np.ndarray], size: int = 32) -> Iterator[tuple[np.ndarray, int]]:
+    """Slices with the size of their pictures."""
+    return ((ids, size) for ids in slices)
 
 
 @pytest.mark.parametrize(("prefetch", "eighths"), [(1, 0), (2, 0), (4, 0), (2, 3)])
@@ -59,7 +64,7 @@ def test_pulls_do_not_depend_on_time(
                 yield part
             happened.append("end")
 
-        for number, batch in enumerate(loader.stream(0, pulled())):
+        for number, batch in enumerate(loader.stream(0, sized(pulled()))):
             happened.append(f"batch {number}")
             batches.append(batch)
         assert loader.depth == prefetch + 3
@@ -85,10 +90,10 @@ def test_stream_equals_epoch(folder: Path) -> None:
     loader, other = train_loader(catalog), train_loader(catalog)
     ids = np.concatenate(uneven())
     parts = (ids[first : first + 8] for first in range(0, COUNT, 8))
-    assert same_batches(list(loader.epoch(5, ids)), list(other.stream(5, parts)))
+    assert same_batches(list(loader.epoch(5, ids)), list(other.stream(5, sized(parts))))
     assert loader.num_decoded == other.num_decoded == COUNT
     whole = images_by_id(loader.epoch(5, ids))
-    for part, batch in zip(uneven(), other.stream(5, uneven()), strict=True):
+    for part, batch in zip(uneven(), other.stream(5, sized(uneven())), strict=True):
         assert batch.ids[: batch.num_valid].tolist() == part.tolist()
         assert not batch.images[batch.num_valid :].any()
         assert all(torch.equal(batch.images[row], whole[sample]) for row, sample in enumerate(part.tolist()))
@@ -108,7 +113,7 @@ def test_slice_may_depend_on_earlier_batches(folder: Path) -> None:
             buffer[:] = decided[number]
             yield buffer
 
-    for number, batch in enumerate(loader.stream(0, slices())):
+    for number, batch in enumerate(loader.stream(0, sized(slices()))):
         assert batch.ids[: batch.num_valid].tolist() == decided[number]
         decided.append([int(batch.ids[0]) + 20])
     assert decided[11] == [11 % loader.depth + 20 * (11 // loader.depth)]
@@ -126,7 +131,7 @@ def test_time_in_slices_is_not_waiting(folder: Path) -> None:
             yield part
 
     began = time.perf_counter()
-    list(loader.stream(0, slices()))
+    list(loader.stream(0, sized(slices())))
     assert time.perf_counter() - began > 2
     assert 0 < loader.wait_s < 1  # of 2 s slept, none
     loader.close()
@@ -135,7 +140,7 @@ def test_time_in_slices_is_not_waiting(folder: Path) -> None:
 def test_empty_slice_is_an_empty_batch(folder: Path) -> None:
     """A rank that has no row of a last global batch still takes part in the step."""
     loader = train_loader(open_folder(folder))
-    batches = list(loader.stream(0, [np.arange(3), np.arange(0), np.arange(2)]))
+    batches = list(loader.stream(0, sized([np.arange(3), np.arange(0), np.arange(2)])))
     assert [batch.num_valid for batch in batches] == [3, 0, 2]
     assert not batches[1].valid.any()
     assert not batches[1].images.any()
@@ -150,9 +155,9 @@ def test_loader_survives_bad_slices(folder: Path) -> None:
         raise KeyError("lost")
 
     with pytest.raises(ValueError, match="a slice of 9 ids: must be at most 8"):
-        list(loader.stream(0, [np.arange(3), np.arange(9)]))
+        list(loader.stream(0, sized([np.arange(3), np.arange(9)])))
     with pytest.raises(KeyError, match="lost"):
-        list(loader.stream(0, broken()))
+        list(loader.stream(0, sized(broken())))
     assert delivered_ids(loader.epoch(0, np.arange(COUNT))) == list(range(COUNT))
     loader.close()
 
@@ -169,6 +174,6 @@ def test_pass_abandoned_by_its_own_slices(folder: Path) -> None:
         yield np.arange(5)
 
     with pytest.raises(RuntimeError, match="abandoned"):
-        next(loader.stream(0, slices()))
+        next(loader.stream(0, sized(slices())))
     assert delivered_ids(inner[0]) == list(range(18, 30))
     loader.close()

@@ -23,7 +23,7 @@ def test_drops_a_share_below_the_mean_and_scales_up_the_rest(prune):
     scores = losses()
     scores[:50] = np.nan  # never trained
     offered = np.random.default_rng(2).random(NUM) < 0.9
-    chosen = plan(prune, scores=scores, offered=offered)
+    chosen = plan(prune, losses=scores, offered=offered)
     known = [float(s) for s, here in zip(scores, offered, strict=True) if here and s == s]
     mean = sum(known) / len(known)
     learned = np.array([here and s < mean for s, here in zip(scores.tolist(), offered, strict=True)])
@@ -40,12 +40,12 @@ def test_drops_a_share_below_the_mean_and_scales_up_the_rest(prune):
 
 def test_unbiased_over_epochs():
     scores = losses()
-    weight = np.mean([plan(scores=scores, epoch=epoch).weights for epoch in range(400)], axis=0)
+    weight = np.mean([plan(losses=scores, epoch=epoch).weights for epoch in range(400)], axis=0)
     assert abs(weight - 1).max() < 5 / np.sqrt(400)
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"scores": np.full(NUM, np.nan, np.float32)}, {"scores": losses(), "progress": 0.875}]
+    "options", [{}, {"losses": np.full(NUM, np.nan, np.float32)}, {"losses": losses(), "progress": 0.875}]
 )
 def test_dense_without_losses_and_at_the_end(options):
     assert plan(**options) is None
@@ -53,4 +53,4 @@ def test_dense_without_losses_and_at_the_end(options):
 
 def test_equal_losses_are_all_kept():
     """Just before the last eighth of the run, where the gate still plans."""
-    assert plan(scores=np.ones(NUM, np.float32), progress=0.874).keep.all()
+    assert plan(losses=np.ones(NUM, np.float32), progress=0.874).keep.all()

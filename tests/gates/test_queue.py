@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from fastast.gates.lagged_reader import LaggedReader
 from fastast.gates.queue import SampleQueue
@@ -107,6 +108,74 @@ def test_state_dict_resumes_exactly(tmp_path):
     for _ in range(2):
         for a, b in zip(first.pop(), second.pop(), strict=True):
             assert torch.equal(a, b)
+
+
+def plain_resize(picture, height, width):
+    """Twin: each new pixel is the mean of its four neighbours, weighted by their distances; [C, H, W]."""
+    picture, (old_height, old_width) = picture.float().numpy(), picture.shape[1:]
+    found = np.empty((len(picture), height, width), np.float32)
+    for y in range(height):
+        for x in range(width):
+            top = min(max((y + 0.5) * old_height / height - 0.5, 0), old_height - 1)
+            left = min(max((x + 0.5) * old_width / width - 0.5, 0), old_width - 1)
+            rows = int(top), min(int(top) + 1, old_height - 1)
+            columns = int(left), min(int(left) + 1, old_width - 1)
+            down, right = top - rows[0], left - columns[0]
+            found[:, y, x] = (
+                (1 - down) * (1 - right) * picture[:, rows[0], columns[0]]
+                + (1 - down) * right * picture[:, rows[0], columns[1]]
+                + down * (1 - right) * picture[:, rows[1], columns[0]]
+                + down * right * picture[:, rows[1], columns[1]]
+            )
+    return torch.from_numpy(found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_waiting_rows_are_resized_once_and_keep_their_order(dtype):
+    """Random pushes and pops over many turns of the ring, at sizes that grow; then down again, to where it began."""
+    generator = torch.Generator().manual_seed(0)
+    queue, address = SampleQueue(B, (3, 16, 16), dtype=dtype, num_batches=3), None
+    address, plain, first_id = queue.images.data_ptr(), [], 0
+    for side in (4, 7, 16):
+        queue.resize(side, side)
+        plain = [(plain_resize(row[0], side, side).to(dtype), *row[1:]) for row in plain]
+        for turn in range(10):
+            images = torch.randn(B, 3, side, side, generator=generator).to(dtype)
+            part = (images.contiguous(memory_format=torch.channels_last), *rows(generator, B, first_id)[1:])
+            mask = torch.rand(B, generator=generator) < 0.7
+            queue.push(*part[:3], mask, part[3])
+            plain += [[tensor[i] for tensor in part] for i in range(B) if mask[i]]
+            first_id += B
+            if len(plain) >= 2 * B or (len(plain) >= B and turn < 9):
+                ours, expected, plain = queue.pop(), plain[:B], plain[B:]
+                for image, row in zip(ours.images, expected, strict=True):
+                    torch.testing.assert_close(image, row[0], atol=2e-3 if dtype == torch.float16 else 1e-5, rtol=0)
+                assert [list(each) for each in zip(*map(Tensor.tolist, ours[1:]), strict=True)] == [
+                    [value.item() for value in row[1:]] for row in expected
+                ]
+        assert queue.images.data_ptr() == address
+        assert plain
+        assert waiting(queue) == [int(row[2]) for row in plain]
+    before = queue.get_extra_state()
+    queue.resize(4, 4)
+    assert waiting(queue) == before["ids"].tolist()
+    small = torch.nn.functional.interpolate(
+        before["images"].permute(0, 3, 1, 2).float(), (4, 4), mode="bilinear", antialias=True
+    )
+    assert torch.equal(queue.get_extra_state()["images"], small.permute(0, 2, 3, 1).to(dtype))
+
+
+def test_state_is_of_the_size_that_it_was_saved_at():
+    first, second = (SampleQueue(B, (3, 16, 16)) for _ in range(2))
+    first.resize(8, 8)
+    first.push(torch.randn(B, 3, 8, 8), *rows(torch.Generator(), B, 0)[1:3], torch.arange(B) < 3)
+    second.load_state_dict(first.state_dict())
+    assert second.image_size == (8, 8)
+    assert torch.equal(second.get_extra_state()["images"], first.get_extra_state()["images"])
+    empty = SampleQueue(B, (3, 16, 16))
+    empty.resize(12, 12)
+    second.set_extra_state(empty.get_extra_state())
+    assert second.image_size == (12, 12)
 
 
 def waiting(queue):

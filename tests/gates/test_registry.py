@@ -38,8 +38,8 @@ def test_infobatch_costs_what_it_keeps():
 
 @pytest.mark.parametrize("name", GATES)
 def test_every_gate_plans_or_scores_or_trains_all(name):
-    gate = make_gate(name, {"prune": 0.5, "image_size": 32})  # options that it does not take are ignored
-    plan = gate.plan(context(100, scores=np.random.default_rng(0).random(100).astype(np.float32)))
+    gate = make_gate(name, {"prune": 0.5, "significance": None, "image_size": 32})  # some that it does not take
+    plan = gate.plan(context(100, losses=np.random.default_rng(0).random(100).astype(np.float32)))
     assert (plan is not None) == gate.plans
     assert gate.plans + gate.scores + (name == "dense") == 1
     assert gate.has_target == ("target" in GATES[name].options)

@@ -16,28 +16,20 @@ ALL = torch.ones(B, dtype=torch.bool)
 def test_equals_plain_arrays():
     generator = torch.Generator().manual_seed(0)
     memory = ScoreMemory(50)
-    score, age, selected = np.full(50, np.nan, dtype=np.float32), np.zeros(50, int), np.zeros(50, int)
-    for k in range(80):
+    score, selected = np.full(50, np.nan, dtype=np.float32), np.zeros(50, int)
+    for _ in range(80):
         ids = torch.randperm(45, generator=generator)[:16]  # the last five are never seen
         values = torch.rand(16, generator=generator)
         valid = torch.rand(16, generator=generator) < 0.7
         memory.record(ids, values, valid)
         rows = ids[valid].numpy()
-        score[rows], age[rows] = values[valid], 0
+        score[rows] = values[valid]
         selected[rows] += 1
-        if k % 5 == 4:
-            # A chosen sample counts as visited, even if it was not yet trained.
-            chosen = torch.rand(50, generator=generator) < 0.2 if k % 2 else None
-            memory.end_epoch(chosen)
-            age[[] if chosen is None else chosen.numpy()] = 0
-            age += 1
         assert np.array_equal(memory.score.numpy(), score, equal_nan=True)
-        assert np.array_equal(memory.age.numpy(), age)
         assert np.array_equal(memory.selected.numpy(), selected)
     other = ScoreMemory(50)
     other.load_state_dict(memory.state_dict())
     assert np.array_equal(other.score.numpy(), score, equal_nan=True)
-    assert np.array_equal(other.age.numpy(), age)
     assert np.array_equal(other.selected.numpy(), selected)
 
 
@@ -45,7 +37,7 @@ def merge(memories):
     """Runs `ScoreMemory.merge` on all ranks, one thread each."""
     size = len(memories)
     parts, barrier = [None] * size, threading.Barrier(size, timeout=20)
-    operations = {"sum": lambda x: x.sum(0), "max": lambda x: x.amax(0), "min": lambda x: x.amin(0)}
+    operations = {"sum": lambda x: x.sum(0), "max": lambda x: x.amax(0)}
 
     def merge_one(rank):
         def reduce(tensor, operation):
@@ -77,15 +69,10 @@ def test_merged_memories_equal_one(num_ranks):
             memory.record(ids, scores, valid)
             one.record(ids, scores, valid)  # in the order of the ranks: the higher one counts
             np.add.at(selected, ids[valid].numpy(), 1)
-        if step % 10 == 9:
-            chosen = torch.rand(N, generator=generator) < 0.1
-            for memory in (*memories, one):
-                memory.end_epoch(chosen)
         if step % 7 == 6:
             merge(memories)
             for memory in memories:
                 assert np.array_equal(memory.score.numpy(), one.score.numpy(), equal_nan=True)
-                assert torch.equal(memory.age, one.age)
             assert memories[0].selected.tolist() == selected.tolist()
             assert not any(memory.selected.any() for memory in memories[1:])
     assert one.score[N - 5 :].isnan().all()

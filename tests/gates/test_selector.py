@@ -3,9 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fastast.errors import InputError
 from fastast.gates.controller import PIController
 from fastast.gates.importance_weights import importance_weights
 from fastast.gates.queue import SampleQueue
+from fastast.gates.registry import SHARE_POWER
 from fastast.gates.score_memory import ScoreMemory
 from fastast.gates.selector import Selector, Total
 from fastast.gates.significance import Significance, significance
@@ -75,6 +77,44 @@ def test_ranks_share_state_and_target(selection):
     assert (share / target - 1).abs().max() <= 0.05
 
 
+@pytest.mark.parametrize("selection", ["soft", "hard"])
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_auto_selects_the_share_that_the_scores_speak_for(selection, num_ranks):
+    """The spread of the scores grows as a network learns; the target follows that of recent batches, on all ranks."""
+    ranks = [Selector("auto", selection=selection, kind="variance") for _ in range(num_ranks)]
+    streams = [batches(500, seed=rank) for rank in range(num_ranks)]
+    shared, recent = ranks[0].no_totals(), [0.0, 0.0, 0.0]
+    selected, targets = [], []
+    for k in range(500):
+        sure = 1 + min(k, 300) / 100
+        parts = []
+        for rank, (selector, stream) in enumerate(zip(ranks, streams, strict=True)):
+            logits, labels, images, ids = next(stream)
+            logits = logits + 3 * sure * torch.nn.functional.one_hot(labels, 10)
+            if k % 9 == 4:
+                logits[3] = torch.nan
+            parts.append(selector(logits, labels, images, ids + 10_000_000 * rank, 0, ALL, shared)[2])
+        shared = torch.stack(parts).sum(0)
+        selected.append(float(shared[Total.SELECTED]) / (BATCH * num_ranks))
+        if k:  # a plain running sum over what all ranks had reported by then
+            share = max(0.05, (recent[1] ** 2 / (recent[0] * recent[2])) ** SHARE_POWER)
+            assert [float(selector.controller.target) for selector in ranks] == pytest.approx(
+                [share] * num_ranks, rel=1e-4
+            )
+        targets.append(float(ranks[0].controller.target))
+        now = (shared[Total.OFFERED] - shared[Total.NAN], shared[Total.SCORE], shared[Total.SQUARE])
+        recent = [0.98 * before + float(new) for before, new in zip(recent, now, strict=True)]
+    assert targets[10] > 1.5 * targets[-1] > 0.1
+    for start in range(0, 300, 50):
+        aimed = sum(targets[start : start + 200])
+        assert sum(selected[start : start + 200]) == pytest.approx(aimed, rel=0.07)
+
+
+def test_auto_needs_a_small_explore_share():
+    with pytest.raises(InputError, match=r"0\.05"):
+        Selector("auto", explore=0.05)
+
+
 @pytest.mark.parametrize("kind", ["loss+std", "margin"])
 @pytest.mark.parametrize("selection", ["soft", "hard"])
 def test_two_ranks_equal_one(selection, kind):
@@ -142,9 +182,12 @@ def test_no_autograd_graph_reaches_the_state():
         assert not any(buffer.requires_grad for buffer in module.buffers())
 
 
-@pytest.mark.parametrize(("selection", "kind"), [("soft", "loss+std"), ("soft", "margin"), ("hard", "el2n")])
-def test_never_waits_for_the_device(selection, kind):
-    selector = Selector(0.3, selection=selection, kind=kind, explore=0.1)
+@pytest.mark.parametrize(
+    ("target", "selection", "kind"),
+    [(0.3, "soft", "loss+std"), (0.3, "soft", "margin"), (0.3, "hard", "el2n"), ("auto", "soft", "variance")],
+)
+def test_never_waits_for_the_device(target, selection, kind):
+    selector = Selector(target, selection=selection, kind=kind, explore=0.04)
     queue, memory = SampleQueue(BATCH, (3, 6, 6)), ScoreMemory(3 * BATCH)
     totals, epoch, controller = selector.no_totals(), torch.tensor(2), selector.controller
     valid = torch.arange(BATCH) < BATCH - 3
@@ -157,5 +200,4 @@ def test_never_waits_for_the_device(selection, kind):
             queue.status()
         rows = queue.pop()
         memory.record(rows.ids, rows.weights, ALL)
-        memory.end_epoch(torch.ones(3 * BATCH, dtype=torch.bool))
         controller.select(torch.rand(BATCH))

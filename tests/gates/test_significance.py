@@ -21,7 +21,7 @@ def batch(seed=0, size=16):
 
 def plain_terms(logits, labels, images):
     """Every term of one sample after another, in Python floats."""
-    terms = {name: [] for name in ("loss", "std", "margin", "el2n")}
+    terms = {name: [] for name in ("loss", "std", "margin", "el2n", "gce", "uncertainty", "variance")}
     for row, label, image in zip(logits.tolist(), labels.tolist(), images, strict=True):
         total = sum(math.exp(x) for x in row)
         p = [math.exp(x) / total for x in row]
@@ -29,6 +29,9 @@ def plain_terms(logits, labels, images):
         other = max(x for i, x in enumerate(p) if i != label)
         terms["margin"].append((1 - (p[label] - other)) / 2)
         terms["el2n"].append(math.sqrt(sum((x - (i == label)) ** 2 for i, x in enumerate(p))))
+        terms["gce"].append(math.sqrt(p[label]) * (1 - p[label]))
+        terms["variance"].append(p[label] * (1 - p[label]))
+        terms["uncertainty"].append(math.sqrt(p[label] * (1 - p[label])))
         stds = []
         for channel in image:
             pixels = [float(x) for x in channel.flatten()]
@@ -43,7 +46,11 @@ PARTS = {
     "loss+std": {"loss": 0.7, "std": 0.3},
     "margin": {"margin": 1.0},
     "el2n": {"el2n": 1.0},
+    "gce": {"gce": 1.0},
+    "uncertainty": {"uncertainty": 1.0},
+    "variance": {"variance": 1.0},
 }
+HARDNESS = ("loss", "loss+std", "margin", "el2n")
 assert PARTS.keys() == KINDS.keys()
 
 
@@ -59,7 +66,7 @@ def test_equals_the_formula(kind):
     assert torch.allclose(significance(*batch(), kind=kind, running=running), plain, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", PARTS)
+@pytest.mark.parametrize("kind", HARDNESS)
 def test_harder_samples_score_higher(kind):
     """From a sure hit to a sure miss, with pictures alike."""
     sure = torch.tensor([8.0, 3.0, 1.0, 0.0, -3.0, -8.0])
@@ -68,6 +75,19 @@ def test_harder_samples_score_higher(kind):
     scores = significance(logits, torch.zeros(6, dtype=torch.int64), torch.zeros(6, 3, 4, 4), kind=kind)
     assert (scores >= 0).all()
     assert (scores.diff() > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["gce", "uncertainty", "variance"])
+def test_what_is_sure_scores_lowest(kind):
+    """Hits, and misses that speak for a wrong label; the network is undecided in the middle."""
+    logits = torch.zeros(5, 2)
+    logits[:, 0] = torch.tensor([9.0, 3.0, 0.0, -3.0, -9.0])
+    labels = torch.zeros(5, dtype=torch.int64)
+    scores = significance(logits, labels, kind=kind)
+    assert scores.argsort().tolist()[-1] == 2
+    assert kind == "gce" or torch.allclose(scores, scores.flip(0), rtol=1e-3)
+    assert all(0 < score < 0.04 * float(scores[2]) for score in scores[[0, 4]].tolist())
+    assert torch.equal(scores.isnan(), torch.zeros(5, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("kind", PARTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -50,17 +50,16 @@ def waiting(mode: str) -> Iterator[None]:
         torch.cuda.set_sync_debug_mode(before)
 
 
-def engine(compile: str, precision: str = "auto") -> Engine:
-    config = TrainConfig(
-        arch="tests.nets:tiny", image_size=SIDE, batch_size=B, lr=0.1, epochs=4, target=0.5, device="cuda", **FORWARD
-    )
+def engine(compile: str, precision: str = "auto", train_size: str | None = None) -> Engine:
+    sizes = {"image_size": SIDE, "train_size": train_size, "batch_size": B}
+    config = TrainConfig(arch="tests.nets:tiny", lr=0.1, epochs=4, target=0.5, device="cuda", **sizes, **FORWARD)
     runtime = open_runtime("cuda", precision, compile, deterministic=True)
     return Engine(config, runtime, weights="none", num_classes=CLASSES, num_train=TRAIN_SIZE)
 
 
-def batch(one: Engine, seed: int) -> Batch:
+def batch(one: Engine, seed: int, side: int = SIDE) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(B, 3, SIDE, SIDE, generator=generator).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(B, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, CLASSES, (B,), generator=generator)
     ids, valid = torch.arange(B) + seed % (TRAIN_SIZE // B) * B, torch.ones(B, dtype=torch.bool)
     device = one.device
@@ -68,11 +67,11 @@ def batch(one: Engine, seed: int) -> Batch:
 
 
 class Loop:
-    """The body of the training loop, over batches that are on the GPU already."""
+    """The body of the training loop, over 24 batches that are on the GPU already, of sizes one after the other."""
 
-    def __init__(self, one: Engine) -> None:
+    def __init__(self, one: Engine, sides: Sequence[int] = (SIDE,)) -> None:
         self.one = one
-        self.batches = [batch(one, seed) for seed in range(24)]
+        self.batches = [batch(one, seed, sides[seed * len(sides) // 24]) for seed in range(24)]
         self.reports = StatusReader(1, one.device)
         self.popped = self.step = 0
 
@@ -170,6 +169,24 @@ def test_every_step_is_recorded_once() -> None:
     recordings = [len(nodes) for nodes in manager.roots.values()]
     assert len(recordings) >= 4  # scoring, training, restoring buffers, evaluation
     assert recordings == [1] * len(recordings)
+
+
+@pytest.mark.parametrize("compile", ["off", "reduce-overhead"])
+def test_change_of_size_needs_no_wait_or_new_recording(compile: str) -> None:
+    one = engine(compile, train_size="16:32")
+    one.warm_up()
+    loop = Loop(one, (16, 24, 32))
+    with waiting("error"):
+        loop.run(range(24))
+    assert one.train_size == 32
+    assert loop.popped > 4 * B
+    assert one.read_status().nonfinite == 0
+    if compile != "off":
+        assert counters["inductor"]["cudagraph_skips"] == 0
+        manager = cudagraph_trees.get_manager(one.device.index, create_if_none_exists=False)
+        recordings = [len(nodes) for nodes in manager.roots.values()]
+        assert len(recordings) >= 3 * 2 + 2  # of each size scoring and training; restoring buffers, evaluation
+        assert recordings == [1] * len(recordings)
 
 
 def test_loaded_state_needs_no_wait_or_new_recording() -> None:

@@ -22,7 +22,7 @@ def test_verdict_says_that_the_gate_never_ran():
         "data": {"quarantined": 0},
     }
     for gate, words in (
-        ("forward", "never ran: --warmup-epochs 1 and --anneal left it no epoch"),
+        ("forward", "never ran: dense warm-up took 1 epochs"),
         ("dense", "dense gate"),
     ):
         summary["gate"]["name"] = gate

@@ -8,8 +8,10 @@ import torch
 import torchvision.models
 from torch import nn
 
+from fastast.checkpoint.file_format import export_weights
 from fastast.errors import InputError
 from fastast.models.build import build_model, check_fits, scoring_twin
+from fastast.models.weights_info import WeightsInfo
 from tests.nets import tiny
 
 
@@ -33,6 +35,21 @@ def test_weights_of_another_head_load(arch, tmp_path):
     same = [name for name in own if own[name].shape == theirs[name].shape]
     assert len(same) >= len(own) - 2
     assert all(torch.equal(own[name], theirs[name]) for name in same if "classifier" not in name)
+
+
+@pytest.mark.parametrize("classes", [["x", "y"], ["b", "a"], ["a", "b"]])
+def test_head_for_other_classes_is_made_new(classes, tmp_path):
+    """It was kept where the number was the same, so that "x" began as "a"."""
+    source = tiny(2).state_dict()
+    metadata = WeightsInfo.of("tests.nets:tiny", ["a", "b"], 32).to_metadata()
+    export_weights(tmp_path / "w.safetensors", source, metadata)
+    model, notes = build_model("tests.nets:tiny", 2, str(tmp_path / "w.safetensors"), classes)
+    same = [name for name, value in model.state_dict().items() if torch.equal(value, source[name])]
+    if classes == ["a", "b"]:
+        assert (notes, len(same)) == ([], len(source))
+    else:
+        line = "head replaced: 5 (the file's has 2 outputs, for other classes: a, b; this data has 2 classes)"
+        assert (notes, set(source) - set(same)) == ([line], {"5.weight", "5.bias"})
 
 
 def in_wrapper(wrap):

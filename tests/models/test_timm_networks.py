@@ -49,7 +49,7 @@ def test_weights_of_another_head_load(tmp_path):
     source = timm.create_model("test_resnet", num_classes=5).state_dict()
     torch.save(source, tmp_path / "w.pth")
     model, notes = build_model(NET, 3, str(tmp_path / "w.pth"))
-    assert notes == ["head replaced: fc (the file's has 5 outputs, this data has 3 classes)"]
+    assert notes == ["head replaced: fc (the file's has 5 outputs; this data has 3 classes)"]
     own = model.state_dict()
     assert all(torch.equal(own[name], value) for name, value in source.items() if not name.startswith("fc."))
 
@@ -59,7 +59,7 @@ def test_a_network_of_two_heads_and_one_size(tmp_path):
     name = "deit_tiny_distilled_patch16_224"
     torch.save(timm.create_model(name, num_classes=5).state_dict(), tmp_path / "w.pth")
     model, notes = build_model(f"timm/{name}", 3, str(tmp_path / "w.pth"))
-    assert notes == ["head replaced: head, head_dist (the file's has 5 outputs, this data has 3 classes)"]
+    assert notes == ["head replaced: head, head_dist (the file's has 5 outputs; this data has 3 classes)"]
     with pytest.raises(InputError, match="the size it was made for, 224"):
         check_fits(model.eval(), f"timm/{name}", 96, 3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -13,10 +14,10 @@ from fastast.energy.power_log import PowerRow
 from fastast.report import power_plot, svg
 from fastast.report import run_plots as plots
 from fastast.report.comparison_plots import _costs, accuracy_for_energy
-from fastast.report.gallery import choose
+from fastast.report.gallery import choose, suspects
 from fastast.report.run_page import write_report
 from fastast.report.run_record import Samples, read_record
-from fastast.report.svg import label_ends, label_points, short, thin
+from fastast.report.svg import label_ends, short, thin
 from tests.report.fake_run import NUM_TRAIN, write_run
 
 
@@ -75,6 +76,37 @@ def test_run_without_target_has_no_band(tmp_path: Path) -> None:
     assert "Band" not in figure.caption
     assert "target 20" not in figure.svg
     assert "series-2" not in figure.svg
+
+
+def test_share_that_the_gate_found(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", gpus=0, epochs=3)
+    assert "Share that the gate trains" not in write_report(run).read_text()
+    options = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**options, "target": "auto"}))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "epoch":
+            line["target"] = [1.0, 0.4, 0.07][line["epoch"] - 1]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figure = plots.share(read_record(run))
+    assert isinstance(figure, svg.Figure)
+    assert "fell from 100% to 7% as the network learned" in figure.caption
+    assert "100.0% to 7.0%" in figure.svg
+    assert "Share that the gate trains" in write_report(run).read_text()
+
+
+def test_suspected_labels_are_the_least_probable(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", gpus=0, epochs=2)
+    record = read_record(run)
+    assert record.samples is not None
+    losses = np.full(len(record.samples.id), 0.1)
+    losses[:5], losses[7] = [4.0, np.nan, 9.0, 2.9, 3.1], 3.0
+    record = dataclasses.replace(record, samples=record.samples._replace(last_loss=losses))
+    found = suspects(record, max_pictures=3)
+    assert (found["num"], found["num_trained"]) == (4, len(losses) - 1)  # 2.9 and less are probable enough
+    names = [Path(record.samples.path(row)).name for row in (2, 4, 7)]  # 0 is unreadable
+    assert [picture["name"] for picture in found["pictures"]] == names
+    assert "probability of the label 0.00012" in found["pictures"][0]["tip"]
 
 
 def test_dense_run_has_no_gated_part(tmp_path: Path) -> None:
@@ -151,24 +183,6 @@ def test_end_labels_do_not_overlap(heights: tuple[float, ...]) -> None:
         assert above.y0 >= below.y1 - 1
     frame = axes.get_window_extent()
     assert frame.y0 - 12 < boxes[0].y0 < boxes[-1].y1 < frame.y1 + 12
-
-
-def test_point_labels_do_not_overlap() -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 3), dpi=72)
-    axes = figure.subplots()
-    axes.plot([0, 1, 1, 1, 2], [0, 1, 1.02, 1.04, 2], "o")
-    points = [(1.0, 1.0 + 0.02 * i, name, "black") for i, name in enumerate(("memory", "forward", "random"))]
-    label_points(axes, [*points, (2.0, 2.0, "dense", "black"), (0.0, 0.0, "", "black")], [(0.9, 1.0, 1.5, 1.0)])
-    figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in axes.texts]
-    assert [text.get_text() for text in axes.texts] == ["memory", "forward", "random", "dense"]
-    for one, two in itertools.combinations(boxes, 2):
-        assert not one.overlaps(two)
-    bar = axes.transData.transform([(0.9, 1.0), (1.5, 1.0)])
-    assert all(box.y0 > bar[0, 1] or box.y1 < bar[0, 1] or box.x0 > bar[1, 0] or box.x1 < bar[0, 0] for box in boxes)
-    assert all(box.x1 < figure.bbox.width for box in boxes)
 
 
 def test_forward_units_by_epoch_add_up(tmp_path: Path) -> None:

@@ -11,14 +11,17 @@ from tests.sync_guard import no_sync
 from tests.train.engines import B, batch, engine
 from tests.train.test_run import options, summary_of
 
-VARIANTS = [{}, {"unbiased": True, "explore": 0.1}, {"dtype": torch.float16}]
+GROWING = {"image_size": 32, "train_size": "16:32"}
+VARIANTS = [{}, {"unbiased": True, "explore": 0.1}, {"dtype": torch.float16}, GROWING]
 
 
 def run(one, seeds):
+    """One batch for each seed; if pictures grow, every fourth batch is the first of a larger size."""
     one.set_lr(0.1)
     trained = one.read_status().steps
     for seed in seeds:
-        one.score(batch(seed))
+        sizes = one._train_sizes
+        one.score(batch(seed, side=sizes[min(seed // 4, len(sizes) - 1)]))
         while one.read_status().pushed - trained * B >= B:
             one.train()
             trained += 1
@@ -70,7 +73,7 @@ def test_loaded_state_resumes_exactly(variant, tmp_path):
 def test_never_waits_for_the_device(variant):
     one = engine(**variant)
     for seed in range(6):
-        full = batch(seed)
+        full = batch(seed, side=one._train_sizes[seed // 2 % len(one._train_sizes)])
         with no_sync():
             one.set_lr(0.1)
             one.score(full)

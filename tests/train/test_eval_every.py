@@ -62,5 +62,5 @@ def test_epochs_without_evaluation_have_null_figures_and_the_end_has_some(pictur
 
 def test_a_billion_epochs_are_computed_not_listed():
     schedule = EpochPlanner(TrainConfig(epochs=1e9, batch_size=64), 1000, 100).schedule
-    assert next(schedule.segments(999_999_999_000)).evaluates
+    assert schedule.segment_at(999_999_999_000).evaluates
     assert schedule.num_epochs == 10**9

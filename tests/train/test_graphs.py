@@ -132,6 +132,29 @@ def test_only_the_batch_is_copied_into_a_recorded_graph(graphs):
     assert moving == [1, 3, 3, 5]
 
 
+def test_each_size_is_compiled_once_and_nothing_else_again(recorder):
+    """Warming up compiles every size. Rings of all sizes lie at one address, so that CUDA graphs stay valid."""
+    torch._dynamo.reset()
+    one, num_before = engine(compiled=True, image_size=32, train_size="16:32"), len(recorder.graphs)
+    before = addresses(one)
+    one.warm_up()
+    found = recorder.graphs[num_before:]
+    # Of each of three sizes scoring and training, forward and backward; evaluation and restoring buffers once.
+    assert [graph.backward for graph in found].count(False) == 2 * 3 + 2
+    assert [graph.backward for graph in found].count(True) == 3
+    assert all(graph.changed <= graph.static for graph in found)
+    one.set_lr(0.1)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for number, side in enumerate((16, 16, 24, 24, 32, 32)):
+            (one.score if number % 2 else one.enqueue)(batch(number, side=side))
+            one.train()
+            one.evaluate(*batch(0, side=32)[:2], torch.arange(B) < B)
+    assert recorder.graphs[num_before:] == found
+    after = addresses(one)
+    assert sorted(after.values()) == sorted(before.values())
+    assert one.train_size == 32
+
+
 class Threshold(nn.Module):
     """A small gate whose threshold is a buffer or an argument."""
 

@@ -16,6 +16,7 @@ from fastast.energy.meter import EnergyMeter
 from fastast.feed.prefetch import PrefetchLoader
 from fastast.gates.lagged_reader import LaggedReader
 from fastast.loggers.console import Reporter
+from fastast.loggers.counters import total
 from fastast.run_folder import RunFolder
 from fastast.train.checkpointer import Checkpointer
 from fastast.train.defaults import complete_config
@@ -28,12 +29,12 @@ from tests.nets import tiny
 from tests.sync_guard import no_sync
 
 SUMMARY_KEYS = {
-    "": "schema version commit seed argv stopped resumes hardware data model gate samples accuracy time_s throughput "
-    "compute energy",
+    "": "schema version commit seed argv stopped resumes budget hardware data model gate samples accuracy time_s "
+    "throughput compute energy",
     "hardware": "device names world_size driver torch dali",
     "data": "train val classes quarantined fingerprint bits",
-    "model": "arch params image_size precision compiled compile_note",
-    "gate": "name selection target activation_rate threshold warmup_epochs",
+    "model": "arch params image_size train_sizes precision compiled compile_note",
+    "gate": "name selection target shares activation_rate threshold warmup_epochs",
     "samples": "offered decoded scored selected backward leftover steps nonfinite_steps",
     "accuracy": "val_top1 val_top5 best_val_top1 best_epoch",
     "time_s": "total train eval data_wait",
@@ -43,9 +44,13 @@ SUMMARY_KEYS = {
     "run_savings_measured gpu_j train_gpu_j gpu_j_above_idle cpu_j idle_w dense_j_per_sample gated_j_per_sample source "
     "notes",
 }
-STEP_KEYS = "kind epoch phase step offered backward loss lr activation threshold offered_per_s data_wait_s gpu_w"
+STEP_KEYS = (
+    "kind epoch phase step offered backward loss lr activation threshold progress train_size offered_per_s data_wait_s "
+    "gpu_w"
+)
 EPOCH_KEYS = (
-    "kind epoch phase train_loss val_loss val_top1 val_top5 offered backward activation threshold seconds gpu_j hist"
+    "kind epoch phase train_loss val_loss val_top1 val_top5 offered backward activation threshold target seconds gpu_j "
+    "hist"
 )
 
 
@@ -164,6 +169,8 @@ def test_same_command_gives_same_losses(gated, pictures, tmp_path):
         ("random", {"target": 0.25}),
         ("memory", {"target": 0.25}),
         ("memory", {"target": 0.25, "unbiased": True}),
+        ("memory", {"target": "auto", "significance": "variance"}),
+        ("forward", {"target": "auto", "explore": 0.04}),
         ("infobatch", {}),
     ],
 )
@@ -189,7 +196,7 @@ def test_counted_work_equals_hooks(pictures, tmp_path, gate, changes):
         trainer.fit(checkpointer)
         assert checkpointer.close() is None
         trainer.close()
-    whole, gated = trainer.log.counters.whole, trainer.log.counters.gated
+    whole, gated = trainer.log.counters.whole, total([trainer.log.counters.gated])
     assert passed == {"forward": whole.backward, "backward": whole.backward}
     assert whole.offered == 600
     assert whole.selected == whole.backward + trainer.log.num_leftover
@@ -201,6 +208,13 @@ def test_counted_work_equals_hooks(pictures, tmp_path, gate, changes):
         assert 0.5 < share < 1
     elif gate == "dense":
         assert share == 1
+    elif config.target == "auto":
+        shares = [line["target"] for line in trainer.log.epochs]
+        assert all(0.05 <= aimed <= 1 for aimed in shares)
+        if trainer.gate.plans:  # half of the first epoch is dense, half of the last is offered
+            assert gated.selected == sum(round(s * n) for s, n in zip(shares, (120, 240, 120), strict=True))
+        else:
+            assert min(shares) * 0.9 < share <= 1
     else:
         assert abs(share - config.target) < (0.01 if trainer.gate.plans else 0.05 * config.target + 2 / gated.offered)
 
@@ -269,7 +283,7 @@ def test_loop_never_waits_for_the_device(pictures, tmp_path, monkeypatch, gate):
         plans = {segment: plan(self.planner, segment, self.loaders.train.bad_ids, self.engine.memory)}
         monkeypatch.setattr(EpochPlanner, "plan", lambda planner, segment, *rest: plans[segment])
         with no_sync(LaggedReader._read, PrefetchLoader._collect):
-            run_segment(self, segment, saver)
+            return run_segment(self, segment, saver)
 
     monkeypatch.setattr(Trainer, "_run_segment", guarded)
     assert main(["train", *options(pictures, tmp_path / "run", gate=gate, epochs=2), "--unbiased"]) == 0

@@ -19,12 +19,12 @@ def test_segments_cover_the_planned_samples(epochs, warmup, anneal, gated):
         assert segment.offered_before == position == segment.epoch * num + segment.start
         assert 0 <= segment.start < segment.stop <= num
         assert segment.evaluates <= segment.ends_epoch
-        assert next(schedule.segments(position)) == segment  # so a run resumes at any of them
+        assert schedule.segment_at(position) == segment  # so a run resumes at any of them
         position += segment.stop - segment.start
         assert segment.ends_epoch == (segment.stop == num or position == schedule.num_offered)
     assert position == schedule.num_offered == round(epochs * num)
     assert segments[-1].evaluates
-    assert list(schedule.segments(position)) == []
+    assert schedule.segment_at(position) is None
     size = {p: sum(s.stop - s.start for s in segments if s.phase == p) for p in (WARMUP, ANNEAL, DENSE)}
     if gated:
         assert size[WARMUP] == min(position, round(warmup * num))
@@ -48,6 +48,20 @@ def test_progress_follows_planned_backward_work():
 def test_cost_share_counts_scoring():
     schedule = Schedule(1000, epochs=2, warmup_epochs=1, planned_share=0.1, gated_cost=1.3, gated=True)
     assert schedule.cost_share(1000) == pytest.approx(3 / 4.3)
+    assert schedule.cost_share(2000) == 1
+
+
+def test_planned_work_follows_the_size_of_the_pictures():
+    """Twin: sample by sample, at the size that it has."""
+    units = [0.25, 0.5, 0.8]
+    phases = {"warmup_epochs": 0.5, "anneal_epochs": 0.25, "planned_share": 0.2, "gated_cost": 0.6}
+    schedule, sums = Schedule(1000, epochs=2, gated=True, units=units, **phases), [0.0]
+    for sample in range(2000):
+        progress = schedule.progress(sample + 0.5)
+        unit = units[2] if progress >= 0.75 else units[progress >= 0.375]
+        sums.append(sums[-1] + unit * (0.6 if 500 <= sample < 1750 else 3))
+    for offered in (0, 300, 500, 800, 1500, 1750, 2000):
+        assert schedule.units(offered) == pytest.approx(sums[offered], abs=3)
     assert schedule.cost_share(2000) == 1
 
 
