@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fastast.gates.queue import SampleQueue
     from fastast.gates.score_memory import ScoreMemory
     from fastast.gates.significance import significance
+    from fastast.predict.classifier import load
 
 # Imported on first use, so that the command line starts without torch.
 _MODULES = {
@@ -20,10 +21,11 @@ _MODULES = {
     "PIController": "fastast.gates.controller",
     "SampleQueue": "fastast.gates.queue",
     "ScoreMemory": "fastast.gates.score_memory",
+    "load": "fastast.predict.classifier",
     "significance": "fastast.gates.significance",
 }
 
-__all__ = ["EnergyMeter", "PIController", "SampleQueue", "ScoreMemory", "__version__", "significance"]
+__all__ = ["EnergyMeter", "PIController", "SampleQueue", "ScoreMemory", "__version__", "load", "significance"]
 
 
 def __getattr__(name: str) -> Any:

@@ -66,12 +66,13 @@ class TrainConfig:
     # The network
     arch: str = option(
         "resnet50",
-        "torchvision classifier by name, or module:function called with num_classes=; resnet18 is smaller and faster",
+        "torchvision classifier by name, timm/NAME where timm is installed, or module:function called with "
+        "num_classes=; resnet18 is smaller and faster",
         metavar="NAME",
     )
     weights: str = option(
         "none",
-        "what to start from: none, imagenet (torchvision's best; a module:function gets weights= too), or a "
+        "what to start from: none, imagenet (torchvision's best, or timm's; a module:function gets weights= too), or a "
         ".pt/.pth/.safetensors file; with few pictures, start from imagenet",
         metavar="none|imagenet|FILE",
     )

@@ -9,22 +9,31 @@ from typing import Any, TextIO
 
 
 class _TolerantStream:
-    """A text stream whose errors of writing are ignored."""
+    """A text stream whose errors of writing are ignored.
+
+    Attributes:
+        lost: the first of them.
+    """
 
     def __init__(self, stream: TextIO) -> None:
+        self.lost: OSError | None = None
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
+        try:
             self._stream.write(text)
+        except OSError as error:
+            self.lost = self.lost or error
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             self._stream.flush()
+        except OSError as error:
+            self.lost = self.lost or error
 
 
 @contextlib.contextmanager

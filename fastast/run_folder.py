@@ -191,6 +191,22 @@ class OtherRanksFolder(RunFolder):
         """Leaves the line to the first rank."""
 
 
+def find_weights(path: str | os.PathLike[str]) -> tuple[Path, RunFolder]:
+    """The file of weights that a user means by a run folder or a file, and the folder around it, a run's or not.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such run folder or file of weights")
+    home = path if path.is_dir() else path.absolute().parent
+    folder = RunFolder(home.parent if home.name == "checkpoints" else home)
+    if path.is_dir() and not folder.weights.exists():
+        raise InputError(f"{path}: holds no model.safetensors; name a run folder with a finished epoch, or a file")
+    return folder.weights if path.is_dir() else path, folder
+
+
 def printable(text: str) -> str:
     r"""The text on one line, whatever bytes a name in it holds: as \udce9 where they are not UTF-8."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -28,6 +28,8 @@ SURFACE = {
     "train": f"{COMMON} {ADVANCED} {TRAIN} --force",
     "bench": f"{COMMON} {ADVANCED} {BENCH}",
     "evaluate": "--help --data --arch --image-size --out --batch-size --device",
+    "predict": "--help --arch --image-size --top --out --format --batch-size --device",
+    "export": "--help --arch --image-size --to --data --out",
     "report": "--help --out",
     "pack": "--help --bits --max-side --shard-size --quality --verify --workers",
     "meter": "--help --json --plot --interval --price-per-kwh --gco2-per-kwh",
@@ -232,6 +234,7 @@ def test_bad_option_is_one_line(pictures, tmp_path, capsys, arguments, words):
 def text_arguments():
     """Each option and positional argument that takes text, with what else its command needs."""
     needed = {"bench": ["--out", "b"], "evaluate": ["run", "--data", "d"], "report": ["run"], "pack": ["a", "b"]}
+    needed |= {"predict": ["run", "d"], "export": ["run", "--to", "onnx"]}
     for name, parser in commands().items():
         for action in parser._actions:
             if action.type in (None, str) and action.nargs not in (0, argparse.REMAINDER) and not action.choices:

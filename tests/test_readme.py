@@ -5,13 +5,18 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import torch
 import torchvision
+from PIL import Image
 
+import fastast
 from fastast.checkpoint.file_format import export_weights
-from fastast.cli import build_parser
-from tests.conftest import ROOT
+from fastast.cli import build_parser, main
+from fastast.models.weights_info import WeightsInfo
+from tests.conftest import ROOT, write_pictures
 
 README = (ROOT / "README.md").read_text()
 
@@ -21,7 +26,7 @@ def blocks(language):
 
 
 def test_the_four_lines_load_the_weights_without_fastast(tmp_path):
-    (lines,) = blocks("python")
+    (lines,) = (block for block in blocks("python") if "torchvision" in block)
     assert len([line for line in lines.splitlines() if line]) == 4
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=3)
@@ -37,6 +42,40 @@ def test_the_four_lines_load_the_weights_without_fastast(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_predictions_in_python(tmp_path, monkeypatch, capsys):
+    (lines,) = (block for block in blocks("python") if "fastast.load" in block)
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "pictures", num_classes=2, per_class=2, seed=0)
+    (tmp_path / "pictures" / "bad.jpg").write_bytes(b"")
+    (tmp_path / "RUN").mkdir()
+    info = WeightsInfo.of("resnet18", ["cat", "dog"], 32)
+    state = torchvision.models.resnet18(num_classes=2).state_dict()
+    export_weights(tmp_path / "RUN" / "model.safetensors", state, info.to_metadata())
+    exec(compile(lines, "README.md", "exec"), {})
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("pictures/bad.jpg empty file")
+    assert len(others) == 4
+    for line in others:
+        assert line.split()[1] in ("cat", "dog")
+        assert 0.5 <= float(line.split()[2]) <= 1
+
+
+def test_timm_loads_what_was_exported(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("timm", reason="timm (fastast[timm]) is not installed")
+    (lines,) = (block for block in blocks("python") if "import timm" in block)
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "pictures", num_classes=2, per_class=2, seed=0)
+    Image.new("RGB", (90, 70), (200, 10, 10)).save("holiday.jpg")
+    Path("RUN").mkdir()
+    state = torchvision.models.resnet18(num_classes=2).state_dict()
+    export_weights(Path("RUN/model.safetensors"), state, WeightsInfo.of("resnet18", ["cat", "dog"], 32).to_metadata())
+    assert main(["export", "RUN", "--to", "hub", "--data", "pictures", "--out", "RUN/hub"]) == 0
+    (expected,) = fastast.load("RUN").predict("holiday.jpg")
+    capsys.readouterr()
+    exec(compile(lines, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == expected.top[0][0]
 
 
 def test_every_command_shown_parses():

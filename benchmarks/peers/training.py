@@ -21,7 +21,7 @@ from fastast.cost_model import DENSE_COST
 from fastast.device import device_name, open_runtime
 from fastast.energy.reading import Reading
 from fastast.errors import InputError
-from fastast.feed.pipeline import MEAN, STD
+from fastast.feed.loader_options import MEAN, STD
 from fastast.feed.transforms import eval_resize
 from fastast.models.build import build_model
 from fastast.run_folder import code_version

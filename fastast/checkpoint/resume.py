@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,9 @@ def absolute_paths(typed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _new_folder(config: TrainConfig) -> RunFolder:
-    return RunFolder(Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.arch.replace(':', '.')}-{config.gate}")
+    return RunFolder(
+        Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub('[:/]', '.', config.arch)}-{config.gate}"
+    )
 
 
 def _continue(

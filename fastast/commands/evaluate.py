@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import io
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastast.atomic_files import write_whole
-from fastast.errors import InputError
-from fastast.run_folder import RunFolder, read_json
+from fastast.commands.shared_options import add_batches, add_network, require_file_name, require_positive
+from fastast.run_folder import find_weights
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from fastast.data.catalog import Quarantined
     from fastast.feed import Batch
     from fastast.loggers.console import Reporter
-    from fastast.models.weights_info import WeightsInfo
 
 
 def add_parser(commands: Any) -> None:
@@ -32,15 +30,10 @@ def add_parser(commands: Any) -> None:
         description="Prints top-1 and top-5 accuracy; with --out writes path, label, prediction and probability, and "
         "pictures that cannot be read at the end, without a prediction.",
     )
-    parser.add_argument("model", metavar="RUN|FILE", help="a run folder, or a .safetensors/.pt/.pth file of weights")
+    add_network(parser)
     parser.add_argument("--data", required=True, metavar="D", help="class folders, or a folder that holds val/")
-    parser.add_argument("--arch", metavar="A", help="the network, where the file does not say it")
-    parser.add_argument(
-        "--image-size", type=int, metavar="PX", help="evaluation crop, pixels; default what the file was trained for"
-    )
     parser.add_argument("--out", metavar="preds.csv", help="write one line for each picture")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures at a time (default 64)")
-    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to run (default auto)")
+    add_batches(parser)
     parser.set_defaults(run=run)
 
 
@@ -90,73 +83,42 @@ def evaluate_model(
     Raises:
         InputError: something that the user can fix.
     """
-    for flag, value in (("--image-size", image_size), ("--batch-size", batch_size)):
-        if value is not None and value < 1:
-            raise InputError(f"{flag} {value}: must be at least 1")
-    if out is not None and not Path(out).absolute().parent.is_dir():
-        raise InputError(f"--out {out}: no such folder {Path(out).absolute().parent}")
-    if out is not None and Path(out).is_dir():
-        raise InputError(f"--out {out}: is a folder; name a file, for example preds.csv")
-    path = Path(model_path)
-    if not path.exists():
-        raise InputError(f"{path}: no such run folder or file of weights")
-    home = path if path.is_dir() else path.absolute().parent
-    folder = RunFolder(home.parent if home.name == "checkpoints" else home)
-    weights = folder.weights if path.is_dir() else path
-    if path.is_dir() and not weights.exists():
-        raise InputError(f"{path}: holds no model.safetensors; name a run folder with a finished epoch, or a file")
-    config = read_json(folder.config) if folder.config.exists() else {}
-
-    from fastast.models.weights_info import WeightsInfo, read_info
-
-    info = read_info(weights)
-    if info is not None:
-        ours = WeightsInfo.of(info.arch, info.classes, info.crop_size, info.bits)
-        _require_agreement(weights, info, arch, ours)
-        if ":" in info.arch and arch is None and config.get("arch") != info.arch:
-            raise InputError(f"{path}: a file may not choose code to run; if you trust it, add --arch {info.arch}")
-        reporter.note(f"{weights}: {info}")
-        if image_size not in (None, info.crop_size):
-            reporter.note(f"evaluated at {image_size} px, since --image-size asks for it; trained for {info.crop_size}")
-        arch, image_size = arch or info.arch, image_size or info.crop_size
-    arch = arch or config.get("arch")
-    if not isinstance(arch, str):
-        raise InputError(f"{path}: neither the file nor a run folder around it names its network; name it with --arch")
-    size = image_size or config.get("image_size") or 224
+    require_positive(image_size=image_size, batch_size=batch_size)
+    require_file_name(out, "preds.csv")
+    find_weights(model_path)  # before torch is imported
 
     from fastast.data import open_folder
     from fastast.data.catalog import Quarantined
     from fastast.data.dataset import require_same_bits
     from fastast.device import open_runtime
-    from fastast.feed import EvalLoader, LoaderOptions
+    from fastast.feed import EvalLoader
     from fastast.loggers.console import FewNotes
-    from fastast.models.build import WEIGHT_SUFFIXES, build_model, check_fits, scoring_twin
+    from fastast.models.trained import find_trained
     from fastast.train.evaluation import evaluate
     from fastast.train.steps import EvalStep
 
-    if weights.suffix not in WEIGHT_SUFFIXES:
-        raise InputError(f"{weights}: name a run folder, or a file of weights: {', '.join(WEIGHT_SUFFIXES)}")
-    known = _read_classes(folder.classes) if folder.classes.exists() else None
-    catalog = open_folder(data, known if info is None else info.classes, on_note=reporter.note)
+    network = find_trained(model_path, arch, image_size)
+    info = network.info
+    if info is not None:
+        reporter.note(f"{network.weights}: {info}")
+        if network.image_size != info.crop_size:
+            reporter.note(
+                f"evaluated at {network.image_size} px, since --image-size asks for it; trained for {info.crop_size}"
+            )
+    catalog = open_folder(data, network.classes, on_note=reporter.note)
     if info is not None:
         require_same_bits(info.bits, catalog.bits, data)
-    classes = catalog.classes
-    if info is None and known is None:
-        reporter.note(f"{weights}: says nothing of its classes: taken are the folder's in order, at {size} px")
+    if network.classes is None:
+        reporter.note(
+            f"{network.weights}: says nothing of its classes: taken are the folder's in order, at "
+            f"{network.image_size} px"
+        )
 
     runtime = open_runtime(device)
-    model, notes = build_model(arch, len(classes), str(weights))
-    if notes:
-        raise InputError(f"{weights}: {notes[0]}; evaluate on data with the classes it was trained on")
-    twin = scoring_twin(model.to(runtime.device))
-    check_fits(twin, arch, size, len(classes))
-    step = EvalStep(twin, dtype=runtime.dtype)
+    step = EvalStep(network.build(runtime.device, len(catalog.classes)), dtype=runtime.dtype)
     left_out = list(catalog.quarantined)
-    options = LoaderOptions(
-        batch_size=batch_size,
-        image_size=size,
-        device=runtime.device,
-        dtype=runtime.image_dtype,
+    options = dataclasses.replace(
+        network.loader_options(batch_size=batch_size, device=runtime.device, dtype=runtime.image_dtype),
         on_quarantine=lambda *entry: left_out.append(Quarantined(*entry)),
         on_note=reporter.note,
     )
@@ -193,10 +155,12 @@ class Predictions:
 
     def add(self, batch: Batch, logits: torch.Tensor) -> int:
         """Takes in a batch and its logits [B, C]; returns how many pictures are done so far."""
-        probability, predicted = logits[: batch.num_valid].softmax(1).max(1)
+        from fastast.models.trained import top_classes
+
+        probability, predicted = top_classes(logits[: batch.num_valid], 1)
         ids = batch.ids[: batch.num_valid].cpu().numpy()
-        self.predicted[ids] = predicted.cpu().numpy()
-        self.probability[ids] = probability.float().cpu().numpy()
+        self.predicted[ids] = predicted[:, 0].cpu().numpy()
+        self.probability[ids] = probability[:, 0].cpu().numpy()
         return int((self.predicted >= 0).sum())
 
     def to_csv(self, catalog: Catalog, left_out: Sequence[Quarantined]) -> bytes:
@@ -211,23 +175,3 @@ class Predictions:
         for entry in left_out:
             writer.writerow([entry.path, "" if entry.id is None else classes[catalog.labels[entry.id]], "", ""])
         return text.getvalue().encode("utf-8", "backslashreplace")  # names of any bytes: what is not UTF-8 is escaped
-
-
-def _require_agreement(path: Path, info: WeightsInfo, arch: str | None, ours: WeightsInfo) -> None:
-    """Refuses another network than the one that the weights are of, and pictures prepared as we cannot."""
-    if arch not in (None, info.arch) and not (":" in str(arch) and ":" in info.arch):
-        raise InputError(f"--arch {arch}: {path} is a {info.arch}; leave --arch out")
-    if info != ours:
-        raise InputError(
-            f"{path}: its pictures were prepared otherwise ({info}); evaluate it with the version that wrote it"
-        )
-
-
-def _read_classes(path: Path) -> list[str]:
-    try:
-        classes = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a list of class names ({error})") from error
-    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
-        raise InputError(f"{path}: expected a JSON list of class names")
-    return classes

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import os
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ PICTURE_EXTENSIONS = frozenset(
 _NOT_OURS = {"__MACOSX", b"__MACOSX", "@eaDir", b"@eaDir"}
 RUN_FILE = b"metrics.jsonl"  # a folder with it is a run of fastast, whose pictures are of its report
 SHOWN = 5  # names in one message
+_SORTED = 65536  # names of one folder held at a time
 
 # Arrays of an index with a row for each file, but its label; and the shape of a row.
 COLUMNS: dict[str, tuple[int, ...]] = {"starts": (), "lengths": (), "root_of": (), "stamps": (2,), "sizes": (2,)}
@@ -92,7 +93,7 @@ def list_files(roots: Sequence[str | os.PathLike[str]]) -> FileIndex:
             (path, index)
             for index, folder in enumerate(folders)
             if name in found[index]
-            for path in _walk(folder, name, ignored[name])
+            for path in walk_pictures(folder, name, ignored[name])
         ]
 
     # Only one class's names exist as Python objects at a time.
@@ -112,7 +113,7 @@ def list_labelled(root: str | os.PathLike[str], labels: Mapping[bytes, bytes]) -
     folder = os.path.abspath(os.fsencode(root))
     ignored: dict[bytes, collections.Counter[str]] = {b"": collections.Counter()}
     files: dict[bytes, list[tuple[bytes, int]]] = {name: [] for name in sorted(set(labels.values()))}
-    for path in _walk(folder, b"", ignored[b""]):
+    for path in walk_pictures(folder, b"", ignored[b""]):
         name = labels.get(os.path.splitext(path)[0])
         if name is not None:
             files[name].append((path, 0))
@@ -156,34 +157,58 @@ def _subfolders(folder: bytes) -> Iterator[bytes]:
             yield entry.name
 
 
-def _walk(root: bytes, start: bytes, ignored: collections.Counter[str]) -> Iterator[bytes]:
-    """Relative paths of the picture files in one folder (b"": the root). Links are followed; no real folder twice."""
+def walk_pictures(
+    root: bytes,
+    start: bytes = b"",
+    ignored: collections.Counter[str] | None = None,
+    on_refused: Callable[[bytes, str], object] | None = None,
+) -> Iterator[bytes]:
+    """Relative paths of the picture files in one folder and in those below it, in memory that does not grow with them.
+
+    Files come before folders, in order of their names; of a folder with very many, every 65,536 of them are in order.
+    Links are followed; no real folder is read twice.
+
+    Args:
+        root: what the paths are relative to.
+        start: the folder, relative to `root`.
+        ignored: counts files of other kinds by extension.
+        on_refused: called as `on_refused(path, reason)` with each folder that cannot be listed.
+
+    Raises:
+        InputError: a folder cannot be listed, and there is no `on_refused`.
+    """
     visited = set()
     folders = [start]
     while folders:
         folder = folders.pop()
+        whole = os.path.join(root, folder)
         try:
-            status = os.stat(os.path.join(root, folder))
+            status = os.stat(whole)
         except OSError as error:
-            raise InputError(f"{show_path(os.path.join(root, folder))}: {describe_error(error)}") from error
-        if (status.st_dev, status.st_ino) in visited:
+            _refuse_folder(whole, error, on_refused)
+            continue
+        if (status.st_dev, status.st_ino) in visited or os.path.lexists(os.path.join(whole, RUN_FILE)):
             continue
         visited.add((status.st_dev, status.st_ino))
-        entries = sorted(_entries(os.path.join(root, folder)), key=lambda entry: entry.name, reverse=True)
-        if any(entry.name == RUN_FILE for entry in entries):
-            continue
-        for entry in entries:
-            path = folder + b"/" + entry.name if folder else entry.name
+        names: list[bytes] = []
+        below: list[bytes] = []
+        for entry in _entries(whole, on_refused):
             extension = os.path.splitext(entry.name)[1].lower()
+            path = folder + b"/" + entry.name if folder else entry.name
             if is_folder(entry):
-                folders.append(path)
+                below.append(path)
             elif extension in PICTURE_EXTENSIONS:
-                yield path
-            else:
+                names.append(path)
+            elif ignored is not None:
                 ignored[os.fsdecode(extension) or "no extension"] += 1
+            if len(names) == _SORTED:
+                yield from sorted(names)
+                names.clear()
+        yield from sorted(names)
+        folders += sorted(below, reverse=True)
 
 
-def _entries(folder: bytes) -> Iterator[os.DirEntry[bytes]]:
+def _entries(folder: bytes, on_refused: Callable[[bytes, str], object] | None = None) -> Iterator[os.DirEntry[bytes]]:
     """The entries of a folder that `is_hidden` does not leave out."""
     try:
         with os.scandir(folder) as entries:
@@ -191,7 +216,13 @@ def _entries(folder: bytes) -> Iterator[os.DirEntry[bytes]]:
                 if not is_hidden(entry.name):
                     yield entry
     except OSError as error:
+        _refuse_folder(folder, error, on_refused)
+
+
+def _refuse_folder(folder: bytes, error: OSError, on_refused: Callable[[bytes, str], object] | None) -> None:
+    if on_refused is None:
         raise InputError(f"{show_path(folder)}: {describe_error(error)}") from error
+    on_refused(folder, describe_error(error))
 
 
 def is_folder(entry: os.DirEntry[Any]) -> bool:

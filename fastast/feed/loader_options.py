@@ -15,6 +15,10 @@ OnNote = Callable[[str], None]
 
 _MAX_THREADS = 32
 
+# ImageNet's statistics in 8-bit levels, red, green, blue: what torchvision's pretrained networks expect.
+MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderOptions:
@@ -25,6 +29,7 @@ class LoaderOptions:
         image_size: side of the pictures in a batch, S, pixels; the largest, if training pictures change their size.
         device: where the batches are made: cpu, or cuda (which decodes there too).
         dtype: of the images, torch.float32 or torch.float16.
+        mean, std: of the channels, in 8-bit levels; pixels become (level - mean) / std.
         prefetch: batches that DALI holds at once.
         num_threads: decoder threads; None: one for each core that this process may use, at most 32.
         decode: on a GPU, where pictures are decoded: gpu, cpu, or auto, which decodes as many of the training
@@ -41,6 +46,8 @@ class LoaderOptions:
     image_size: int
     device: torch.device
     dtype: torch.dtype = torch.float32
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
     prefetch: int = 2
     num_threads: int | None = None
     decode: str = "auto"

@@ -18,10 +18,6 @@ from PIL import Image
 
 from fastast.feed.loader_options import LoaderOptions
 
-# ImageNet's statistics in 8-bit levels, red, green, blue: what torchvision's pretrained networks expect.
-MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-
 # Share of a batch that the JPEG engine of an A100, H100 or later decodes (DALI's default; GPUs without one ignore it).
 # What the engine makes of a picture differs in the last bits from the CUDA decoder's, and which picture goes to which
 # depends on the rest of the batch: a deterministic run does without.
@@ -154,7 +150,12 @@ def build_pipeline(
                 pixels = pixels.gpu()
             pixels = fn.resize(pixels, antialias=True, **target)
             pixels = fn.crop_mirror_normalize(
-                pixels, mirror=flips, output_layout="HWC", dtype=_DTYPES[dtype], mean=list(MEAN), std=list(STD)
+                pixels,
+                mirror=flips,
+                output_layout="HWC",
+                dtype=_DTYPES[dtype],
+                mean=list(options.mean),
+                std=list(options.std),
             )
         pipeline.set_outputs(pixels)
     pipeline.build()

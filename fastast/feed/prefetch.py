@@ -18,7 +18,7 @@ import torch
 from fastast.data.catalog import Catalog, UnreadableError
 from fastast.feed.decode_share import DecodeShare
 from fastast.feed.loader_options import LoaderOptions
-from fastast.feed.pipeline import MEAN, STD, DecodePipeline, reference_inputs
+from fastast.feed.pipeline import DecodePipeline, reference_inputs
 from fastast.feed.reader import Read, Reader
 from fastast.feed.resize import MIN_SIDE, CropResizer
 
@@ -86,7 +86,7 @@ class PrefetchLoader:
         on_gpu = options.device.type == "cuda"
         self._resizer: CropResizer | None = None
         if train and not on_gpu and options.image_size >= MIN_SIDE:
-            self._resizer = CropResizer(options.dtype, MEAN, STD, options.decoder_threads)
+            self._resizer = CropResizer(options.dtype, options.mean, options.std, options.decoder_threads)
         self._share = DecodeShare(
             options.decode, adaptive=train and on_gpu and not options.deterministic, settle=self.depth
         )

@@ -34,8 +34,8 @@ class Reporter:
         """Prints one line, whatever the names in it hold."""
         self.console.print(escape(printable(message)))
 
-    def begin(self, what: str, total: float) -> None:
-        """Starts a progress bar of `total` units (a terminal only)."""
+    def begin(self, what: str, total: float | None) -> None:
+        """Starts a progress bar of `total` units, None if nobody knows how many (a terminal only)."""
         self.end()
         self._last_plain = time.monotonic()
         if self.console.is_terminal:

@@ -1,4 +1,4 @@
-"""The network: any torchvision classifier by name, with a head for the classes at hand."""
+"""The network: any classifier of torchvision or timm by name, with a head for the classes at hand."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fastast.data.file_index import some_names
 from fastast.errors import InputError
+from fastast.models.timm_networks import PREFIX, construct, head_names, is_timm, settings
 from fastast.models.weights_info import read_info
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -33,9 +34,9 @@ def build_model(
     """Builds a classifier with channels-last parameters.
 
     Args:
-        arch: a torchvision classifier ("resnet50"), or "module:function" called with `num_classes=`.
+        arch: a torchvision classifier ("resnet50"), "timm/NAME", or "module:function" called with `num_classes=`.
         num_classes: outputs of the head.
-        weights: "none", "imagenet" (torchvision's best for `arch`; a function of the user's is called with
+        weights: "none", "imagenet" (torchvision's best for `arch`, or timm's; a function of the user's is called with
             `weights="imagenet"` too and loads its own), or a .pt/.pth/.safetensors file. Files are read without
             executing code. A head of another size, or one for other classes, is left as initialised.
         classes: what the outputs stand for; None: whatever those of the file do.
@@ -50,6 +51,9 @@ def build_model(
     if weights == "imagenet" and ":" in arch:
         model = _construct(arch, num_classes, weights)
         return model.to(memory_format=torch.channels_last), [f"weights imagenet: as loaded by {arch}"]
+    if weights == "imagenet" and is_timm(arch):
+        model = construct(arch, num_classes, pretrained=True)
+        return model.to(memory_format=torch.channels_last), _describe_pretrained(arch, num_classes)
     model = _construct(arch, num_classes)
     notes = []
     if weights != "none":
@@ -66,7 +70,9 @@ def check_names(arch: str, weights: str) -> None:
     Raises:
         InputError: with a name that would work.
     """
-    if ":" not in arch:
+    if is_timm(arch):
+        settings(arch)
+    elif ":" not in arch:
         known = torchvision.models.list_models(module=torchvision.models)
         if arch not in known:
             close = difflib.get_close_matches(arch, known, n=3)
@@ -82,6 +88,8 @@ def check_names(arch: str, weights: str) -> None:
 
 
 def _construct(arch: str, num_classes: int, weights: str = "none") -> nn.Module:
+    if is_timm(arch):
+        return construct(arch, num_classes)
     if ":" not in arch:
         # Auxiliary heads would have to be trained on losses of their own.
         options = {"aux_logits": False, "init_weights": False} if arch in ("googlenet", "inception_v3") else {}
@@ -104,6 +112,16 @@ def _construct(arch: str, num_classes: int, weights: str = "none") -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"--arch {arch}: returned {type(model).__name__}, expected a torch.nn.Module")
     return model
+
+
+def _describe_pretrained(arch: str, num_classes: int) -> list[str]:
+    """What became of the head of timm's own weights."""
+    said = settings(arch)
+    notes = [f"weights imagenet: {PREFIX}{said.architecture}.{said.tag}"]
+    if said.num_classes != num_classes:
+        heads = f"timm's has {said.num_classes} outputs; this data has {num_classes} classes"
+        notes.append(f"head replaced: {said.classifier} ({heads})")
+    return notes
 
 
 def _imagenet_state(arch: str) -> dict[str, Tensor]:
@@ -170,7 +188,8 @@ def load_weights(
     """
     own = model.state_dict()
     state = {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items() if _is_kept(name, own)}
-    head = {name for name in own if name.rpartition(".")[0] == _head_name(model)}
+    heads = head_names(model) or [_last_module(model)]
+    head = {name for name in own if name.rpartition(".")[0] in heads}
     replaced = sorted(n for n in head if n in state and (other_classes or state[n].shape != own[n].shape))
     usable = {name: value for name, value in state.items() if name not in replaced}
     missing = sorted(own.keys() - usable.keys() - head)
@@ -191,7 +210,7 @@ def load_weights(
     found = f"the file's has {state[replaced[0]].shape[0]} outputs" if replaced else "the file has none"
     if other_classes:
         found += f", for other classes: {some_names(other_classes)}"
-    return [f"head replaced: {_head_name(model)} ({found}; this data has {own[min(head)].shape[0]} classes)"]
+    return [f"head replaced: {', '.join(heads)} ({found}; this data has {own[min(head)].shape[0]} classes)"]
 
 
 # DenseNet files of torchvision name layers "norm.1" that the network calls "norm1".
@@ -204,7 +223,7 @@ def _is_kept(name: str, own: dict[str, Tensor]) -> bool:
     return name in own or not name.startswith(_AUXILIARY)
 
 
-def _head_name(model: nn.Module) -> str:
+def _last_module(model: nn.Module) -> str:
     """Name of the last module that owns a weight: the classifier in every torchvision network but those with an
     auxiliary head, where registration order still puts `fc` last."""
     names = [name for name, _ in model.named_parameters()]
@@ -235,9 +254,10 @@ def check_fits(twin: nn.Module, arch: str, image_size: int, num_classes: int, *,
                 f"--arch {arch} takes no pictures of {image_size} px ({reason}); leave out --train-size, or start it "
                 "at a larger size if the network takes more than one"
             ) from error
+        made_for = f"{settings(arch).input_size[-1]}" if is_timm(arch) else "such as 224 or 299"
         raise InputError(
             f"--arch {arch} takes no pictures of --image-size {image_size} ({reason}); try the size it was made for, "
-            "such as 224 or 299"
+            f"{made_for}"
         ) from error
     shape = tuple(getattr(getattr(output, "logits", output), "shape", ()))
     if shape != (1, num_classes):

@@ -13,9 +13,12 @@ import safetensors
 
 from fastast._version import __version__
 from fastast.errors import InputError
-from fastast.feed.pipeline import MEAN, STD
+from fastast.feed.loader_options import MEAN, STD
 from fastast.feed.transforms import eval_resize
+from fastast.models.timm_networks import is_timm, settings
 from fastast.run_folder import RunFolder
+
+INTERPOLATION = "bilinear, antialias"
 
 _VERSION = "fastast"  # the key that tells our files from others
 _KINDS = {"arch": str, "classes": list, "crop_size": int, "resize_size": int, "mean": list, "std": list}
@@ -48,8 +51,8 @@ class WeightsInfo:
     @classmethod
     def of(cls, arch: str, classes: Sequence[str], image_size: int, bits: int | None = None) -> WeightsInfo:
         """That of a network trained here."""
-        mean, std = ([round(level / 255, 6) for level in levels] for levels in (MEAN, STD))
-        return cls(arch, list(classes), image_size, eval_resize(image_size), mean, std, "bilinear, antialias", bits)
+        mean, std = ([round(level / 255, 9) for level in levels] for levels in channel_levels(arch))
+        return cls(arch, list(classes), image_size, eval_resize(image_size), mean, std, INTERPOLATION, bits)
 
     def to_metadata(self) -> dict[str, str]:
         """Its fields as text; lists as JSON."""
@@ -63,6 +66,18 @@ class WeightsInfo:
             f"{self.arch}, {len(self.classes)} classes ({names}), pictures resized to {self.resize_size} px "
             f"({self.interpolation}) and cropped to {self.crop_size}, mean {self.mean}, std {self.std}{deep}"
         )
+
+
+def channel_levels(arch: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the channels that a network expects, in 8-bit levels.
+
+    A network of timm's has its own; all others take ImageNet's.
+    """
+    if not is_timm(arch):
+        return MEAN, STD
+    said = settings(arch)
+    mean, std = (tuple(255 * float(value) for value in values) for values in (said.mean, said.std))
+    return mean, std
 
 
 def read_info(path: Path) -> WeightsInfo | None:

@@ -13,6 +13,7 @@ from fastast.data import Dataset
 from fastast.device import Runtime
 from fastast.feed import EvalLoader, LoaderOptions, TrainLoader
 from fastast.feed.loader_options import OnQuarantine
+from fastast.models.weights_info import channel_levels
 
 
 class Loaders:
@@ -39,11 +40,14 @@ class Loaders:
         on_note: Callable[[str], None] | None = None,
     ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
+        mean, std = channel_levels(config.arch)
         options = LoaderOptions(
             batch_size=config.batch_size,
             image_size=config.image_size,
             device=runtime.device,
             dtype=runtime.image_dtype,
+            mean=mean,
+            std=std,
             num_threads=config.threads,
             decode=config.decode,
             deterministic=config.deterministic,

@@ -308,6 +308,7 @@ def _fit(
             folder.write_json(folder.summary, summary)
         reporter.console.print(verdict(summary))
         reporter.note(f"run folder: {folder.path} (report.html shows it)")
+        reporter.note(f"next: fastast predict {folder.path} PICTURES, fastast evaluate {folder.path} --data D")
         return exit_code
 
 

@@ -188,7 +188,10 @@ class EvalStep(nn.Module):
         """Takes images [B, 3, S, S], labels [B], valid [B] bool; returns the logits [B, C] in float32."""
         logits = logits_of(self._twin[0], images, self.dtype)
         loss = F.cross_entropy(logits, labels, reduction="none")
-        hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]  # [B, 5]
-        kept = torch.stack([loss.double(), hits[:, 0].double(), hits.any(1).double(), torch.ones_like(loss).double()])
+        # Of equal logits, as bfloat16 makes them, the first class is the most probable, as `fastast predict` has it.
+        own, place = logits.gather(1, labels[:, None]), torch.arange(logits.shape[1], device=logits.device)
+        behind = (logits < own) | ((logits == own) & (place >= labels[:, None]))  # and the label itself
+        rank = (~behind).sum(1)  # [B], of the label; the last where logits are no numbers
+        kept = torch.stack([loss.double(), (rank < 1).double(), (rank < 5).double(), torch.ones_like(loss).double()])
         self.sums += torch.where(valid, kept, 0.0).sum(1)
         return logits

@@ -22,14 +22,6 @@ from tests.data.image_files import cut_png, encode, picture
 ARCH = ["--arch", "tests.nets:tiny"]
 
 
-@pytest.fixture(scope="module")
-def run(pictures, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "dense"
-    words = ["--arch", "tests.nets:tiny", "--image-size", 32, "--batch-size", 16, "--epochs", 2, "--lr", 0.05]
-    assert main(["train", "--data", str(pictures), "--out", str(out), "--gate", "dense", *map(str, words)]) == 0
-    return out
-
-
 def test_evaluate_agrees_with_the_run(run, pictures, tmp_path, capsys):
     best = json.loads((run / "summary.json").read_text())["accuracy"]["best_val_top1"]
     assert main(["evaluate", str(run), "--data", str(pictures), "--out", str(tmp_path / "p.csv")]) == 0
@@ -116,7 +108,7 @@ def test_metadata_reads_back_and_does_not_change_the_file(tmp_path):
 
 
 def test_weights_of_another_preparation_are_refused(pictures, tmp_path, capsys):
-    info = dataclasses.replace(WeightsInfo.of("resnet18", ["a"], 224), mean=[0.5, 0.5, 0.5])
+    info = dataclasses.replace(WeightsInfo.of("resnet18", ["a"], 224), interpolation="bicubic, antialias")
     export_weights(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, info.to_metadata())
     assert main(["evaluate", str(tmp_path / "w.safetensors"), "--data", str(pictures)]) == 2
     assert "prepared otherwise" in capsys.readouterr().err

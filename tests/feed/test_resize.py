@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastast.feed.pipeline import MEAN, STD
+from fastast.feed.loader_options import MEAN, STD
 from fastast.feed.resize import CropResizer
 from tests.data.image_files import picture
 

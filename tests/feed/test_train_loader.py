@@ -14,7 +14,7 @@ from fastast.data.sampler import epoch_ids
 from fastast.feed import TrainLoader
 from fastast.feed import loader_options as options_module
 from fastast.feed import pipeline as pipeline_module
-from fastast.feed.pipeline import MEAN, STD
+from fastast.feed.loader_options import MEAN, STD
 from fastast.feed.transforms import crop_windows
 from tests.data.image_files import encode, jpeg, picture, write_tree
 from tests.feed.helpers import eval_loader, images_by_id, loader_options, same_images, train_loader
@@ -227,3 +227,20 @@ def test_closed_loader_raises(catalog: Catalog) -> None:
         next(old)
     with pytest.raises(RuntimeError, match="closed"):
         next(loader.epoch(0, np.arange(COUNT)))
+
+
+@pytest.mark.parametrize("side", [32, 64])  # DALI's resize and our own
+@pytest.mark.parametrize("make", [train_loader, eval_loader])
+def test_other_mean_and_std(catalog: Catalog, make, side: int) -> None:
+    """The same levels, normalised otherwise."""
+    ids = np.arange(8)
+    mean, std = (10.0, 20.0, 30.0), (40.0, 50.0, 60.0)
+
+    def images(**changes: object) -> torch.Tensor:
+        loader = make(catalog, image_size=side, **changes)
+        (batch,) = loader.epoch(0, ids) if isinstance(loader, TrainLoader) else loader.over([ids])
+        return batch.images
+
+    levels = images() * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+    expected = (levels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    assert torch.allclose(images(mean=mean, std=std), expected, atol=1e-4)

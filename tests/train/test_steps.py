@@ -11,6 +11,7 @@ from fastast.gates.queue import SampleQueue
 from fastast.gates.score_memory import ScoreMemory
 from fastast.gates.selector import Selector
 from fastast.models.build import scoring_twin
+from fastast.models.trained import top_classes
 from fastast.train.optimizer import GuardedStep, build_optimizer
 from fastast.train.steps import HIST_BINS, HIST_WIDTH, EvalStep, Objective, ScoreStep, TrainStep, logits_of
 from tests.nets import tiny
@@ -116,6 +117,30 @@ def test_evaluation_sums_valid_rows():
             ]
         )
     torch.testing.assert_close(step.sums, expected)
+
+
+def test_evaluation_ranks_as_predictions_do():
+    """Equal logits, as bfloat16 makes them, count for the first class; those that are no numbers for none."""
+
+    class Fixed(torch.nn.Module):
+        def __init__(self, logits):
+            super().__init__()
+            self.logits = torch.nn.Parameter(logits)
+
+        def forward(self, images):
+            return self.logits
+
+    logits = torch.randint(0, 6, (400, 12), generator=torch.Generator().manual_seed(0)).float()
+    labels = torch.arange(400) % 12
+    _, first = top_classes(logits, 5)
+    step = EvalStep(Fixed(logits), dtype=torch.float32)
+    step(torch.zeros(400, 3, 1, 1), labels, torch.ones(400, dtype=torch.bool))
+    hits = first == labels[:, None]
+    assert step.sums[1:].tolist() == [hits[:, 0].sum(), hits.any(1).sum(), 400]
+    assert 0 < hits[:, 0].sum() < hits.sum() < 400
+    step = EvalStep(Fixed(torch.full((400, 12), float("nan"))), dtype=torch.float32)
+    step(torch.zeros(400, 3, 1, 1), labels, torch.ones(400, dtype=torch.bool))
+    assert step.sums[1:].tolist() == [0, 0, 400]
 
 
 @pytest.mark.slow
