@@ -95,7 +95,7 @@ def _parse_arm(text: str) -> Arm:
         key, equals, value = (word.strip() for word in part.partition("="))
         try:
             field = option_named(key.removeprefix("--"))
-            options[field.name] = _value(field.metadata["kind"], key, value if equals else None)
+            options[field.name] = _value(field, key, value if equals else None)
         except InputError as error:
             raise InputError(f"--arms {text}: {error}") from error
         flag = flag_of(field.name)
@@ -114,7 +114,10 @@ def _parse_arm(text: str) -> Arm:
     return Arm(gate, options)
 
 
-def _value(kind: type, key: str, text: str | None) -> Any:
+def _value(field: dataclasses.Field, key: str, text: str | None) -> Any:
+    kind, words = field.metadata["kind"], field.metadata["words"]
+    if text in words:
+        return text
     if kind is bool:
         require(text is None, f"{key} takes no value; write {key} alone")
         return True
@@ -122,7 +125,8 @@ def _value(kind: type, key: str, text: str | None) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise InputError(f"{key}={text}: expected {'a whole number' if kind is int else 'a number'}") from None
+        expected = " or ".join(("a whole number" if kind is int else "a number", *words))
+        raise InputError(f"{key}={text}: expected {expected}") from None
 
 
 def parse_budgets(text: str) -> list[Budget]:

@@ -7,15 +7,17 @@ from fastast.errors import InputError
 
 
 def test_arms_have_gates_and_typed_options():
-    text = "dense; random:target=0.30 ;memory:no-flip,target=0.3,warmup_epochs=0;infobatch:prune=0.5,threads=2"
+    text = "dense; random:target=0.30 ;memory:no-flip,target=0.3,warmup_epochs=0;infobatch:prune=0.5,threads=2;memory:target=auto"
     arms = parse_arms(text)
     assert [arm.name for arm in arms] == [
         "dense",
         "random:target=0.3",
         "memory:no-flip,target=0.3,warmup-epochs=0",
         "infobatch:prune=0.5,threads=2",
+        "memory:target=auto",
     ]
     assert arms[2].options == {"no_flip": True, "target": 0.3, "warmup_epochs": 0.0}
+    assert arms[4].options == {"target": "auto"}
     assert arms[3].options == {"prune": 0.5, "threads": 2}
     assert arms[1].to_json() == {"name": "random:target=0.3", "options": {"gate": "random", "target": 0.3}}
 
@@ -37,7 +39,7 @@ def test_name_does_not_depend_on_the_order_of_options():
         ("dense;memory:targt=0.3", ["--arms memory:targt=0.3: unknown option 'targt'; did you mean target?"]),
         ("dense;memory:read=mmap", ["--arms memory:read=mmap: --read was removed"]),
         ("dense;memory:target", ["--arms memory:target: target needs a value, as in target=VALUE"]),
-        ("dense;memory:target=x", ["--arms memory:target=x: target=x: expected a number"]),
+        ("dense;memory:target=x", ["--arms memory:target=x: target=x: expected a number or auto"]),
         ("dense;memory:threads=1.5", ["threads=1.5: expected a whole number"]),
         ("dense;memory:no-flip=1", ["no-flip takes no value; write no-flip alone"]),
         ("dense;dense:target=0.3", ["--arms dense:target=0.3: --target does nothing with dense; leave it out"]),
