@@ -7,7 +7,8 @@ from fastast.errors import InputError
 
 
 def test_arms_have_gates_and_typed_options():
-    text = "dense; random:target=0.30 ;memory:no-flip,target=0.3,warmup_epochs=0;infobatch:prune=0.5,threads=2;memory:target=auto"
+    text = "dense; random:target=0.30 ;memory:no-flip,target=0.3,warmup_epochs=0;infobatch:prune=0.5,threads=2"
+    text += ";memory:target=auto"
     arms = parse_arms(text)
     assert [arm.name for arm in arms] == [
         "dense",
