@@ -64,6 +64,7 @@ def started(monkeypatch):
         return one.main()
 
     monkeypatch.setattr(command, "start", start)
+    monkeypatch.setattr(one, "Task", lambda **options: Task(**options | {"workers": 0}))  # starting one takes seconds
     return names
 
 
