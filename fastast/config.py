@@ -142,7 +142,7 @@ class TrainConfig:
 
     # The gate
     gate: str = option(
-        "forward",
+        "memory",
         "which samples reach backward: " + "; ".join(f"{name}: {info.help}" for name, info in GATES.items()),
         choices=GATES,
     )
@@ -152,9 +152,10 @@ class TrainConfig:
         choices=("soft", "hard"),
     )
     target: float | str = option(
-        0.1,
-        "share of offered samples that reach backward, in (0, 1]; less is faster and learns less; auto: memory and "
-        "forward find it in their scores as the network learns; dense and infobatch have none",
+        None,
+        "share of offered samples that reach backward, in (0, 1]; less is faster and learns less; auto: the gate finds "
+        "it in its scores as the network learns; default auto for memory and forward, else 0.1",
+        kind=float,
         metavar="SHARE|auto",
         words=(AUTO,),
     )
@@ -256,6 +257,8 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             setattr(self, field.name, checked_value(field, getattr(self, field.name)))
         kinds = GATES[self.gate].significance
+        if self.target is None:
+            self.target = GATES[self.gate].default_target
         if isinstance(self.target, str):
             require(
                 GATES[self.gate].adapts or "target" not in GATES[self.gate].options,

@@ -76,7 +76,7 @@ def test_help_shows_common_options_and_help_all_every_one(capsys, command, own):
         assert caught.value.code == 0
         shown[flag] = capsys.readouterr().out
         assert "example" in shown[flag]
-        assert "(default 0.1)" in shown[flag]
+        assert "(default 224)" in shown[flag]
         assert "--proxy-size" not in shown[flag]
     lines = [line.split()[0].rstrip(",") for line in shown["--help"].splitlines() if line.startswith("  -")]
     assert {"-h", *lines} == {"-h", *COMMON.split(), *own.split()} - {"--help"}

@@ -22,7 +22,7 @@ def test_option_docs_are_one_line():
 def test_defaults():
     config = TrainConfig(data="d")
     assert (config.arch, config.weights, config.image_size, config.epochs) == ("resnet50", "none", 224, 40.0)
-    assert (config.gate, config.selection, config.target, config.warmup_epochs) == ("forward", "soft", 0.1, 1.0)
+    assert (config.gate, config.selection, config.target, config.warmup_epochs) == ("memory", "soft", "auto", 1.0)
     assert (config.batch_size, config.lr, config.device, config.precision, config.compile) == (
         None,
         None,
@@ -30,6 +30,14 @@ def test_defaults():
         "auto",
         "auto",
     )
+
+
+@pytest.mark.parametrize(("gate", "target"), [("memory", "auto"), ("forward", "auto"), ("random", 0.1)])
+def test_target_follows_the_gate(gate, target):
+    config = TrainConfig(gate=gate)
+    assert config.target == target
+    assert TrainConfig(**dataclasses.asdict(config)) == config
+    assert TrainConfig(gate=gate, target=0.4).target == 0.4
 
 
 def test_scores_on_offer_exist():

@@ -13,15 +13,16 @@ EXAMPLES = """\
 examples:
   fastast train                                   draw a demo set and train a small network on it
   fastast train --data imagenette                 ResNet-50 on class folders train/ and val/
-  fastast train --data D --arch resnet18 --image-size 64 --epochs 3 --gate forward --target 0.3
+  fastast train --data D --gate forward --selection hard --target 0.1    Adaptive Sparse Training as published
   fastast train --data D --gate dense             the baseline: every sample reaches backward
   fastast train --data D --budget 8h50m           train for as long as there is; also 5ep (epochs' work), 500kJ
   fastast train --data D --weights imagenet --lr 0.002 --epochs 10
   fastast train --out runs/a --resume             continue a run that was stopped, or killed
   fastast train --data D --out runs/a --resume --max-time 8h50m    start or continue, and stop in time
 
-The gate decides which samples reach backward. At a target share a, `forward` (which scores every sample by a
-forward pass) costs 1 + 3a forwards per sample where dense training costs 3: at 10 % it cannot beat 2.3x.
+The gate decides which samples reach backward. Where dense training costs 3 forwards a sample, `memory`, the default,
+costs 3a for the share a that it trains: after a dense epoch, those that still had something to teach. It finds a in
+what it remembers. `forward` scores every sample by a forward pass and costs 1 + 3a: at 10 % it cannot beat 2.3x.
 """
 
 

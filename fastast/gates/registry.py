@@ -39,6 +39,11 @@ class GateEntry:
         """Whether it can find its share by itself, from its scores."""
         return "target" in self.options and bool(self.significance)
 
+    @property
+    def default_target(self) -> float | str:
+        """The target where none is chosen; gates without a target ignore it."""
+        return AUTO if self.adapts else 0.1
+
 
 AUTO = "auto"  # a target: the gate finds its share, from its scores
 LEAST_SHARE = 0.05  # that it finds

@@ -62,7 +62,7 @@ def global_batch(step):
 
 def scoring_engine(ranks):
     chosen = {"image_size": SIDE, "batch_size": BATCH // ranks.size, "lr": 0.1, "target": 0.3, "epochs": 2}
-    config, num_train = TrainConfig(arch="tests.nets:tiny", **chosen), (NUM_STEPS + 1) * BATCH
+    config, num_train = TrainConfig(arch="tests.nets:tiny", gate="forward", **chosen), (NUM_STEPS + 1) * BATCH
     runtime = open_runtime("cpu", "fp32")
     engine = Engine(config, runtime, weights="none", num_classes=3, num_train=num_train, ranks=ranks)
     engine.model.eval()

@@ -27,6 +27,8 @@ COMMAND = ("--device", "cpu", "--arch", "tests.nets:tiny", "--image-size", 32, "
 COMMAND += (
     "--epochs",
     EPOCHS,
+    "--gate",
+    "forward",
     "--target",
     0.3,
     "--log-every",

@@ -16,7 +16,8 @@ B, SIDE, CLASSES = 8, 16, 3
 
 def engine(dtype: torch.dtype = torch.float32, *, compiled: bool = False, **changes: Any) -> Engine:
     """An engine of `tests.nets:tiny` on the CPU for 8 batches; `changes` are options."""
-    chosen = {"image_size": SIDE, "batch_size": B, "lr": 0.1, "target": 0.5, "epochs": 4, "device": "cpu", **changes}
+    chosen = {"image_size": SIDE, "batch_size": B, "lr": 0.1, "gate": "forward", "target": 0.5, "epochs": 4}
+    chosen |= {"device": "cpu", **changes}
     config = TrainConfig(arch="tests.nets:tiny", **chosen)
     runtime = Runtime(torch.device("cpu"), dtype, "", compiled, "")
     return Engine(config, runtime, weights="none", num_classes=CLASSES, num_train=8 * B)

@@ -19,7 +19,13 @@ MB = 2**20
 
 def config_of(batch_size, image_size):
     return TrainConfig(
-        arch="tests.nets:tiny", image_size=image_size, batch_size=batch_size, lr=0.1, target=0.5, device="cpu"
+        arch="tests.nets:tiny",
+        image_size=image_size,
+        batch_size=batch_size,
+        lr=0.1,
+        gate="forward",
+        target=0.5,
+        device="cpu",
     )
 
 

@@ -57,7 +57,8 @@ EPOCH_KEYS = (
 def options(data, out, **changes):
     """A short run as words of the command line; every epoch is evaluated."""
     chosen = {"data": data, "out": out, "arch": "tests.nets:tiny", "image_size": 32, "batch_size": 16, "epochs": 3}
-    chosen |= {"warmup_epochs": 1, "target": 0.3, "log_every": 1, "lr": 0.05, "eval_every": 0.01, **changes}
+    chosen |= {"gate": "forward", "target": 0.3, "warmup_epochs": 1, "log_every": 1, "lr": 0.05, "eval_every": 0.01}
+    chosen |= changes
     return [part for name, value in chosen.items() for part in ("--" + name.replace("_", "-"), str(value))]
 
 
