@@ -38,7 +38,7 @@ import torch
 from benchmarks.common import make_parser, markdown_table, provenance, publish
 from fastast.data import epoch_ids, open_folder
 from fastast.feed import LoaderOptions, TrainLoader
-from fastast.feed.loader_options import MEAN, STD
+from fastast.normalization import MEAN, STD
 from fastast.packing.packer import run_pack
 
 BATCH = 64

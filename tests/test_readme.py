@@ -79,7 +79,8 @@ def test_timm_loads_what_was_exported(tmp_path, monkeypatch, capsys):
 
 
 def test_every_command_shown_parses():
-    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("fastast ")]
+    lines = [line for block in blocks("sh") for line in block.replace("\\\n", "").splitlines()]
+    commands = [line for line in lines if line.startswith("fastast ")]
     assert len(commands) >= 3
     for command in commands:
         build_parser().parse_args(shlex.split(command, comments=True)[1:])

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 import torch
 
 from fastast.cores import usable_cores
+from fastast.normalization import MEAN, STD
 
 OnQuarantine = Callable[[int, str, str], None]
 OnWait = Callable[[], None]
 OnNote = Callable[[str], None]
 
 _MAX_THREADS = 32
-
-# ImageNet's statistics in 8-bit levels, red, green, blue: what torchvision's pretrained networks expect.
-MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,7 +118,7 @@ def test_lite0_loads_the_package_weights_with_a_new_head():
     assert {name for name in own if own[name].shape != state[name].shape} == {"_fc.weight", "_fc.bias"}
     assert all(torch.equal(own[name], state[name]) for name in own if not name.startswith("_fc"))
     from_file, notes = build_model("benchmarks.lite0:efficientnet_lite0", 10, path)
-    assert notes == ["head replaced: _fc (the file's has 1000 outputs, this data has 10 classes)"]
+    assert notes == ["head replaced: _fc (the file's has 1000 outputs; this data has 10 classes)"]
     assert torch.equal(from_file.state_dict()["_conv_stem.weight"], own["_conv_stem.weight"])
 
 

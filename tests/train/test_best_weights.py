@@ -18,7 +18,7 @@ class FakeTrainer:
         self.model = torch.nn.Linear(1, 1)
         self.ranks, self.runtime = Space(is_first=True), Space(dtype=torch.float32)
         self.log, self.engine = Space(epochs=[]), Space(model=self.model)
-        self.dataset = Space(fingerprint="f", classes=("a", "b"))
+        self.dataset = Space(fingerprint="f", classes=("a", "b"), train=Space(bits=None))
         self.energy = Space(meter=Space(power_rows=list))
         self.config = TrainConfig()
 
