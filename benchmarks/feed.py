@@ -38,8 +38,8 @@ import torch
 from benchmarks.common import make_parser, markdown_table, provenance, publish
 from fastast.data import epoch_ids, open_folder
 from fastast.feed import LoaderOptions, TrainLoader
-from fastast.normalization import MEAN, STD
 from fastast.packing.packer import run_pack
+from fastast.preprocessing import MEAN, STD
 
 BATCH = 64
 MIN_AREA = 0.25

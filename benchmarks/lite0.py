@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastast.errors import InputError
 from fastast.models.build import load_weights, read_weights
-from fastast.normalization import MEAN, STD
+from fastast.preprocessing import MEAN, STD
 
 CENTRE, SPREAD = 127.0, 128.0  # 8-bit levels: Lite networks see (level - 127) / 128, every channel alike
 

@@ -133,7 +133,7 @@ def nvidia_batches(folder: Path, task: Task, num_threads: int) -> Batches:
     from nvidia.dali.plugin.base_iterator import LastBatchPolicy
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-    from fastast.normalization import MEAN, STD
+    from fastast.preprocessing import MEAN, STD
 
     on_gpu = task.device.type == "cuda"
     hints: dict[str, Any] = {"preallocate_width_hint": 5980, "preallocate_height_hint": 6430} if on_gpu else {}

@@ -57,11 +57,11 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
 
     import torch
 
-    from fastast.feed.transforms import eval_resize
     from fastast.loggers.console import Reporter
     from fastast.models.export import export
     from fastast.models.trained import find_trained
     from fastast.models.weights_info import WeightsInfo
+    from fastast.preprocessing import eval_resize
 
     reporter = Reporter()
     trained = find_trained(args.model, args.arch, args.image_size)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from fastast.cores import usable_cores
-from fastast.normalization import MEAN, STD
+from fastast.preprocessing import MEAN, STD
 
 OnQuarantine = Callable[[int, str, str], None]
 OnWait = Callable[[], None]

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from fastast.philox import STREAM_CROP, STREAM_FLIP, random_words, to_uniform
+from fastast.preprocessing import eval_resize
 
 _TRIES = 10
 # Drawn in one call, whose overhead is most of the cost for a batch.
@@ -65,11 +66,6 @@ def _centred_window(sizes: np.ndarray, ratio: tuple[float, float]) -> np.ndarray
     crop_h = np.where(width / height < ratio[0], np.rint(width / ratio[0]), height)
     crop_w, crop_h = np.clip(crop_w, 1, width), np.clip(crop_h, 1, height)
     return np.stack([(height - crop_h) // 2, (width - crop_w) // 2, crop_h, crop_w], axis=-1)
-
-
-def eval_resize(image_size: int, crop_ratio: float = 0.875) -> int:
-    """The shorter side of a picture before the centre crop of evaluation, pixels: 256 for a crop of 224."""
-    return int(image_size / crop_ratio)
 
 
 def eval_geometry(sizes: np.ndarray, image_size: int, crop_ratio: float = 0.875) -> tuple[np.ndarray, np.ndarray]:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from fastast.errors import InputError
-from fastast.feed.transforms import eval_resize
 from fastast.models.timm_networks import counterpart, require_timm
 from fastast.models.weights_info import WeightsInfo
+from fastast.preprocessing import eval_resize
 
 INFO_FILE = "fastast.json"  # within a program of torch.export: what `WeightsInfo.to_metadata` says
 

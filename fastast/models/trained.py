@@ -12,9 +12,9 @@ from torch import nn
 
 from fastast.errors import InputError
 from fastast.feed import LoaderOptions
-from fastast.feed.transforms import eval_resize
 from fastast.models.build import WEIGHT_SUFFIXES, build_model, check_fits
 from fastast.models.weights_info import INTERPOLATION, WeightsInfo, channel_levels, read_info
+from fastast.preprocessing import eval_resize
 from fastast.run_folder import RunFolder, find_weights, read_json
 
 

@@ -13,9 +13,8 @@ import safetensors
 
 from fastast._version import __version__
 from fastast.errors import InputError
-from fastast.feed.transforms import eval_resize
 from fastast.models.timm_networks import is_timm, settings
-from fastast.normalization import MEAN, STD
+from fastast.preprocessing import MEAN, STD, eval_resize
 from fastast.run_folder import RunFolder
 
 INTERPOLATION = "bilinear, antialias"

@@ -12,7 +12,7 @@ from torchvision import transforms
 
 from fastast.data.catalog import Catalog
 from fastast.data.dataset import open_folder
-from fastast.normalization import MEAN, STD
+from fastast.preprocessing import MEAN, STD
 from tests.data.image_files import encode, picture, write_tree
 from tests.feed.helpers import eval_loader, images_by_id
 

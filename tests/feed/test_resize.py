@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fastast.feed.resize import CropResizer
-from fastast.normalization import MEAN, STD
+from fastast.preprocessing import MEAN, STD
 from tests.data.image_files import picture
 
 SIZES = [(64, 64), (65, 63), (200, 100), (31, 400), (700, 500), (1, 1), (3, 90), (150, 150)]

@@ -15,7 +15,7 @@ from fastast.feed import TrainLoader
 from fastast.feed import loader_options as options_module
 from fastast.feed import pipeline as pipeline_module
 from fastast.feed.transforms import crop_windows
-from fastast.normalization import MEAN, STD
+from fastast.preprocessing import MEAN, STD
 from tests.data.image_files import encode, jpeg, picture, write_tree
 from tests.feed.helpers import eval_loader, images_by_id, loader_options, same_images, train_loader
 
