@@ -14,6 +14,7 @@ from fastast.signals import StopRequest
 from fastast.train import session
 from fastast.train.checkpointer import Checkpointer
 from tests.conftest import damaged_png
+from tests.stops import stopping_at
 from tests.train.test_disk import assert_resumes
 from tests.train.test_run import gated, lines_of, losses, options, summary_of
 
@@ -49,17 +50,8 @@ def test_resumed_run_equals_undisturbed_run(pictures, tmp_path, monkeypatch, gat
     }
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(["train", *options(pictures, whole, **changes), "--unbiased"]) == 0
-    requested, stops = StopRequest.requested, [6, 9, 5]
-
-    def stopped(self):
-        self.num_checks = getattr(self, "num_checks", 0) + 1
-        if stops and self.num_checks == stops[0]:
-            del stops[0]
-            signal.raise_signal(signal.SIGUSR1)
-        return requested(self)
-
     with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "requested", stopped)
+        patch.setattr(StopRequest, "requested", stopping_at([6, 9, 5]))
         arguments = [*options(pictures, parts, **changes), "--unbiased", "--resume"]
         codes = [main(["train", *arguments]) for _ in range(4)]
     assert codes == [128 + signal.SIGUSR1] * 3 + [0]

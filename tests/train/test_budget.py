@@ -15,6 +15,7 @@ from fastast.signals import StopRequest
 from fastast.train.budget import Budget
 from fastast.train.open_schedule import OpenSchedule
 from fastast.train.trainer import Trainer
+from tests.stops import stopping_at
 from tests.train.test_run import lines_of, options, summary_of
 
 NUM_TRAIN, BATCH = 240, 4
@@ -99,17 +100,8 @@ def test_resumed_run_equals_undisturbed_run(pictures, tmp_path, monkeypatch, gat
     changes = {"gate": gate, "warmup_epochs": 0.7, "anneal": 0.3, "prune": 0.6, "log_every": 2, "train_size": "16:32"}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(["train", *budgeted(pictures, whole, "1.8ep", **changes)]) == 0
-    requested, stops = StopRequest.requested, [20, 29, 17, 30, 13]
-
-    def stopped(self):
-        self.num_checks = getattr(self, "num_checks", 0) + 1
-        if stops and self.num_checks == stops[0]:
-            del stops[0]
-            signal.raise_signal(signal.SIGUSR1)
-        return requested(self)
-
     with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "requested", stopped)
+        patch.setattr(StopRequest, "requested", stopping_at([20, 29, 17, 30, 13]))
         arguments = [*budgeted(pictures, parts, "1.8ep", **changes), "--resume"]
         codes = [main(["train", *arguments]) for _ in range(6)]
     assert codes == [128 + signal.SIGUSR1] * 5 + [0]

@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from fastast.train.spent import SessionMeter, read_record, recorded
 from fastast.train.watchdog import Watchdog
 from tests.conftest import ROOT, run_fastast
 from tests.distributed.rank_processes import RankProcesses, command
+from tests.stops import stopping_at
 from tests.train.test_budget import BATCH, budgeted
 from tests.train.test_run import lines_of, summary_of
 
@@ -78,16 +78,8 @@ def test_run_ends_decayed_with_its_evaluation_inside_the_time(pictures, tmp_path
 
 def test_time_of_stopped_sessions_counts(pictures, tmp_path, clock, monkeypatch):
     """Each session has its set-up; the progress neither falls nor jumps."""
-    out, requested, stops = tmp_path / "run", StopRequest.requested, [60, 70]
-
-    def stopped(self):
-        self.num_checks = getattr(self, "num_checks", 0) + 1
-        if stops and self.num_checks == stops[0]:
-            del stops[0]
-            signal.raise_signal(signal.SIGUSR1)
-        return requested(self)
-
-    monkeypatch.setattr(StopRequest, "requested", stopped)
+    out = tmp_path / "run"
+    monkeypatch.setattr(StopRequest, "requested", stopping_at([60, 70]))
     arguments = [*budgeted(pictures, out, "50s", gate="memory", warmup_epochs=0.5), "--resume"]
     for code in (138, 138, 0):
         clock()

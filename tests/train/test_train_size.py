@@ -16,6 +16,7 @@ from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
 from fastast.train import steps
 from tests.nets import tiny
+from tests.stops import stopping_at
 from tests.train.test_run import lines_of, options, summary_of
 
 SIZES = (16, 24, 32)
@@ -84,18 +85,9 @@ def test_run_stopped_at_each_size_equals_an_undisturbed_one(pictures, tmp_path, 
     """With stops right at a change too, where rows of the old size wait; 15 batches an epoch are checked, and more."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(["train", *options(pictures, whole, gate=gate, **GROWING)]) == 0
-    requested, stops = StopRequest.requested, [9, 15, 8, 4]
-
-    def stopped(self):
-        self.num_checks = getattr(self, "num_checks", 0) + 1
-        if stops and self.num_checks == stops[0]:
-            del stops[0]
-            signal.raise_signal(signal.SIGUSR1)
-        return requested(self)
-
     at = []
     with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "requested", stopped)
+        patch.setattr(StopRequest, "requested", stopping_at([9, 15, 8, 4]))
         for _ in range(5):
             at.append(main(["train", *options(pictures, parts, gate=gate, **GROWING), "--resume"]))
             last = torch.load(parts / "checkpoints" / "last.pt")["trainer"]["ranks"][0]["engine"]["score_step"]
