@@ -52,7 +52,7 @@ from fastast.train.summary import build_summary, write_samples
 from fastast.train.trainer import StateMismatch, Trainer
 from fastast.train.watchdog import close_or_leave, supervised
 
-DEMO_SET = {"num_classes": 12, "train_per_class": 150, "val_per_class": 30}
+DEMO_SET = {"num_classes": 12, "train_per_class": 400, "val_per_class": 50}
 
 
 def train(
