@@ -19,6 +19,8 @@ from fastast.run_folder import code_version, read_json
 
 COPIES = 50  # of the drawn pictures in an epoch, so that the fastest gate's takes longer than 2 s
 BENCH_SHARE = 0.9  # of the time left is the bench's budget; the rest is its start and end
+# Of the bench; the last is the rule as it was published.
+ARMS = "dense;random:target=0.3;memory:target=auto;forward:selection=hard,target=0.1"
 STOP_S = 20.0  # for a bench to stop with a checkpoint
 THREE_SEEDS_S = 1800.0  # in less time, one seed has to do
 SPARE_S = 15.0  # for the start of the item's own process, and for its report
@@ -56,7 +58,7 @@ gates_at_30 = partial(gates_at, 0.3)
 
 
 def accuracy(settings: Settings, report: Report) -> None:
-    """`fastast bench` within the item's time: gates beside dense and random at equal work, three seeds if they fit.
+    """`fastast bench` within the item's time: gates beside dense and random at equal budgets, three seeds if they fit.
 
     ResNet-50 at 128 px, on the pictures of --data (Imagenette, say), else on the drawn ones.
 
@@ -66,25 +68,25 @@ def accuracy(settings: Settings, report: Report) -> None:
     end = time.monotonic() + settings.seconds - STOP_S - SPARE_S
     name, pictures = next(iter(picture_sets(settings).items()))
     image_size = 32 if settings.tiny else 128
-    gates, epochs = ("random", 2) if settings.tiny else ("forward,memory", 18)
+    arms, budgets = ("dense;random", "9ep") if settings.tiny else (ARMS, "4,8,16ep")
     out = settings.work / f"bench-{name}-{'tiny' if settings.tiny else 'full'}-{code_version()[1]}"
     command = [sys.executable, "-m", "fastast", "bench", "--data", os.fspath(pictures), "--out", os.fspath(out)]
-    options = f"--arch {settings.arch} --image-size {image_size} --batch-size {settings.batch_size} --gates {gates}"
-    command += f"{options} --epochs {epochs} --device {settings.device} --seed {settings.seed}".split()
-    budget = "" if settings.tiny else f"--budget {max(1.0, BENCH_SHARE * (end - time.monotonic())):.0f}s"
+    options = f"--arch {settings.arch} --image-size {image_size} --batch-size {settings.batch_size} --arms {arms}"
+    command += f"{options} --budgets {budgets} --device {settings.device} --seed {settings.seed}".split()
+    limit = "" if settings.tiny else f"--time {max(1.0, BENCH_SHARE * (end - time.monotonic())):.0f}s"
     num_seeds = 3 if settings.seconds > THREE_SEEDS_S else 1
-    code = run_until(end, [*command, *f"--seeds {num_seeds} {budget}".split()])
+    code = run_until(end, [*command, *f"--seeds {num_seeds} {limit}".split()])
     late = time.monotonic() >= end
-    rows = []
+    points = []
     if (late or code in (DONE, ALL_FAILED)) and (out / "bench.json").exists():
         found = read_json(out / "bench.json")  # written after every run
-        if rows := found["rows"]:
-            kept = ("argv", "epochs", "seeds", "rows", "verdict", "notes", "failures")
+        if points := found["points"]:
+            kept = ("argv", "seeds", "points", "paired", "cost_at_equal_accuracy", "verdict", "notes", "failures")
             report.add(pictures=name, finished=code == DONE, batch_size=settings.batch_size)
-            report.add(n=max(row["n"] for row in rows), **{key: found[key] for key in kept})
+            report.add(n=max(point["n"] for point in points), **{key: found[key] for key in kept})
     if code != DONE:
         how = "was stopped when its time was up" if late else f"ended with {code}; its last lines are in the log"
-        raise RuntimeError(f"fastast bench {how}" + ("; unfinished, its runs so far are reported" if rows else ""))
+        raise RuntimeError(f"fastast bench {how}" + ("; unfinished, its runs so far are reported" if points else ""))
 
 
 def run_until(end: float, command: list[str]) -> int:

@@ -11,7 +11,6 @@ from benchmarks.gpu.targets import targets
 
 # Figures that are logs, or that have a table of their own.
 LEFT_OUT = ("argv", "checks", "tail", "verdict", "failures", "times_ms", "outcomes", "options")
-BENCH_COLUMNS = ("role", "for", "gate", "n", "val_top1", "activation", "train_s")
 
 
 def page(results: dict[str, Any]) -> str:
@@ -61,7 +60,7 @@ def _section(name: str, figures: Mapping[str, Any]) -> Iterable[str]:
         if name.startswith("gates") and key == "rows":
             yield rows_table(value)
         elif isinstance(value, list) and value and isinstance(value[0], dict):
-            columns = BENCH_COLUMNS if name == "accuracy" else tuple(dict.fromkeys(k for row in value for k in row))
+            columns = tuple(dict.fromkeys(k for row in value for k in row))
             yield markdown_table(columns, [[_text(row.get(column)) for column in columns] for row in value])
         elif isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
             if key == "sets":
