@@ -16,8 +16,9 @@ MIN_STEPS = 100
 END_S = 2.0
 # The first batches of a session tell nothing of the pace: the loader fills up, clocks rise.
 _SKIPPED = 3
-# Batches after which the pace is known well enough, and the weight of older ones when the next comes.
-_SETTLED, _DECAY = 13, 0.98
+# Batches after which the pace is known well enough; fewer do once they took this share of the budget.
+_SETTLED, _FEWER, _SHARE = 13, 6, 0.05
+_DECAY = 0.98  # weight of older batches when the next one comes
 
 
 class Budget:
@@ -109,7 +110,7 @@ class MeteredBudget(Budget):
         self.unit_cost = self.reserve = self.earlier = 0.0
         self._progress, self._left_from = 0.0, math.nan  # at the last `resume`; NaN while paused
         self._step_progress = 0.0
-        self._num_batches = 0  # in this session
+        self._num_batches, self._first = 0, 0.0  # in this session, and what was spent at the first one
         self._units, self._mark = 0.0, (0.0, 0.0)  # of training, and (spent, units) at the batch before
         self._sums = (0.0, 0.0)  # spent and units of the last batches
 
@@ -121,6 +122,8 @@ class MeteredBudget(Budget):
             return
         before, self._mark = self._mark, (self.spent, self._units)
         self._num_batches += 1
+        if self._num_batches == 1:
+            self._first = self.spent
         if self._num_batches > _SKIPPED:
             cost = _DECAY * self._sums[0] + self.spent - before[0]
             units = _DECAY * self._sums[1] + self._units - before[1]
@@ -133,8 +136,9 @@ class MeteredBudget(Budget):
 
     @property
     def is_settled(self) -> bool:
-        """Whether the pace has just become known well enough in this session."""
-        return self._num_batches == _SETTLED
+        """Whether the pace of this session is known well enough."""
+        took = self.spent - self._first
+        return self._num_batches >= (_FEWER if took >= _SHARE * self.total else _SETTLED)
 
     def keep_back(self, *, end: float, evaluation: float | None = None) -> None:
         """Sets what is kept back: for the end of the run, and for an evaluation as it was last measured."""

@@ -42,7 +42,7 @@ class BudgetMeter:
         self.measure: Callable[[], float] = lambda: 0.0
         self.watts: Callable[[], float | None] = lambda: None
         self.write_s: Callable[[], float] = lambda: 0.0
-        self._is_accepted = False
+        self._is_accepted = self._is_timed = False
         self._end = self._before = 0.0
 
     def own(self) -> float:
@@ -104,13 +104,16 @@ class BudgetMeter:
     def end_evaluation(self, share: float = 1.0) -> None:
         """It ends; the last evaluation is expected to cost as much, if this was `share` of one."""
         self.synchronize()
+        self._is_timed = True
         if self._budget is not None:
             self._budget.keep_back(end=self._end, evaluation=(self._budget.spent - self._before) / share)
 
     @property
     def wants_evaluation(self) -> bool:
-        """Whether the pace has just become known, and the cost of an evaluation is not."""
-        return self._budget is not None and self._budget.is_settled and not self._budget.eval_cost
+        """Whether the pace is known, and the cost of an evaluation is not."""
+        if self._budget is None or self._is_timed or self._budget.eval_cost:
+            return False
+        return self._budget.is_settled
 
     def confirms_end(self) -> bool:
         """Whether training may end because nothing is left: not before its pace is known, so that a refusal names it.

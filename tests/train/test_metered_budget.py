@@ -64,6 +64,20 @@ def assert_decayed(out):
     assert [line for line in lines_of(out) if line["kind"] == "epoch"][-1]["val_top1"] is not None
 
 
+@pytest.mark.parametrize(("batch_s", "batches"), [(0.1, 13), (5.0, 6)])
+def test_few_slow_batches_tell_the_pace(batch_s, batches):
+    """Else they would spend what the last evaluation needs before its cost is known."""
+    budget = MeteredBudget(Amount("time", 100.0), 1000)
+    budget.resume()
+    count = 0
+    while not budget.is_settled:
+        count += 1
+        budget.count(192 * count)
+        budget.take([batch_s * count])
+    assert count == batches
+    assert budget.unit_cost == pytest.approx(batch_s / 192)
+
+
 @pytest.mark.parametrize("gate", ["dense", "forward", "memory"])
 def test_run_ends_decayed_with_its_evaluation_inside_the_time(pictures, tmp_path, clock, gate):
     out = tmp_path / "run"
