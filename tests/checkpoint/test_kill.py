@@ -30,6 +30,7 @@ def test_a_run_killed_twice_equals_an_undisturbed_one(pictures, tmp_path, capsys
     assert "survived 2 of 2 kills; identical" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_each_size_equals_an_undisturbed_one(pictures, tmp_path):
     whole, _ = crash_test.undisturbed("memory", pictures, tmp_path)
     folder = RunFolder(tmp_path / "run")

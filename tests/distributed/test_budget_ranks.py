@@ -11,7 +11,12 @@ from tests.train.test_run import summary_of
 
 
 @pytest.mark.parametrize(
-    ("gate", "target"), [("forward", 0.3), ("memory", "auto"), pytest.param("forward", "auto", marks=pytest.mark.slow)]
+    ("gate", "target"),
+    [
+        ("memory", "auto"),
+        pytest.param("forward", 0.3, marks=pytest.mark.slow),
+        pytest.param("forward", "auto", marks=pytest.mark.slow),
+    ],
 )
 def test_two_ranks_spend_a_budget_of_epochs_and_resume_exactly(pictures, tmp_path, gate, target):
     changes = {"gate": gate, "target": target, "batch_size": BATCH // 2, "warmup_epochs": 0.5, "threads": 1}

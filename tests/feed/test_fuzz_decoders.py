@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    "seconds", [20, pytest.param(600, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])], ids=["short", "long"]
+    "seconds", [10, pytest.param(600, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])], ids=["short", "long"]
 )
 def test_no_input_crashes_the_process(seconds: int, tmp_path: Path) -> None:
     current = tmp_path / "current.bin"
