@@ -440,6 +440,7 @@ class Trainer:
             "loaders": self.loaders.state_dict(),
             "schedule": self.schedule.state_dict(),
             "position": self._position,
+            "run_progress": self.progress,
             "segment": self._place(),
             "trained": self._trained,
             "progress": None if self._progress is None else self._progress.state_dict(),
@@ -460,6 +461,7 @@ class Trainer:
         self.loaders.load_state_dict(shared["loaders"])
         self.schedule.load_state_dict(shared.get("schedule", {}))  # earlier versions had none
         self._position, self._trained = shared["position"], shared["trained"]
+        self.progress = shared["run_progress"]
         # Within a segment all of it must be the same; between two, the end of the next one may have changed.
         known = slice(None) if shared["progress"] is not None or self._trained else slice(3)
         here, there = self._place(), shared["segment"]

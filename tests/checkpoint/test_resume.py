@@ -59,6 +59,18 @@ def test_resumed_run_equals_undisturbed_run(pictures, tmp_path, monkeypatch, gat
     assert len(summary_of(parts)["resumes"]) == 3
 
 
+def test_line_of_the_last_batch_survives_a_stop(pictures, tmp_path, monkeypatch):
+    """Stops after the last batches of the warm-up and of the epoch, which are logged one batch late."""
+    changes = {"gate": "forward", "epochs": 1.4, "warmup_epochs": 0.7, "log_every": 1}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(["train", *options(pictures, whole, **changes)]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "requested", stopping_at([11, 5]))
+        codes = [main(["train", *options(pictures, parts, **changes), "--resume"]) for _ in range(3)]
+    assert codes == [128 + signal.SIGUSR1] * 2 + [0]
+    assert differences(RunFolder(parts), RunFolder(whole)) == []
+
+
 def test_max_time_stops_with_a_checkpoint_and_its_exit_code(gated, pictures, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", *options(pictures, out), "--max-time", "0.001s"]) == 3
