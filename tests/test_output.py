@@ -10,7 +10,9 @@ from tests.conftest import ROOT
 from tests.train.test_run import options
 
 
-@pytest.mark.parametrize("how", ["closed pipe", "full disk", "closed"])
+@pytest.mark.parametrize(
+    "how", ["closed pipe", *(pytest.param(how, marks=pytest.mark.slow) for how in ("full disk", "closed"))]
+)
 def test_lost_output_does_not_end_a_run(pictures, tmp_path, how):
     """`fastast train | head -1` once ended without a checkpoint, silently."""
     out = tmp_path / "run"

@@ -262,6 +262,7 @@ def test_whole_dry_run(tmp_path):
     assert found["accuracy"]["figures"]["n"] == 1
 
 
+@pytest.mark.slow
 def test_dense_item_runs_without_dali(tmp_path):
     fake = tmp_path / "path" / "nvidia"
     fake.mkdir(parents=True)

@@ -181,6 +181,7 @@ def set_variables(variables):
     os.environ.update(variables)
 
 
+@pytest.mark.slow
 def test_srun_starts_ranks_without_torchrun(pictures, tmp_path):
     out = tmp_path / "run"
     words = ["train", "--device", "cpu", "--arch", "tests.nets:tiny", "--data", pictures, "--out", out]

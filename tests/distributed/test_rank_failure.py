@@ -34,7 +34,9 @@ def ask_one_rank(which, number):
     StopRequest.requested = signalled
 
 
-@pytest.mark.parametrize("gate", ["forward", "memory", pytest.param("infobatch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "gate", ["memory", *(pytest.param(gate, marks=pytest.mark.slow) for gate in ("forward", "infobatch"))]
+)
 def test_a_stop_of_one_rank_stops_all_and_the_run_resumes(pictures, tmp_path, gate):
     more = ["--unbiased"] if gate != "memory" else []
     whole, parts = ([*arguments(pictures, tmp_path / run, gate=gate), *more] for run in ("whole", "parts"))

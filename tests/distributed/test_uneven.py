@@ -44,7 +44,9 @@ def run_slowly(arguments, slow_rank):
     return main(["train", *arguments])
 
 
-@pytest.mark.parametrize("gate", ["forward", "memory", pytest.param("dense", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "gate", ["memory", *(pytest.param(gate, marks=pytest.mark.slow) for gate in ("forward", "dense"))]
+)
 def test_a_last_batch_of_one_sample_and_a_slow_rank(few, tmp_path, gate):
     runs, epochs = [tmp_path / "even", tmp_path / "slow"], 4
     changes = {"batch_size": 4, "epochs": epochs, "gate": gate, "target": 0.5}

@@ -20,7 +20,7 @@ def labelled_logits(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return logits, torch.randint(0, CLASSES, (B,), generator=generator)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_weights_average_one_after_each_change(compiled):
     selector = Selector(TARGETS[0], kind="loss", seed=1)
     step = torch.compile(selector, fullgraph=True, dynamic=False, backend="aot_eager") if compiled else selector

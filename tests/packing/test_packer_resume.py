@@ -35,6 +35,7 @@ def source(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "d", tree | {"val/a/0.jpg": jpeg(9, 9), "val/b/0.jpg": jpeg(9, 9)})
 
 
+@pytest.mark.slow
 def test_killed_at_every_step(source: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.packing.kill_packer", str(source), str(tmp_path / "out")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

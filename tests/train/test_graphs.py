@@ -131,6 +131,7 @@ def test_only_the_batch_is_copied_into_a_recorded_graph(graphs):
     assert moving == [1, 3, 3, 5]
 
 
+@pytest.mark.slow
 def test_each_size_is_compiled_once_and_nothing_else_again(recorder):
     """Warming up compiles every size. Rings of all sizes lie at one address, so that CUDA graphs stay valid."""
     torch._dynamo.reset()
