@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     import torch
 
     from fastast.loggers.console import Reporter
-    from fastast.models.export import export
+    from fastast.models.exporting import export
     from fastast.models.trained import find_trained
     from fastast.models.weights_info import WeightsInfo
     from fastast.preprocessing import eval_resize

@@ -29,10 +29,10 @@ class Total(IntEnum):
     TERM_COUNT = 10
 
 
-def adaptive_share(sums: Tensor) -> Tensor:
-    """(E[s]^2 / E[s^2])^SHARE_POWER of count, sum and sum of squares (float32 [3]), at least LEAST_SHARE.
+def share_of_sums(sums: Tensor) -> Tensor:
+    """`fastast.gates.sampling.adaptive_share` from count, sum and sum of squares (float32 [3]), on the device.
 
-    As of `fastast.gates.sampling.adaptive_share`; 1 for sums of nothing.
+    1 for sums of nothing.
     """
     count, total, squares = sums.unbind()
     size = total.square() / (count * squares).clamp(min=torch.finfo(torch.float32).tiny)
@@ -106,7 +106,7 @@ class Selector(nn.Module):
         spread = torch.stack((counted.sum(), counted.square().sum()))
         if self.adapts:  # until the first totals are folded in, the batch has only itself to go by
             own = torch.cat((num_usable[None], spread))
-            controller.follow(adaptive_share(torch.where(self.spread[0] > 0, self.spread, own)))
+            controller.follow(share_of_sums(torch.where(self.spread[0] > 0, self.spread, own)))
         mask = controller.decide(scores, ids, epoch, valid)
         expected = (controller.probability * usable).sum()
         counts = (offered, mask.sum().float(), offered - num_usable, expected)
@@ -123,7 +123,7 @@ class Selector(nn.Module):
         spread = torch.cat((usable[None], totals[Total.SCORE : Total.SQUARE + 1]))
         self.spread.copy_(torch.where(usable > 0, MEMORY * self.spread + spread, self.spread))
         if self.adapts:
-            self.controller.follow(torch.where(self.spread[0] > 0, adaptive_share(self.spread), self.controller.target))
+            self.controller.follow(torch.where(self.spread[0] > 0, share_of_sums(self.spread), self.controller.target))
         self.controller.update(selected, usable, expected, *moves.unbind())
         self.significance.update(totals[Total.FIRST_TERM :])
 

@@ -57,8 +57,7 @@ class TrainedNetwork:
         """Those that prepare pictures as the network expects them."""
         mean, std = channel_levels(self.arch)
         if self.info is not None:
-            said = (tuple(255 * value for value in values) for values in (self.info.mean, self.info.std))
-            mean, std = said
+            mean, std = (tuple(255 * value for value in values) for values in (self.info.mean, self.info.std))
         return LoaderOptions(
             batch_size=batch_size, image_size=self.image_size, device=device, dtype=dtype, mean=mean, std=std
         )

@@ -124,10 +124,6 @@ class Schedule:
         before, now = (self.units(offered) / self._eval_units for offered in (epoch * self._num_samples, stop))
         return math.floor(now + 1e-9) > math.floor(before + 1e-9)
 
-    def is_due(self, segment: Segment, pending: float) -> bool:
-        """False: a segment ends where it was planned to."""
-        return False
-
     def end(self, segment: Segment, stop: int, units: float) -> Segment:
         """The segment as it ended, which is as it was planned."""
         return segment

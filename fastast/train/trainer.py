@@ -36,6 +36,7 @@ from fastast.train.engine import Engine, build_engine
 from fastast.train.epoch_plan import EpochPlanner
 from fastast.train.evaluation import evaluate
 from fastast.train.loaders import Loaders
+from fastast.train.open_schedule import OpenSchedule
 from fastast.train.progress import EpochProgress
 from fastast.train.quarantine import Quarantine
 from fastast.train.run_energy import RunEnergy
@@ -114,6 +115,7 @@ class Trainer:
         self.config, self.dataset, self.folder = config, dataset, folder
         self.energy, self.reporter = energy, reporter
         self.batch_size, self.peak_lr = config.batch_size, config.lr
+        self._train_sizes = config.train_sizes
         self.ranks = ranks = ranks or Ranks()
         self.between: Callable[[], None] = lambda: None
         self.waiting: Callable[[], None] = lambda: None
@@ -269,6 +271,8 @@ class Trainer:
 
     def _is_due(self, segment: Segment) -> bool:
         """Whether the segment ends here because of the budget; the same on all ranks, and after a resume."""
+        if not isinstance(self.schedule, OpenSchedule):
+            return False  # it ends where it was planned to
         if self._progress is None or not self._progress.delivered:  # so that each segment moves the run on
             return False
         self._count_spent()
@@ -287,7 +291,7 @@ class Trainer:
 
     def _train_size(self, segment: Segment, first: int) -> int:
         """The size of a batch that is about to be read, by the first position of the segment that it covers."""
-        return size_at(self.schedule.progress(segment.offered_before + first), self.config.train_sizes)
+        return size_at(self.schedule.progress(segment.offered_before + first), self._train_sizes)
 
     def _count_time(self, segment: Segment) -> None:
         self.log.counters.of(segment.phase, self.engine.train_size).seconds += self._lap()
@@ -459,7 +463,7 @@ class Trainer:
         self.log.load_state_dict(shared["log"])
         self._reports.load_state_dict(shared["report"])
         self.loaders.load_state_dict(shared["loaders"])
-        self.schedule.load_state_dict(shared.get("schedule", {}))  # earlier versions had none
+        self.schedule.load_state_dict(shared["schedule"])
         self._position, self._trained = shared["position"], shared["trained"]
         self.progress = shared["run_progress"]
         # Within a segment all of it must be the same; between two, the end of the next one may have changed.

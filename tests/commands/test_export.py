@@ -14,7 +14,7 @@ from fastast.checkpoint.file_format import export_weights
 from fastast.cli import main
 from fastast.commands.export import _pictures
 from fastast.data import open_dataset
-from fastast.models import export
+from fastast.models import exporting
 from fastast.models.weights_info import WeightsInfo
 from fastast.run_folder import RunFolder
 
@@ -75,9 +75,9 @@ def test_onnx_predicts_the_same_by_its_own_metadata(run, pictures, tmp_path, cap
 def test_torch_program_predicts_the_same_by_its_own_metadata(run, pictures, tmp_path):
     out = tmp_path / "m.pt2"
     assert main(["export", str(run), "--to", "torch", "--out", str(out)]) == 0
-    extra = {export.INFO_FILE: ""}
+    extra = {exporting.INFO_FILE: ""}
     program = torch.export.load(out, extra_files=extra).module()
-    said = json.loads(extra[export.INFO_FILE])
+    said = json.loads(extra[exporting.INFO_FILE])
     require_same_predictions(run, pictures, said, lambda images: program(images).detach().numpy())
     assert program(torch.zeros(7, 3, 32, 32)).shape == (7, 4)
 
@@ -113,9 +113,9 @@ def test_transformers_loads_the_hub_folder(hub, resnet, monkeypatch):
 @pytest.mark.parametrize("wrong", [1e-2, float("nan")])
 def test_what_differs_is_not_written(run, tmp_path, monkeypatch, capsys, wrong):
     def to_torch(network, info):
-        return export.Exported({"m": b"data"}, lambda images: network(images) + wrong)
+        return exporting.Exported({"m": b"data"}, lambda images: network(images) + wrong)
 
-    monkeypatch.setitem(export.FORMATS, "torch", to_torch)
+    monkeypatch.setitem(exporting.FORMATS, "torch", to_torch)
     assert main(["export", str(run), "--to", "torch", "--out", str(tmp_path / "m")]) == 2
     error = capsys.readouterr().err
     assert "not written: largest difference to PyTorch" in error
