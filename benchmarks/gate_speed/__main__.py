@@ -109,7 +109,7 @@ def measure(
         engine.model.load_state_dict(spare.trainer.engine.model.state_dict())
         engine.memory.load_state_dict(spare.trainer.engine.memory.state_dict())
         # A short first epoch settles the gate.
-        trainer._position = max(0, trainer.dataset.train.num_samples - SETTLE_BATCHES * args.batch_size)
+        trainer.position.offered = max(0, trainer.dataset.train.num_samples - SETTLE_BATCHES * args.batch_size)
         runner.epoch()
         runner.count_rows()
         runners.append(runner)

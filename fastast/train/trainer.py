@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 
 from fastast.checkpoint.file_format import snapshot
 from fastast.config import TrainConfig
-from fastast.data import Dataset, rank_slices
+from fastast.data import Dataset
 from fastast.device import Runtime
-from fastast.distributed.gradient_averaging import average_statistics
-from fastast.distributed.lagged_gather import LaggedGather
 from fastast.distributed.queue_balance import QueueBalancer
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
 from fastast.feed import Batch
-from fastast.gates.registry import AUTO
 from fastast.loggers.console import Reporter
-from fastast.loggers.counters import NO_COUNTS, BatchRecord, PhaseCounts
+from fastast.loggers.counters import BatchRecord, PhaseCounts
 from fastast.loggers.device_status import StatusReader
 from fastast.loggers.metrics import VALIDATION
 from fastast.phases import GATED
@@ -34,20 +31,16 @@ from fastast.signals import stop_if_requested
 from fastast.train.budget_meter import BudgetMeter
 from fastast.train.engine import Engine, build_engine
 from fastast.train.epoch_plan import EpochPlanner
-from fastast.train.evaluation import evaluate
+from fastast.train.host_agreement import HostAgreement
 from fastast.train.loaders import Loaders
-from fastast.train.open_schedule import OpenSchedule
+from fastast.train.pace import Pace
 from fastast.train.progress import EpochProgress
 from fastast.train.quarantine import Quarantine
 from fastast.train.run_energy import RunEnergy
 from fastast.train.run_log import RunLog
-from fastast.train.schedule import Segment, lr_at
-from fastast.train_sizes import size_at
-
-# Share of the validation pictures by which a budget of time or energy learns early what an evaluation costs.
-TIMED_SHARE = 0.05
-# Its first batches, in which the loader fills up, do not count.
-LEAD = 4
+from fastast.train.run_position import RunPosition
+from fastast.train.schedule import Segment
+from fastast.train.validation import Validation
 
 
 class Saver(Protocol):
@@ -92,7 +85,7 @@ class Trainer:
         runtime: as given, or without the compiler if the network turned out not to compile.
         log: counts and logs what the run has done.
         budget: what the run may spend; None with `--epochs`.
-        progress: share of the training, in [0, 1], that the learning rate of the last step stands for.
+        position: where it is in the schedule.
         between: called between two batches, of training as of evaluation; may raise to end the run there.
         waiting: called every second while pictures do not come; may raise as well.
         requested: called between two batches; what `stop_if_requested` takes. All ranks then stop at the same batch.
@@ -111,11 +104,9 @@ class Trainer:
         state: dict[str, Any] | None = None,
     ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
-        assert config.lr is not None, "complete_config was not called"
         self.config, self.dataset, self.folder = config, dataset, folder
         self.energy, self.reporter = energy, reporter
-        self.batch_size, self.peak_lr = config.batch_size, config.lr
-        self._train_sizes = config.train_sizes
+        self.batch_size = config.batch_size
         self.ranks = ranks = ranks or Ranks()
         self.between: Callable[[], None] = lambda: None
         self.waiting: Callable[[], None] = lambda: None
@@ -144,7 +135,7 @@ class Trainer:
         self.log = RunLog(config, self.planner, folder, energy.meter, reporter, num_train=num_train, ranks=ranks)
         self.budget_meter = BudgetMeter(self.budget, self.log, ranks, config)
         self._reports = StatusReader(ranks.size, runtime.device)
-        self._hosts = LaggedGather(ranks)
+        self._hosts = HostAgreement(ranks, self.log, self.budget_meter)
         self._balancer = QueueBalancer(config.batch_size, ranks.size)
         self._quarantine = Quarantine(folder, self.log.counters, reporter, ranks)
         self.loaders = Loaders(
@@ -155,10 +146,18 @@ class Trainer:
             on_wait=lambda: self.waiting(),
             on_note=self._note_loader,
         )
-        self._position = 0  # samples offered before the current segment
-        self._progress: EpochProgress | None = None
-        self._trained = False  # all of the next segment is done except the evaluation
-        self.progress = 0.0
+        self._validation = Validation(
+            self.engine,
+            self.loaders,
+            self.log.counters,
+            energy,
+            self.budget_meter,
+            ranks,
+            num_pictures=dataset.val.num_samples,
+            batch_size=config.batch_size,
+        )
+        self._pace = Pace(config, self.planner, self.engine, self.log, self.budget_meter, self._validation)
+        self.position = RunPosition(self.planner)
         self._lap_s = self._began_s = time.monotonic()
         if state is not None:
             try:
@@ -190,12 +189,11 @@ class Trainer:
         self._began_s = time.monotonic() - self.log.counters.total_s
         self.reporter.begin("training", 1.0)
         try:
-            while (segment := self._segment()) is not None:
-                if not self._trained:
+            while (segment := self.position.segment) is not None:
+                if not self.position.trained:
                     segment = self._run_segment(segment, saver)
                 line = self._finish_epoch(segment) if segment.ends_epoch else None
-                self._position += segment.stop - segment.start
-                self._trained = False
+                self.position.finish(segment)
                 if line is not None:
                     saver.finish_epoch(line)
         finally:
@@ -214,31 +212,29 @@ class Trainer:
     def _run_segment(self, segment: Segment, saver: Saver) -> Segment:
         """Trains a segment, and returns it as it ended."""
         self.budget_meter.resume()
-        if self._progress is None:
+        if self.position.progress is None:
             bad_ids = self.loaders.train.bad_ids
             plan = self.planner.plan(segment, bad_ids, self.engine.memory)
-            self._progress = EpochProgress(segment, plan, bad_ids, batch_size=self.batch_size, ranks=self.ranks)
+            self.position.progress = EpochProgress(segment, plan, bad_ids, batch_size=self.batch_size, ranks=self.ranks)
             self.log.begin_segment(segment, plan)
-        progress, loader = self._progress, self.loaders.train
+        progress, loader = self.position.progress, self.loaders.train
         self.engine.begin_epoch(segment.epoch)
         self.energy.meter.set_phase(segment.phase)
         part = self.energy.part_meter(segment.phase)
         part.start()
         self._lap()
         waited, decoded = loader.wait_s, loader.num_decoded
-        batches = loader.stream(segment.epoch, progress.slices(lambda first: self._train_size(segment, first)))
+        batches = loader.stream(segment.epoch, progress.slices(lambda first: self._pace.train_size(segment, first)))
         try:
             while not self._is_due(segment) and (batch := next(batches, None)) is not None:
                 record = self._offer(batch, progress)
-                if self.budget is None:
-                    # The middle of the batch, so that neither the first step nor the last has a learning rate of zero.
-                    self._set_lr(self.schedule.progress(segment.offered_before + (record.first + record.last) / 2))
+                self._pace.follow_position(segment, record.first, record.last)
                 part.step(record.counts.offered)
                 record.counts.decoded, decoded = loader.num_decoded - decoded, loader.num_decoded
                 record.counts.data_wait, waited = loader.wait_s - waited, loader.wait_s
                 record.counts.seconds = self._lap()
                 self.log.add(record)
-                request, due = self._agree(record.host_counts(), due=saver.due())
+                request, due = self._hosts.push(self.requested(), record.host_counts(), due=saver.due())
                 self._train_ready(self._reports.push(self.engine.gather_status()), segment)
                 self.between()
                 stop_if_requested(request)
@@ -251,7 +247,7 @@ class Trainer:
                     self.budget_meter.resume()
                     part.start()
                     self._lap()  # saving is no part of training
-            self._agree_last()
+            self._hosts.flush()
             self._train_ready(self._reports.flush(), segment)
             self.engine.synchronize()  # the last steps are still running
         finally:
@@ -262,58 +258,26 @@ class Trainer:
         self.engine.merge_memory()
         if loader.bad_ids.all():
             raise InputError("no training picture could be decoded; quarantine.jsonl says why")
-        self._count_spent()
+        self._pace.count_spent()
         self.budget_meter.synchronize()
         self.budget_meter.pause()
         segment = self.schedule.end(segment, progress.position(self.planner), self.log.forward_units)
-        self._progress, self._trained = None, True
+        self.position.progress, self.position.trained = None, True
         return segment
 
     def _is_due(self, segment: Segment) -> bool:
         """Whether the segment ends here because of the budget; the same on all ranks, and after a resume."""
-        if not isinstance(self.schedule, OpenSchedule):
-            return False  # it ends where it was planned to
-        if self._progress is None or not self._progress.delivered:  # so that each segment moves the run on
+        progress = self.position.progress
+        if progress is None or not progress.delivered:  # so that each segment moves the run on
             return False
-        self._count_spent()
-        if self.budget_meter.wants_evaluation:
-            self._time_evaluation()
-            self.budget_meter.require_steps()
-        share = 1.0
-        if self._scores(segment):
-            share = self.log.status.target if self.config.target == AUTO else self.planner.planned_share
-        pending = self.log.pending_units(share, self.engine.train_size)
-        return self.schedule.is_due(segment, pending) and self.budget_meter.confirms_end()
-
-    def _set_lr(self, progress: float) -> None:
-        self.progress = progress
-        self.engine.set_lr(lr_at(progress, peak=self.peak_lr, warmup=self.config.lr_warmup))
-
-    def _train_size(self, segment: Segment, first: int) -> int:
-        """The size of a batch that is about to be read, by the first position of the segment that it covers."""
-        return size_at(self.schedule.progress(segment.offered_before + first), self._train_sizes)
+        return self._pace.is_due(segment, scores=self._scores(segment))
 
     def _count_time(self, segment: Segment) -> None:
         self.log.counters.of(segment.phase, self.engine.train_size).seconds += self._lap()
 
-    def _agree(self, counts: Sequence[float] = NO_COUNTS, *, due: bool = False) -> tuple[int, bool]:
-        """Tells the other hosts what this one counted and was asked for; returns what any was asked for."""
-        rows = self._hosts.push((*counts, self.requested(), due, self.budget_meter.own()))
-        if rows is None:
-            return 0, False
-        self.log.merge_counts(rows[:, : len(counts)])
-        request, is_due, spent = rows[:, len(counts) :].T
-        self.budget_meter.take(spent)
-        return int(request.max()), bool(is_due.max())
-
-    def _agree_last(self) -> None:
-        """Completes the counts of the last batch; a request in it is repeated with the next one."""
-        if (rows := self._hosts.flush()) is not None:
-            self.log.merge_counts(rows[:, : len(NO_COUNTS)])
-
     def _check(self) -> None:
         """Between two batches of the evaluation."""
-        request, _ = self._agree()
+        request, _ = self._hosts.push(self.requested())
         self.between()
         stop_if_requested(request)
 
@@ -339,24 +303,14 @@ class Trainer:
         """Logs a report of the device, and trains every full batch that then waits in the queues."""
         if statuses is None:
             return
-        self._follow_budget()
-        self.log.report(statuses, segment, self.engine.guard.lr, self.progress)
+        self._pace.follow_budget()
+        self.log.report(statuses, segment, self.engine.guard.lr, self._pace.progress)
         work = self._balancer.decide(statuses[:, 0])
         self.engine.move_rows(work.moves)
         for _ in range(work.num_steps):
-            self._follow_budget()
+            self._pace.follow_budget()
             self.engine.train()
             self.log.count_step(segment.phase, self.engine.train_size)
-
-    def _follow_budget(self) -> None:
-        """Gives the next step the learning rate of its middle, by what is spent."""
-        if self.budget is not None:
-            self._count_spent()
-            self._set_lr(self.budget.progress_of_step(self.log.step_units(self.engine.train_size)))
-
-    def _count_spent(self) -> None:
-        if self.budget is not None:
-            self.budget.count(self.log.forward_units)
 
     def _finish_epoch(self, segment: Segment) -> dict[str, Any]:
         validation = self._evaluate() if segment.evaluates else dict.fromkeys(VALIDATION)
@@ -370,57 +324,17 @@ class Trainer:
         )
 
     def _evaluate(self) -> dict[str, Any]:
-        self.energy.meter.set_phase("eval")
-        began = time.monotonic()
-        ids, ranks = np.arange(self.dataset.val.num_samples), self.ranks
-        self.budget_meter.begin_evaluation()
-        try:
-            average_statistics(self.engine.model, ranks)
-            accuracy = evaluate(
-                self.engine.eval_step,
-                self.loaders.val.over(rank_slices(ids, self.batch_size, ranks.rank, ranks.size)),
-                run=self.engine.evaluate,
-                on_logits=lambda *_: self._check(),
-                ranks=ranks,
-            )
-            self._agree_last()
+        def finish() -> None:
+            self._hosts.flush()
             self._quarantine.share(self.loaders)
-            self.budget_meter.end_evaluation()
-        finally:
-            self.log.counters.eval_s += time.monotonic() - began
-        return dict(zip(VALIDATION, (accuracy.loss, accuracy.top1, accuracy.top5), strict=True))
 
-    def _time_evaluation(self) -> None:
-        """Runs a small part of an evaluation, so that the last one can be kept back from a budget of time or energy."""
-        self.budget_meter.pause()
-        ids, ranks = np.arange(self.dataset.val.num_samples), self.ranks
-        size = self.batch_size * ranks.size
-        part = ids[: max(round(TIMED_SHARE * len(ids)), 4 * LEAD * size)]
-        lead = min(LEAD, -(-len(part) // size) // 2)
-        batches = self.loaders.val.over(rank_slices(part, self.batch_size, ranks.rank, ranks.size))
-        for number, batch in enumerate(batches):
-            if number == lead:
-                self.engine.synchronize()
-                self.budget_meter.begin_evaluation()
-            self.engine.evaluate(batch.images, batch.labels, batch.valid)
-        self.engine.synchronize()
-        self.budget_meter.end_evaluation((len(part) - lead * size) / len(ids))
-        self.budget_meter.resume()
+        return self._validation.run(self._check, finish)
 
     @property
     def epoch(self) -> int:
         """The current epoch, counted from 1; the last one once all is done."""
-        segment = self._segment()
+        segment = self.position.segment
         return self.log.epochs[-1]["epoch"] if segment is None else segment.epoch + 1
-
-    def _segment(self) -> Segment | None:
-        """The current segment, or None once all is done."""
-        return self.schedule.segment_at(self._position)
-
-    def _place(self) -> list[Any] | None:
-        """The current segment in plain values, or None once all is done."""
-        segment = self._segment()
-        return None if segment is None else [segment.epoch, segment.phase, segment.start, segment.stop]
 
     def state_dict(self) -> dict[str, Any]:
         """A copy on the CPU of everything that the rest of the run depends on, at any place between two batches.
@@ -429,7 +343,7 @@ class Trainer:
         the others take part, and get nothing.
         """
         self._read_clock()
-        self._agree_last()
+        self._hosts.flush()
         self._quarantine.share(self.loaders)
         self.engine.merge_memory()
         self.log.merge_offered()
@@ -443,11 +357,8 @@ class Trainer:
             "report": self._reports.state_dict(),
             "loaders": self.loaders.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "position": self._position,
-            "run_progress": self.progress,
-            "segment": self._place(),
-            "trained": self._trained,
-            "progress": None if self._progress is None else self._progress.state_dict(),
+            "run_progress": self._pace.progress,
+            **self.position.state_dict(),
         }
         shared, own = snapshot((shared, own))  # together, since both hold BatchNorm's buffers
         return {"shared": shared, "ranks": self.ranks.gather_object(own)}
@@ -464,23 +375,8 @@ class Trainer:
         self._reports.load_state_dict(shared["report"])
         self.loaders.load_state_dict(shared["loaders"])
         self.schedule.load_state_dict(shared["schedule"])
-        self._position, self._trained = shared["position"], shared["trained"]
-        self.progress = shared["run_progress"]
-        # Within a segment all of it must be the same; between two, the end of the next one may have changed.
-        known = slice(None) if shared["progress"] is not None or self._trained else slice(3)
-        here, there = self._place(), shared["segment"]
-        if there is not None and (here is None or here[known] != there[known]):
-            raise ValueError("its schedule differs at the point that the run has reached")
-        segment = self._segment()
-        if shared["progress"] is not None and segment is not None:
-            self._progress = EpochProgress.from_state(
-                shared["progress"],
-                segment,
-                self.planner,
-                self.runtime.device,
-                batch_size=self.batch_size,
-                ranks=ranks,
-            )
+        self._pace.progress = shared["run_progress"]
+        self.position.load_state_dict(shared, self.runtime.device, batch_size=self.batch_size, ranks=ranks)
 
 
 def _part(state: dict[str, Any], name: str) -> list[Any]:

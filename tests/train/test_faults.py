@@ -15,7 +15,7 @@ import pytest
 
 from fastast.cli import main
 from fastast.run_folder import RunFolder
-from fastast.train import trainer, watchdog
+from fastast.train import validation, watchdog
 from tests.processes import FORKS, command, hang_reads_after
 from tests.train.test_disk import assert_resumes
 from tests.train.test_out_of_memory import allow
@@ -78,14 +78,14 @@ def test_a_second_process_is_refused_and_signals_set_the_exit_code(pictures, tmp
 
 
 def test_a_signal_in_evaluation_resumes_with_the_evaluation(gated, pictures, tmp_path, monkeypatch):
-    out, evaluate = tmp_path / "run", trainer.evaluate
+    out, evaluate = tmp_path / "run", validation.evaluate
 
     def evaluate_and_signal(*arguments, **options):
         signal.raise_signal(signal.SIGTERM)
         return evaluate(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "evaluate", evaluate_and_signal)
+        patch.setattr(validation, "evaluate", evaluate_and_signal)
         assert main(["train", *options(pictures, out)]) == 143
     assert {line["kind"] for line in lines_of(out)} == {"step"}
     summary = summary_of(out)

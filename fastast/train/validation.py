@@ -1,0 +1,105 @@
+"""The evaluation of a run on its validation pictures: counted in its time and energy, and in its budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from fastast.data import rank_slices
+from fastast.distributed.gradient_averaging import average_statistics
+from fastast.distributed.ranks import Ranks
+from fastast.feed import Batch
+from fastast.loggers.counters import Counters
+from fastast.loggers.metrics import VALIDATION
+from fastast.train.budget_meter import BudgetMeter
+from fastast.train.engine import Engine
+from fastast.train.evaluation import evaluate
+from fastast.train.loaders import Loaders
+from fastast.train.run_energy import RunEnergy
+
+# Share of the validation pictures by which a budget of time or energy learns early what an evaluation costs.
+TIMED_SHARE = 0.05
+# Its first batches, in which the loader fills up, do not count.
+LEAD = 4
+
+
+class Validation:
+    """Evaluates the network that trains; all ranks together, each on its share of the pictures.
+
+    Args:
+        engine: holds the network.
+        loaders: read the pictures.
+        counters: take the time that it needed.
+        energy: meters it.
+        budget_meter: pays for it.
+        ranks: who takes part.
+        num_pictures: in the validation set.
+        batch_size: on each rank.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        loaders: Loaders,
+        counters: Counters,
+        energy: RunEnergy,
+        budget_meter: BudgetMeter,
+        ranks: Ranks,
+        *,
+        num_pictures: int,
+        batch_size: int,
+    ) -> None:
+        self._engine, self._loaders, self._counters = engine, loaders, counters
+        self._energy, self._budget_meter, self._ranks = energy, budget_meter, ranks
+        self._num_pictures, self._batch_size = num_pictures, batch_size
+
+    def run(self, between: Callable[[], None], at_end: Callable[[], None]) -> dict[str, Any]:
+        """Evaluates on all pictures.
+
+        Args:
+            between: called between two batches; may raise to end the run there.
+            at_end: called after the last one, before the time is read.
+
+        Returns:
+            The VALIDATION figures of an epoch's line.
+        """
+        self._energy.meter.set_phase("eval")
+        began = time.monotonic()
+        self._budget_meter.begin_evaluation()
+        try:
+            average_statistics(self._engine.model, self._ranks)
+            accuracy = evaluate(
+                self._engine.eval_step,
+                self._batches(self._num_pictures),
+                run=self._engine.evaluate,
+                on_logits=lambda *_: between(),
+                ranks=self._ranks,
+            )
+            at_end()
+            self._budget_meter.end_evaluation()
+        finally:
+            self._counters.eval_s += time.monotonic() - began
+        return dict(zip(VALIDATION, (accuracy.loss, accuracy.top1, accuracy.top5), strict=True))
+
+    def time_part(self) -> None:
+        """Runs a small part of an evaluation, so that the last one can be kept back from a budget of time or energy."""
+        self._budget_meter.pause()
+        size = self._batch_size * self._ranks.size
+        num_timed = min(max(round(TIMED_SHARE * self._num_pictures), 4 * LEAD * size), self._num_pictures)
+        lead = min(LEAD, -(-num_timed // size) // 2)
+        for number, batch in enumerate(self._batches(num_timed)):
+            if number == lead:
+                self._engine.synchronize()
+                self._budget_meter.begin_evaluation()
+            self._engine.evaluate(batch.images, batch.labels, batch.valid)
+        self._engine.synchronize()
+        self._budget_meter.end_evaluation((num_timed - lead * size) / self._num_pictures)
+        self._budget_meter.resume()
+
+    def _batches(self, num_pictures: int) -> Iterator[Batch]:
+        """This rank's batches of the first pictures."""
+        slices = rank_slices(np.arange(num_pictures), self._batch_size, self._ranks.rank, self._ranks.size)
+        return self._loaders.val.over(slices)
