@@ -10,7 +10,6 @@ import pytest
 from fastast.energy.gpu_totals import GpuTotals
 from fastast.energy.nvml import Device, ReadError
 from fastast.energy.power_log import PowerLog, PowerRow, write_power_csv
-from fastast.energy.rapl import Rapl
 from fastast.energy.reading import COUNTER, INTEGRAL, DeviceReading, Reading, merge_ranks
 
 
@@ -143,56 +142,6 @@ def test_source_names_all_gpus() -> None:
     assert reading(device()).source == COUNTER
     assert reading(integral).source == INTEGRAL
     assert reading(device(), integral).source == f"{COUNTER} and {INTEGRAL}"
-
-
-def powercap(root: Path, **counters: int | None) -> None:
-    """A powercap tree; a counter of None is a folder without one."""
-    for folder, value in counters.items():
-        path = root / folder.replace("_", ":").replace("intel:rapl", "intel-rapl")
-        path.mkdir(exist_ok=True)
-        name = {1: "package-0", 2: "dram"}[path.name.count(":")]
-        (path / "name").write_text(name + "\n")
-        (path / "max_energy_range_uj").write_text("1000000000\n")
-        if value is not None:
-            (path / "energy_uj").write_text(f"{value}\n")
-
-
-def test_rapl_adds_domains_and_wraps_around(tmp_path: Path) -> None:
-    powercap(tmp_path, intel_rapl_0=999_000_000, intel_rapl_0_1=5_000_000)
-    (tmp_path / "intel-rapl-mmio:0").mkdir()
-    rapl = Rapl(tmp_path)
-    assert rapl.names == ["package-0", "dram"]
-    assert rapl.joules() == 0.0
-    powercap(tmp_path, intel_rapl_0=3_999_999, intel_rapl_0_1=7_000_000)
-    assert rapl.joules() == pytest.approx(5.0 + 2.0)
-    powercap(tmp_path, intel_rapl_0=4_999_999)
-    assert rapl.joules() == pytest.approx(8.0)
-
-
-def test_unreadable_rapl_gives_a_reason(tmp_path: Path) -> None:
-    assert "no RAPL" in (Rapl(tmp_path).reason or "")
-    powercap(tmp_path, intel_rapl_0=1, intel_rapl_0_1=None)
-    assert "unreadable" in (Rapl(tmp_path).reason or "")  # one domain of two is no sum
-    assert Rapl(tmp_path).joules() is None
-    powercap(tmp_path, intel_rapl_0_1=1)
-    rapl = Rapl(tmp_path)
-    assert rapl.joules() == 0.0
-    (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
-    assert rapl.joules() is None
-    assert "became unreadable" in (rapl.reason or "")
-
-
-def test_rapl_without_permission_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    powercap(tmp_path, intel_rapl_0=1)
-    read = Path.read_text
-
-    def refuse(path: Path, *arguments: object, **options: object) -> str:
-        if path.name == "energy_uj":  # as for everyone but root, whom tests may run as
-            raise PermissionError(13, "Permission denied")
-        return read(path)
-
-    monkeypatch.setattr(Path, "read_text", refuse)
-    assert "root only" in (Rapl(tmp_path).reason or "")
 
 
 def test_power_log_stays_small_and_keeps_the_mean(tmp_path: Path) -> None:
