@@ -46,6 +46,7 @@ class RunFolder:
         self.weights = self.path / "model.safetensors"
         self.classes = self.path / "classes.json"
         self.samples = self.path / "samples.npz"
+        self.predictions = self.path / "predictions.npz"
         self.power = self.path / "power.csv"
         self.spent = self.path / "spent.json"  # with a budget of time or energy
         self.on_metrics: Callable[[dict[str, Any]], None] | None = None
@@ -123,7 +124,7 @@ class RunFolder:
         """The files that a run writes, and replaces."""
         return [
             *(self.config, self.metrics, self.summary, self.quarantine, self.last, self.previous, self.best),
-            *(self.weights, self.classes, self.samples, self.power, self.spent),
+            *(self.weights, self.classes, self.samples, self.predictions, self.power, self.spent),
             *(self.path / "report.html", self.path / "stall.txt"),
         ]
 
@@ -167,7 +168,7 @@ class RunFolder:
         """
         home = RunFolder(checkpoint.resolve().parent.parent)
         if home.path != self.path.resolve():
-            for path in (home.metrics, home.quarantine, home.weights, home.best):
+            for path in (home.metrics, home.quarantine, home.weights, home.best, home.predictions):
                 if path.exists():
                     shutil.copyfile(path, self.path / path.relative_to(home.path))
             write_whole(self.last, checkpoint.read_bytes())

@@ -13,6 +13,7 @@ from fastast.energy.power_log import PowerRow, write_power_csv
 from fastast.loggers.console import Reporter
 from fastast.models.weights_info import WeightsInfo
 from fastast.run_folder import RunFolder
+from fastast.train.predictions import write_predictions
 from fastast.train.summary import write_best
 from fastast.train.trainer import Trainer
 
@@ -39,6 +40,7 @@ class Checkpointer:
         config, dataset = trainer.config, trainer.dataset
         self._info = WeightsInfo.of(config.arch, dataset.classes, config.image_size, dataset.train.bits)
         self._writer = CheckpointWriter(folder, on_error=reporter.note)
+        self._predictions: dict[str, Any] = {}  # still to be written
         self._best: tuple[dict[str, Any], dict[str, Any]] | None = None  # weights still to be written, and their line
 
     @property
@@ -65,11 +67,14 @@ class Checkpointer:
             "classes": list(self._trainer.dataset.classes),
             "sizes": self._folder.log_sizes(),
         }
-        best = self._best
+        best, predictions = self._best, self._predictions
 
         def write_first() -> None:
             self._folder.sync_logs()
             write_power(self._trainer.energy.meter.power_rows(), self._folder)
+            if predictions:
+                write_predictions(self._folder, self._trainer.dataset.val, **predictions)
+                self._predictions = {}
             if best is not None:
                 write_best(self._folder, *best, self._info)
                 self._best = None  # nothing else changes it while this thread runs
@@ -78,11 +83,13 @@ class Checkpointer:
 
     def finish_epoch(self, line: dict[str, Any]) -> None:
         """Saves an epoch's end: the weights if they are the best so far, then the state."""
-        evaluated = [e["val_top1"] for e in self._trainer.log.epochs if e["val_top1"] is not None]
-        is_best = line["val_top1"] is not None and line["val_top1"] > max(evaluated[:-1], default=-1.0)
-        if self._trainer.ranks.is_first and is_best:
-            self._writer.wait()  # its thread clears the weights that it has written
-            self._best = snapshot(self._trainer.engine.model.state_dict()), line
+        if line["val_top1"] is not None:
+            columns = self._trainer.validation.predictions.merged(self._trainer.ranks)
+            evaluated = [e["val_top1"] for e in self._trainer.log.epochs if e["val_top1"] is not None]
+            self._writer.wait()  # its thread clears what it has written
+            self._predictions = {"columns": columns, "epoch": line["epoch"]}
+            if self._trainer.ranks.is_first and line["val_top1"] > max(evaluated[:-1], default=-1.0):
+                self._best = snapshot(self._trainer.engine.model.state_dict()), line
         self.save()
 
     def close(self) -> str | None:

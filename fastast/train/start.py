@@ -63,7 +63,7 @@ def _restore_folder(trainer: Trainer, start: RunStart, sizes: dict[str, int]) ->
 def start_run(trainer: Trainer, folder: RunFolder) -> None:
     """Writes the first files of a run; nothing of an earlier attempt stays."""
     logs = (folder.metrics, folder.summary, folder.power, folder.samples, folder.path / STALL_FILE)
-    for path in (*logs, folder.previous, folder.best, folder.weights):
+    for path in (*logs, folder.previous, folder.best, folder.weights, folder.predictions):
         path.unlink(missing_ok=True)
     _describe(trainer, folder)
     folder.quarantine.unlink(missing_ok=True)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import nvidia.dali
@@ -13,7 +10,6 @@ import torch
 
 from fastast.atomic_files import write_whole
 from fastast.checkpoint.file_format import export_weights, save_checkpoint
-from fastast.data import Catalog
 from fastast.device import device_name
 from fastast.energy.savings import PartCounts, compute_summary, cost, emissions_g, energy_summary
 from fastast.gates.base import Gate
@@ -21,10 +17,9 @@ from fastast.loggers.counters import PhaseCounts, total
 from fastast.models.weights_info import WeightsInfo
 from fastast.phases import WARMUP
 from fastast.run_folder import RunFolder, code_version
+from fastast.train.columns import write_columns
 from fastast.train.run_energy import DENSE_PART, GATED_PART
 from fastast.train.trainer import Trainer
-
-_PATHS = 4096  # held in memory at a time
 
 
 def write_classes(folder: RunFolder, classes: tuple[str, ...]) -> None:
@@ -55,30 +50,6 @@ def write_samples(folder: RunFolder, trainer: Trainer) -> None:
         "last_loss": trainer.engine.memory.score.cpu().numpy(),
     }
     write_whole(folder.samples, lambda file: write_columns(file, columns, catalog))
-
-
-def write_columns(file: BinaryIO, columns: dict[str, np.ndarray], catalog: Catalog) -> None:
-    """Writes arrays and the paths of a catalog as an .npz file; only some thousand paths are in memory at a time."""
-
-    def chunks() -> Iterator[list[bytes]]:
-        for first in range(0, catalog.num_samples, _PATHS):
-            rows = range(first, min(first + _PATHS, catalog.num_samples))
-            yield [os.fsencode(catalog.path(row)) for row in rows]
-
-    starts = np.zeros(catalog.num_samples + 1, np.int64)
-    for number, paths in enumerate(chunks()):
-        first = number * _PATHS + 1
-        starts[first : first + len(paths)] = [len(path) for path in paths]
-    np.cumsum(starts, out=starts)
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, column in (*columns.items(), ("path_starts", starts)):
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, column, allow_pickle=False)
-        with archive.open("path_bytes.npy", "w", force_zip64=True) as member:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (int(starts[-1]),)}
-            np.lib.format.write_array_header_1_0(member, header)
-            for paths in chunks():
-                member.write(b"".join(paths))
 
 
 def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped: str | None) -> dict[str, Any]:
@@ -171,6 +142,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
         "throughput": {
             "offered_per_s": gated.offered / gated.seconds if gated.seconds else None,
             "backward_per_s": gated.backward / gated.seconds if gated.seconds else None,
+            "dense_offered_per_s": dense_speed(counters.dense, counters.gated),
         },
         "compute": compute_summary(dense_counts, gated_counts),
         "energy": energy_summary(
@@ -196,6 +168,14 @@ def price_notes(gpu_j: float | None, price_per_kwh: float | None, gco2_per_kwh: 
     if gco2_per_kwh is not None:
         notes.append(f"GPU energy emitted {emissions_g(gpu_j, gco2_per_kwh):.4g} g CO2 at {gco2_per_kwh:g} g per kWh")
     return notes
+
+
+def dense_speed(dense: dict[int, PhaseCounts], gated: dict[int, PhaseCounts]) -> float | None:
+    """Offered samples per second of a gated run's dense part; None without one, or if its pictures had other sizes."""
+    counts = total([dense])
+    if not counts.seconds or dense.keys() != gated.keys() or len(dense) > 1:
+        return None
+    return counts.offered / counts.seconds
 
 
 def part_counts(counts: PhaseCounts, gate: Gate, unit: float = 1.0) -> PartCounts:

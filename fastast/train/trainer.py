@@ -84,6 +84,7 @@ class Trainer:
     Attributes:
         runtime: as given, or without the compiler if the network turned out not to compile.
         log: counts and logs what the run has done.
+        validation: evaluates, and holds what the network said last.
         budget: what the run may spend; None with `--epochs`.
         position: where it is in the schedule.
         between: called between two batches, of training as of evaluation; may raise to end the run there.
@@ -146,7 +147,7 @@ class Trainer:
             on_wait=lambda: self.waiting(),
             on_note=self._note_loader,
         )
-        self._validation = Validation(
+        self.validation = Validation(
             self.engine,
             self.loaders,
             self.log.counters,
@@ -156,7 +157,7 @@ class Trainer:
             num_pictures=dataset.val.num_samples,
             batch_size=config.batch_size,
         )
-        self._pace = Pace(config, self.planner, self.engine, self.log, self.budget_meter, self._validation)
+        self._pace = Pace(config, self.planner, self.engine, self.log, self.budget_meter, self.validation)
         self.position = RunPosition(self.planner)
         self._lap_s = self._began_s = time.monotonic()
         if state is not None:
@@ -328,7 +329,7 @@ class Trainer:
             self._hosts.flush()
             self._quarantine.share(self.loaders)
 
-        return self._validation.run(self._check, finish)
+        return self.validation.run(self._check, finish)
 
     @property
     def epoch(self) -> int:

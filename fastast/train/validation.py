@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
 from fastast.data import rank_slices
 from fastast.distributed.gradient_averaging import average_statistics
@@ -18,6 +19,7 @@ from fastast.train.budget_meter import BudgetMeter
 from fastast.train.engine import Engine
 from fastast.train.evaluation import evaluate
 from fastast.train.loaders import Loaders
+from fastast.train.predictions import LastPredictions
 from fastast.train.run_energy import RunEnergy
 
 # Share of the validation pictures by which a budget of time or energy learns early what an evaluation costs.
@@ -38,6 +40,9 @@ class Validation:
         ranks: who takes part.
         num_pictures: in the validation set.
         batch_size: on each rank.
+
+    Attributes:
+        predictions: of the last evaluation.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Validation:
         self._engine, self._loaders, self._counters = engine, loaders, counters
         self._energy, self._budget_meter, self._ranks = energy, budget_meter, ranks
         self._num_pictures, self._batch_size = num_pictures, batch_size
+        self.predictions = LastPredictions(num_pictures, engine.device)
 
     def run(self, between: Callable[[], None], at_end: Callable[[], None]) -> dict[str, Any]:
         """Evaluates on all pictures.
@@ -69,13 +75,19 @@ class Validation:
         self._energy.meter.set_phase("eval")
         began = time.monotonic()
         self._budget_meter.begin_evaluation()
+        self.predictions.clear()
+
+        def take(batch: Batch, logits: torch.Tensor) -> None:
+            self.predictions.add(batch, logits)
+            between()
+
         try:
             average_statistics(self._engine.model, self._ranks)
             accuracy = evaluate(
                 self._engine.eval_step,
                 self._batches(self._num_pictures),
                 run=self._engine.evaluate,
-                on_logits=lambda *_: between(),
+                on_logits=take,
                 ranks=self._ranks,
             )
             at_end()

@@ -50,6 +50,9 @@ def test_two_ranks_with_half_the_batch_train_the_same_weights(pictures, tmp_path
     for name in ("offered", "selected", "last_loss"):
         first, second = (np.load(out / "samples.npz")[name] for out in (one, two))
         np.testing.assert_allclose(second, first, rtol=1e-4, err_msg=name)
+    for name in ("predicted", "probability"):
+        first, second = (np.load(out / "predictions.npz")[name] for out in (one, two))
+        np.testing.assert_allclose(second, first, rtol=1e-3, err_msg=name)
 
 
 def global_batch(step):

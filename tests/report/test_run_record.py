@@ -21,7 +21,7 @@ from fastast.errors import InputError
 from fastast.report import gallery
 from fastast.report.run_page import write_comparison, write_report
 from fastast.report.run_record import read_record
-from fastast.train import summary
+from fastast.train import columns as columns_module
 from tests.report.fake_run import write_json, write_run
 
 
@@ -291,13 +291,13 @@ def test_thumbnails_are_stored_where_possible(run: Path, tmp_path: Path) -> None
 
 def test_paths_of_samples_are_streamed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A column of one width took over 1 GB at 14 million pictures."""
-    monkeypatch.setattr(summary, "_PATHS", 2)
+    monkeypatch.setattr(columns_module, "_PATHS", 2)
     paths = ["a/0.jpg", "", "caf\udce9/ü.jpg", "x" * 300, "b"]
     with np.load(run / "samples.npz") as file:
         columns = {name: file[name][:5] for name in file.files if not name.startswith("path")}
     with open(run / "samples.npz", "wb") as file:
         catalog: Any = SimpleNamespace(num_samples=5, path=paths.__getitem__)
-        summary.write_columns(file, columns, catalog)
+        columns_module.write_columns(file, columns, catalog)
     samples = read_record(run).samples
     assert samples is not None
     assert [samples.path(row) for row in range(5)] == paths

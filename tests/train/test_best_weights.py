@@ -18,7 +18,8 @@ class FakeTrainer:
         self.model = torch.nn.Linear(1, 1)
         self.ranks, self.runtime = Space(is_first=True), Space(dtype=torch.float32)
         self.log, self.engine = Space(epochs=[]), Space(model=self.model)
-        self.dataset = Space(fingerprint="f", classes=("a", "b"), train=Space(bits=None))
+        self.dataset = Space(fingerprint="f", classes=("a", "b"), train=Space(bits=None), val=None)
+        self.validation = Space(predictions=Space(merged=lambda ranks: {}))
         self.energy = Space(meter=Space(power_rows=list))
         self.config = TrainConfig()
 
@@ -41,6 +42,7 @@ def test_best_of_a_later_epoch_survives_a_slow_write(tmp_path, monkeypatch):
             raise AssertionError(line)
 
     monkeypatch.setattr(checkpointer, "write_best", write_best)
+    monkeypatch.setattr(checkpointer, "write_predictions", lambda *_, **of: None)
     saver = Checkpointer(trainer, folder, 0, NoReporter())
     for epoch, top1 in ((1, 0.1), (2, 0.2)):
         line = {"epoch": epoch, "val_top1": top1}

@@ -38,7 +38,7 @@ SUMMARY_KEYS = {
     "samples": "offered decoded scored selected backward leftover steps nonfinite_steps",
     "accuracy": "val_top1 val_top5 best_val_top1 best_epoch",
     "time_s": "total train eval data_wait",
-    "throughput": "offered_per_s backward_per_s",
+    "throughput": "offered_per_s backward_per_s dense_offered_per_s",
     "compute": "forward_units dense_forward_units speedup_ceiling",
     "energy": "savings_estimated savings_arithmetic savings_measured run_savings_estimated run_savings_arithmetic "
     "run_savings_measured gpu_j train_gpu_j gpu_j_above_idle cpu_j idle_w dense_j_per_sample gated_j_per_sample source "
@@ -83,7 +83,8 @@ def gated(pictures, tmp_path_factory):
 
 
 def test_run_folder_follows_its_contract(gated):
-    files = "config.json metrics.jsonl summary.json checkpoints model.safetensors classes.json samples.npz report.html"
+    files = "config.json metrics.jsonl summary.json checkpoints model.safetensors classes.json samples.npz "
+    files += "predictions.npz report.html"
     assert {path.name for path in gated.iterdir()} == {*files.split(), "thumbs"}
     assert {path.name for path in (gated / "checkpoints").iterdir()} == {"last.pt", "previous.pt", "best.pt"}
     summary = summary_of(gated)
@@ -138,6 +139,18 @@ def test_samples_npz(gated):
         assert (np.isfinite(table["last_loss"]) == (table["selected"] > 0)).all()
         begin, end = table["path_starts"][:2]
         assert table["path_bytes"][begin:end].tobytes().endswith(b"class_0/0000.jpg")
+
+
+def test_predictions_of_the_last_evaluation(gated):
+    last = [line for line in lines_of(gated) if line["kind"] == "epoch"][-1]
+    with np.load(gated / "predictions.npz", allow_pickle=False) as table:
+        assert set(table.files) == {"epoch", "label", "predicted", "probability", "path_bytes", "path_starts"}
+        assert table["epoch"].tolist() == [last["epoch"]]
+        assert (table["predicted"] >= 0).all()
+        assert (table["label"] == table["predicted"]).mean() == last["val_top1"]
+        assert ((table["probability"] > 0.25) & (table["probability"] <= 1)).all()  # of four classes
+        begin, end = table["path_starts"][:2]
+        assert table["path_bytes"][begin:end].tobytes().endswith(b"val/class_0/0000.jpg")
 
 
 def test_network_learns_and_reloads_without_fastast(gated):
