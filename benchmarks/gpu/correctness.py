@@ -36,7 +36,9 @@ def machine(settings: Settings, report: Report) -> None:
         origin["versions"].update(cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
     report.add(**origin)
     checks = diagnose()
-    report.add(can_train=exit_code(checks) == 0, checks=[asdict(check) for check in checks])
+    here = os.getcwd()  # a result names no folder of the machine
+    found = [{**asdict(check), "value": str(check.value).replace(here, ".")} for check in checks]
+    report.add(can_train=exit_code(checks) == 0, checks=found)
 
 
 def gpu_tests(settings: Settings, report: Report) -> None:

@@ -44,7 +44,7 @@ class Settings:
     arch: str = "resnet50"
     image_size: int = 224
     batch_size: int = 256
-    turn_s: float = 3.0
+    turn_s: float = 2.0
     rounds: int = 3
 
 

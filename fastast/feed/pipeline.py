@@ -18,10 +18,12 @@ from PIL import Image
 
 from fastast.feed.loader_options import LoaderOptions
 
-# Share of a batch that the JPEG engine of an A100, H100 or later decodes (DALI's default; GPUs without one ignore it).
-# What the engine makes of a picture differs in the last bits from the CUDA decoder's, and which picture goes to which
-# depends on the rest of the batch: a deterministic run does without.
-_HW_DECODER_LOAD = 0.65
+# Share of a batch that the JPEG engine decodes, by compute capability; GPUs without one ignore it. On 6 cores, an H100
+# decoded 20.0 thousand pictures/s with all of them on its engine, 12.2 with DALI's default of 0.65, 4.3 with none
+# (benchmarks/results/gpu_h100_decoders.md); an A100 was not measured. What the engine makes of a picture differs in the
+# last bits from the CUDA decoder's, and which picture goes to which depends on the rest of the batch: a deterministic
+# run does without.
+_HW_DECODER_LOAD, _HOPPER_LOAD, _HOPPER = 0.65, 1.0, (9, 0)
 # nvJPEG's buffers for each decoder thread, bytes a pixel of the largest picture, so that none grows during a run: the
 # sizes of NVIDIA's ResNet-50 recipe (211,025,920 on the device, 140,544,512 on the host) over ImageNet's 5980 x 6430.
 _DEVICE_BYTES, _HOST_BYTES = 5.49, 3.66
@@ -162,6 +164,12 @@ def build_pipeline(
     return pipeline
 
 
+def engine_load() -> float:
+    """The share of a batch for the current GPU's JPEG engine."""
+    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() >= _HOPPER
+    return _HOPPER_LOAD if hopper else _HW_DECODER_LOAD
+
+
 def decoder_options(decode: str, deterministic: bool, largest: tuple[int, int]) -> dict[str, Any]:
     """Arguments of DALI's image decoder for a run on a GPU."""
     if decode == "cpu":
@@ -169,7 +177,7 @@ def decoder_options(decode: str, deterministic: bool, largest: tuple[int, int]) 
     height, width = (min(side, _MAX_HINT) for side in largest)
     return {
         "device": "mixed",
-        "hw_decoder_load": 0.0 if deterministic else _HW_DECODER_LOAD,
+        "hw_decoder_load": 0.0 if deterministic else engine_load(),
         "preallocate_height_hint": height,
         "preallocate_width_hint": width,
         "device_memory_padding": int(_DEVICE_BYTES * height * width),

@@ -120,9 +120,9 @@ def test_no_operator_waits_within_an_epoch(pictures, tmp_path, monkeypatch, gate
     """With the loader: plans and evaluation may wait, since they are outside the loop."""
     run_segment = Trainer._run_segment
 
-    def guarded(self: Trainer, *args: Any) -> None:
+    def guarded(self: Trainer, *args: Any) -> Any:
         with waiting("error"):
-            run_segment(self, *args)
+            return run_segment(self, *args)
 
     monkeypatch.setattr(Trainer, "_run_segment", guarded)
     monkeypatch.setattr(EpochPlanner, "plan", relaxed(EpochPlanner.plan))
