@@ -124,6 +124,12 @@ class TrainConfig:
     label_smoothing: float = option(
         0.1, "share of the label spread over all classes, in the training loss only; 0: plain", metavar="F"
     )
+    class_weights: str = option(
+        "none",
+        "balanced: each class has the same part in the training loss, however many pictures it has; for classes of "
+        "unlike size that matter alike",
+        choices=("none", "balanced"),
+    )
     min_crop: float = option(
         0.25,
         "smallest share of a picture's area in a training crop; raise it for small pictures or short runs",

@@ -148,7 +148,8 @@ class Bench:
             if outcome.summary is None:
                 failures.append({**entry, "reason": outcome.reason})
             else:
-                runs.append({**entry, "summary": outcome.summary})
+                accuracy = {k: v for k, v in outcome.summary["accuracy"].items() if k != "per_class"}  # may be long
+                runs.append({**entry, "summary": {**outcome.summary, "accuracy": accuracy}})
         version, commit = code_version()
         arms, budgets = [arm.to_json() for arm in self._arms], [budget.to_json() for budget in self._budgets]
         found = summarise(arms, budgets, runs)

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from fastast.bench.cost_ratio import CostRatio, cost_ratio
-from fastast.bench.student import LEVEL, MIN_SEEDS, holm, paired_test
+from fastast.bench.student import LEVEL, MIN_SEEDS, PairedTest, holm, paired_test
 from fastast.bench.verdict import BETTER, SAME, UNKNOWN, WORSE, judge
 
 # Costs by which arms are compared, by their place in a summary: each of the whole run, evaluation included.
 COSTS = {"units": ("compute", "forward_units"), "seconds": ("time_s", "total"), "joules": ("energy", "gpu_j")}
 # Further figures of a point. `share`: of the offered samples of the gated part that was trained.
 MORE = {"train_seconds": ("time_s", "train"), "share": ("gate", "activation_rate")}
+
+BALANCED = "balanced_top1"  # the key of the second accuracy, which equals the first where classes are of one size
 
 Run = Mapping[str, Any]
 
@@ -84,11 +86,13 @@ def summarise(
         metric: the key in `summary["accuracy"]` that accuracies are taken from.
 
     Returns:
-        points: for each arm and budget with a run, mean and standard error of the accuracy, and mean costs, null where
-            a run has none. `seconds` and `joules` are of the whole run, `train_seconds` of training alone.
+        points: for each arm and budget with a run, mean and standard error of the accuracy and of the balanced one,
+            and mean costs, null where a run has none. `seconds` and `joules` are of the whole run, `train_seconds` of
+            training alone.
         paired: differences over the seeds in common, against dense and against the random arms, at the same budget.
             `interval` is of 95 %. `p` is Student's, corrected by Holm over all comparisons here, so that one in 20
-            benches of equal arms calls any of them "better" or "worse" (p <= 0.05).
+            benches of equal arms calls any of them "better" or "worse" (p <= 0.05). `balanced`: the difference of
+            the balanced accuracies and its interval, uncorrected; null where a run has none.
         cost_at_equal_accuracy: see `equal_accuracy`.
         verdict: two sentences, and the arms that win.
     """
@@ -172,7 +176,9 @@ def _points(cells: Cells) -> list[dict[str, Any]]:
                 for name, place in {**COSTS, **MORE}.items()
             }
             top1 = mean_and_error(cells.values(arm, budget, seeds))
-            rows.append({"arm": arm, "budget": budget, "n": len(seeds), "top1": top1, **figures})
+            balanced = mean_and_error(cells.values(arm, budget, seeds, ("accuracy", BALANCED)))
+            point = {"arm": arm, "budget": budget, "n": len(seeds), "top1": top1, "balanced_top1": balanced}
+            rows.append({**point, **figures})
     return rows
 
 
@@ -198,11 +204,26 @@ def _difference(cells: Cells, arm: str, against: str, budget: str) -> dict[str, 
         return None
     differences = np.subtract(cells.values(arm, budget, seeds), cells.values(against, budget, seeds))
     row = {"arm": arm, "against": against, "budget": budget, "n": len(seeds), "difference": float(differences.mean())}
+    balanced = _balanced_difference(cells, arm, against, budget, seeds)
     if len(seeds) < MIN_SEEDS:
-        return {**row, "interval": None, "p": None, "outcome": UNKNOWN}
+        return {**row, "interval": None, "p": None, "outcome": UNKNOWN, "balanced": balanced}
     test = paired_test(differences, cells.picture)
-    interval = [float(test.mean - test.half_width), float(test.mean + test.half_width)]
-    return {**row, "interval": interval, "p": float(test.p), "outcome": SAME}
+    return {**row, "interval": _limits(test), "p": float(test.p), "outcome": SAME, "balanced": balanced}
+
+
+def _balanced_difference(
+    cells: Cells, arm: str, against: str, budget: str, seeds: Sequence[int]
+) -> dict[str, Any] | None:
+    one, other = (cells.values(name, budget, seeds, ("accuracy", BALANCED)) for name in (arm, against))
+    if None in (*one, *other):
+        return None
+    differences = np.subtract(one, other)
+    interval = _limits(paired_test(differences, cells.picture)) if len(seeds) >= MIN_SEEDS else None
+    return {"difference": float(differences.mean()), "interval": interval}
+
+
+def _limits(test: PairedTest) -> list[float]:
+    return [float(test.mean - test.half_width), float(test.mean + test.half_width)]
 
 
 def gate_of(arm: Mapping[str, Any]) -> str:

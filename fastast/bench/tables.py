@@ -9,6 +9,7 @@ from fastast.bench.estimate import Outcome
 from fastast.bench.matrix import Job
 from fastast.bench.verdict import cost_words
 from fastast.loggers.console import duration, percent
+from fastast.report.bench_tables import is_unbalanced
 
 Row = Mapping[str, Any]
 
@@ -53,10 +54,16 @@ def grids(result: Row) -> list[Grid]:
         found.append(Grid(title, [["", *budgets], *(line for line in lines if set(line[1:]) != {"-"})]))
 
     if result["points"]:
-        add("Top-1, mean +- standard error over the seeds", result["points"], _top1)
+        add("Top-1, mean +- standard error over the seeds", result["points"], lambda row: _accuracy(row["top1"]))
+        if is_unbalanced(result):
+            add("Balanced top-1 (mean of the classes)", result["points"], lambda row: _accuracy(row["balanced_top1"]))
     for against in dict.fromkeys(row["against"] for row in result["paired"]):
         rows = [row for row in result["paired"] if row["against"] == against]
         add(f"Against {against} for the same budget, points of top-1", rows, _outcome)
+        known = [row for row in rows if row["balanced"]]
+        if known and is_unbalanced(result):
+            title = f"Against {against} for the same budget, points of balanced top-1 (intervals uncorrected)"
+            add(title, known, lambda row: _difference(row["balanced"]))
     for unit in dict.fromkeys(row["unit"] for row in result["cost_at_equal_accuracy"]):
         rows = [row for row in result["cost_at_equal_accuracy"] if row["unit"] == unit]
         dense = rows[0]["against"]
@@ -69,15 +76,21 @@ def result_lines(result: Row) -> list[str]:
     return [line for grid in grids(result) for line in (grid.title, *_aligned(grid.lines), "")]
 
 
-def _top1(row: Row) -> str:
-    mean, error = row["top1"]["mean"], row["top1"]["se"]
+def _accuracy(figure: Row) -> str:
+    mean, error = figure["mean"], figure["se"]
+    if mean is None:
+        return "-"
     return f"{100 * mean:.2f} %" if error is None else f"{100 * mean:.2f} +- {100 * error:.2f} %"
 
 
 def _outcome(row: Row) -> str:
+    return f"{_difference(row)} {row['outcome']}"
+
+
+def _difference(row: Row) -> str:
     interval = row["interval"]
     limits = "" if interval is None else f" ({100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})"
-    return f"{100 * row['difference']:+.2f}{limits} {row['outcome']}"
+    return f"{100 * row['difference']:+.2f}{limits}"
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -27,8 +27,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="accuracy of a trained network on a folder of pictures",
-        description="Prints top-1 and top-5 accuracy; with --out writes path, label, prediction and probability, and "
-        "pictures that cannot be read at the end, without a prediction.",
+        description="Prints top-1, top-5 and balanced top-1 accuracy (the mean of the classes' own); with --out writes "
+        "path, label, prediction and probability, and pictures that cannot be read at the end, without a prediction.",
     )
     add_network(parser)
     parser.add_argument("--data", required=True, metavar="D", help="class folders, or a folder that holds val/")
@@ -64,7 +64,7 @@ def evaluate_model(
     device: str,
     reporter: Reporter,
 ) -> int:
-    """Prints top-1 and top-5, and writes one CSV line for each picture if `out` is given.
+    """Prints top-1, top-5 and balanced top-1, and writes one CSV line for each picture if `out` is given.
 
     Args:
         model_path: a run folder (its `model.safetensors`), or a file of weights.
@@ -115,7 +115,8 @@ def evaluate_model(
         )
 
     runtime = open_runtime(device)
-    step = EvalStep(network.build(runtime.device, len(catalog.classes)), dtype=runtime.dtype)
+    num_classes = len(catalog.classes)
+    step = EvalStep(network.build(runtime.device, num_classes), num_classes, dtype=runtime.dtype)
     left_out = list(catalog.quarantined)
     options = dataclasses.replace(
         network.loader_options(batch_size=batch_size, device=runtime.device, dtype=runtime.image_dtype),
@@ -140,7 +141,10 @@ def evaluate_model(
     total = accuracy.num_samples + len(left_out)
     done = f"{accuracy.num_samples:,} pictures" + (f" of {total:,}" if left_out else "")
     missing = f"; {len(left_out):,} left out" if left_out else ""
-    reporter.note(f"top-1 {accuracy.top1:.4f}  top-5 {accuracy.top5:.4f}  on {done}{missing}")
+    reporter.note(
+        f"top-1 {accuracy.top1:.4f}  top-5 {accuracy.top5:.4f}  balanced top-1 {accuracy.balanced_top1:.4f}  "
+        f"on {done}{missing}"
+    )
     return 0
 
 

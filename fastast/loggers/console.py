@@ -148,6 +148,9 @@ def verdict(summary: dict[str, Any]) -> Table:
     compute, gate = summary["compute"], summary["gate"]
     table.add_row("val top-1 / top-5", f"{percent(accuracy['val_top1'])} / {percent(accuracy['val_top5'])}")
     table.add_row("best top-1", f"{percent(accuracy['best_val_top1'])} (epoch {accuracy['best_epoch']})")
+    balanced = accuracy.get("balanced_top1")
+    if balanced is not None and abs(balanced - accuracy["val_top1"]) > 5e-5:
+        table.add_row("balanced top-1", f"{percent(balanced)} (mean of the classes)")
     if (budget := summary.get("budget")) is not None:
         table.add_row("budget", f"{amount(budget, 'spent')} of {amount(budget, 'given')} spent")
     table.add_row("offered / trained", f"{samples['offered']:,} / {samples['backward']:,}")

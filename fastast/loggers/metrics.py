@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from fastast.loggers.counters import PhaseCounts
 from fastast.loggers.device_status import DeviceStatus
 
-VALIDATION = ("val_loss", "val_top1", "val_top5")  # nats, and shares in [0, 1]
+VALIDATION = ("val_loss", "val_top1", "val_top5", "val_balanced_top1")  # nats, and shares in [0, 1]
 
 
 class Baseline(NamedTuple):

@@ -71,13 +71,28 @@ def _ratio(entry: Entry) -> Cell:
     return Cell(f"{entry['ratio']:.2f}", bounds or "no interval", kind)
 
 
+def is_unbalanced(bench: Entry) -> bool:
+    """Whether validation classes differ in size, so that balanced top-1, the mean of the classes' own, is another."""
+    pairs = ((point["top1"]["mean"], _balanced(point)["mean"]) for point in bench["points"])
+    return any(balanced is not None and abs(balanced - top1) > 1e-9 for top1, balanced in pairs)
+
+
+def _balanced(point: Entry) -> Entry:
+    """Balanced top-1 of a point; older files have none."""
+    return point.get("balanced_top1") or {"mean": None, "se": None}
+
+
 def accuracy_table(bench: Entry) -> Table:
     """Top-1 by arm and budget, mean and standard error."""
     found = {(point["arm"], point["budget"]): point for point in bench["points"]}
     budgets = [budget["name"] for budget in bench["budgets"]]
+    unbalanced = is_unbalanced(bench)
 
     def cell(point: Entry | None) -> Cell:
-        return Cell() if point is None else Cell(accuracy_text(point["top1"]), _seeds(point, bench))
+        if point is None:
+            return Cell()
+        balanced = f"balanced {accuracy_text(_balanced(point))}" if unbalanced else ""
+        return Cell(accuracy_text(point["top1"]), ", ".join(filter(None, (balanced, _seeds(point, bench)))))
 
     names = [arm["name"] for arm in bench["arms"]]
     return Table("Top-1", budgets, [(name, [cell(found.get((name, budget))) for budget in budgets]) for name in names])
@@ -86,31 +101,39 @@ def accuracy_table(bench: Entry) -> Table:
 def paired_tables(bench: Entry) -> list[Table]:
     """Differences over the same seeds, a table for each arm that others are compared with."""
     budgets = [budget["name"] for budget in bench["budgets"]]
+    unbalanced = is_unbalanced(bench)
+
+    def cell(entry: Entry | None) -> Cell:
+        return Cell() if entry is None else _difference(entry, bench, unbalanced=unbalanced)
+
     tables = []
     for against in dict.fromkeys(entry["against"] for entry in bench["paired"]):
         mine = {(entry["arm"], entry["budget"]): entry for entry in bench["paired"] if entry["against"] == against}
         arms = dict.fromkeys(arm for arm, _ in mine)
-        rows = [
-            (arm, [_difference(mine[arm, budget], bench) if (arm, budget) in mine else Cell() for budget in budgets])
-            for arm in arms
-        ]
+        rows = [(arm, [cell(mine.get((arm, budget))) for budget in budgets]) for arm in arms]
         tables.append(Table(f"Against {against}", budgets, rows))
     return tables
 
 
-def _difference(entry: Entry, bench: Entry) -> Cell:
-    texts = []
-    if entry["difference"] is not None:
-        texts.append(f"{100 * entry['difference']:+.2f}")
-    if entry["interval"] is not None:
-        low, high = entry["interval"]
-        texts[-1:] = [f"{' '.join(texts[-1:])} ({100 * low:+.2f} to {100 * high:+.2f})".strip()]
+def _difference(entry: Entry, bench: Entry, *, unbalanced: bool) -> Cell:
+    texts = [_points(entry)]
     if entry["p"] is not None:
         texts.append("p < 0.001" if entry["p"] < 0.001 else f"p = {entry['p']:.3f}")
+    if unbalanced and (balanced := entry.get("balanced")):
+        texts.append(f"balanced {_points(balanced)}")
     texts.append(_seeds(entry, bench))
     # Lines break after commas only.
     beside = ", ".join(text.replace(" ", "\N{NO-BREAK SPACE}") for text in texts if text).replace("-", "\N{MINUS SIGN}")
     return Cell(entry["outcome"], beside, KINDS.get(entry["outcome"], ""))
+
+
+def _points(entry: Entry) -> str:
+    """A difference in points, with its interval as far as they are known."""
+    text = "" if entry["difference"] is None else f"{100 * entry['difference']:+.2f}"
+    if entry["interval"] is not None:
+        low, high = entry["interval"]
+        text = f"{text} ({100 * low:+.2f} to {100 * high:+.2f})".strip()
+    return text
 
 
 def _seeds(entry: Entry, bench: Entry) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -44,6 +45,7 @@ class Engine:
         num_classes: outputs of the network.
         classes: what they stand for; None: whatever those of `weights` do.
         num_train: size of the training set.
+        class_counts: training pictures of each class, for `--class-weights`; None: all classes weigh alike.
         ranks: who trains it together. They call every method alike, but for the state dicts.
         num_waiting: rows that wait on one rank in a state that will be loaded, at most.
 
@@ -64,6 +66,7 @@ class Engine:
         num_classes: int,
         classes: Sequence[str] | None = None,
         num_train: int,
+        class_counts: np.ndarray | None = None,
         ranks: Ranks | None = None,
         num_waiting: int = 0,
     ) -> None:
@@ -99,12 +102,19 @@ class Engine:
         )
         self.memory = ScoreMemory(num_train).to(device)
         self.score_step = ScoreStep(twin, self.selector, self.queue, dtype=dtype, unbiased=config.unbiased)
+        class_weights = None
+        if config.class_weights == "balanced" and class_counts is not None:
+            class_weights = torch.from_numpy(balanced_weights(class_counts)).to(device)
         objective: nn.Module = Objective(
-            self.model, dtype=dtype, label_smoothing=config.label_smoothing, compiled=compiled
+            self.model,
+            dtype=dtype,
+            label_smoothing=config.label_smoothing,
+            class_weights=class_weights,
+            compiled=compiled,
         )
         objective = averaged(objective, self.model, self._train_sizes[-1], ranks)
         self.train_step = TrainStep(objective, self.guard, self.memory)
-        self.eval_step = EvalStep(twin, dtype=dtype)
+        self.eval_step = EvalStep(twin, num_classes, dtype=dtype)
         self.evaluate = compile_step(self.eval_step, compiled)
         self._score = compile_step(self.score_step, compiled)
         self._target = config.target
@@ -320,6 +330,19 @@ class Engine:
     def queue_states(states: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The queue's part of every rank's `rank_state`."""
         return [state["score_step"]["queue._extra_state"] for state in states]
+
+
+def balanced_weights(counts: np.ndarray) -> np.ndarray:
+    """Weights of classes, float32[C]: the inverse of their counts, with a mean of 1 over the pictures.
+
+    Every class then has the same part in the loss, and the loss its usual size, so that a learning rate stays right.
+
+    Args:
+        counts: int[C]; a class without pictures weighs nothing.
+    """
+    known = counts > 0
+    shares = counts / counts.sum() * known.sum()
+    return np.divide(1.0, shares, out=np.zeros(len(counts)), where=known).astype(np.float32)
 
 
 def _flat(rows: Rows) -> list[Tensor]:

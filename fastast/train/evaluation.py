@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from fastast.distributed.ranks import Ranks
@@ -19,14 +20,31 @@ class Accuracy:
 
     Attributes:
         loss: mean cross entropy, nats.
-        top1, top5: shares in [0, 1]; with fewer than five classes top5 counts all of them.
-        num_samples: pictures counted.
+        top5: share in [0, 1]; with fewer than five classes it counts all of them.
+        counts: int64[C], pictures of each class.
+        hits: int64[C], those whose label was the most probable class.
     """
 
     loss: float
-    top1: float
     top5: float
-    num_samples: int
+    counts: np.ndarray
+    hits: np.ndarray
+
+    @property
+    def num_samples(self) -> int:
+        """Pictures counted."""
+        return int(self.counts.sum())
+
+    @property
+    def top1(self) -> float:
+        """Share of the pictures, in [0, 1]."""
+        return int(self.hits.sum()) / self.num_samples
+
+    @property
+    def balanced_top1(self) -> float:
+        """Mean of the classes' own top-1, in [0, 1], over the classes that have pictures."""
+        known = self.counts > 0
+        return float((self.hits[known] / self.counts[known]).mean())
 
 
 def evaluate(
@@ -51,13 +69,16 @@ def evaluate(
     """
     forward = step if run is None else run
     step.sums.zero_()
+    step.by_class.zero_()
     for batch in batches:
         logits = forward(batch.images, batch.labels, batch.valid)
         if on_logits is not None:
             on_logits(batch, logits)
+    found = torch.cat((step.sums, step.by_class.flatten().double()))  # exact for counts below 2^53
     if ranks is not None:
-        ranks.all_reduce(step.sums)
-    loss, top1, top5, count = step.sums.tolist()
-    if not count:
+        ranks.all_reduce(found)
+    loss, top5, *by_class = found.tolist()
+    counts, hits = np.array(by_class).astype(np.int64).reshape(2, -1)
+    if not (count := counts.sum()):
         raise InputError("no picture of the evaluation split could be decoded; `file` or an image viewer may say why")
-    return Accuracy(loss / count, top1 / count, top5 / count, int(count))
+    return Accuracy(loss / count, top5 / count, counts, hits)

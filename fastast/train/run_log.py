@@ -16,10 +16,11 @@ from fastast.errors import InputError
 from fastast.loggers.console import Reporter, epoch_detail, step_detail
 from fastast.loggers.counters import BatchRecord, Counters
 from fastast.loggers.device_status import DeviceStatus, merge_status
-from fastast.loggers.metrics import MetricsWriter
+from fastast.loggers.metrics import VALIDATION, MetricsWriter
 from fastast.phases import GATED
 from fastast.run_folder import RunFolder
 from fastast.train.epoch_plan import EpochPlan, EpochPlanner
+from fastast.train.evaluation import Accuracy
 from fastast.train.schedule import Segment
 
 # A run whose steps are skipped this often in a row has diverged.
@@ -44,6 +45,7 @@ class RunLog:
         counters: counts and seconds by phase.
         offered: int32[N], how often this rank was offered each training sample.
         epochs: epoch lines so far.
+        by_class: of the last evaluation, pictures of each class, and those that were right; None before it.
         status: the last report of the device that was logged.
     """
 
@@ -62,6 +64,7 @@ class RunLog:
         self.counters = Counters()
         self.offered = np.zeros(num_train, np.int32)
         self.epochs: list[dict[str, Any]] = []
+        self.by_class: list[list[int]] | None = None
         self.status = DeviceStatus()
         self._config, self._planner, self._folder = config, planner, folder
         self._meter, self._reporter = meter, reporter
@@ -176,7 +179,7 @@ class RunLog:
         status: DeviceStatus,
         segment: Segment,
         *,
-        validation: dict[str, float | None],
+        accuracy: Accuracy | None,
         hist: dict[str, Any] | None,
         gpu_j: float | None,
     ) -> dict[str, Any]:
@@ -185,13 +188,18 @@ class RunLog:
         Args:
             status: the device's, once all of the epoch's steps are done.
             segment: the last of the epoch.
-            validation: the VALIDATION figures, None where the epoch was not evaluated.
+            accuracy: on the validation pictures, None where the epoch was not evaluated.
             hist: losses of selected and skipped samples, or None.
             gpu_j: joules of the epoch, or None.
 
         Returns:
             The line.
         """
+        validation: dict[str, float | None] = dict.fromkeys(VALIDATION)
+        if accuracy is not None:
+            self.by_class = [accuracy.counts.tolist(), accuracy.hits.tolist()]
+            figures = (accuracy.loss, accuracy.top1, accuracy.top5, accuracy.balanced_top1)
+            validation = dict(zip(VALIDATION, figures, strict=True))
         self.status = status
         self._warn(self._epoch_status, status)
         self._epoch_status = status
@@ -245,6 +253,7 @@ class RunLog:
             "counters": self.counters.state_dict(),
             "offered": torch.from_numpy(self.offered),
             "epochs": self.epochs,
+            "by_class": self.by_class,
             "metrics": self._metrics.state_dict(),
             "pending": [record.state_dict() for record in self._pending],
             "status": list(self.status),
@@ -256,7 +265,7 @@ class RunLog:
         """Resumes where `state_dict` was called."""
         self.counters.load_state_dict(state["counters"])
         self.offered[:] = state["offered"].numpy() if self._ranks.is_first else 0
-        self.epochs = state["epochs"]
+        self.epochs, self.by_class = state["epochs"], state["by_class"]
         self._metrics.load_state_dict(state["metrics"])
         self._pending = [BatchRecord.from_state(record) for record in state["pending"]]
         self.status, self._epoch_status = DeviceStatus(*state["status"]), DeviceStatus(*state["epoch_status"])

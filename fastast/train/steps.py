@@ -96,18 +96,30 @@ class ScoreStep(nn.Module):
 class Objective(nn.Module):
     """The training forward: mean weighted cross entropy with label smoothing, and each row's plain cross entropy.
 
+    The plain one is what gates score by: it stays comparable whatever the rows and the classes weigh.
+
     Args:
         model: the network that trains.
         dtype: compute type of the forward.
         label_smoothing: in [0, 1).
+        class_weights: float32[C], what a row of each class weighs in the mean; None: all alike.
         compiled: whether, or in which mode, it goes through `torch.compile`.
     """
 
-    def __init__(self, model: nn.Module, *, dtype: torch.dtype, label_smoothing: float, compiled: bool | str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        dtype: torch.dtype,
+        label_smoothing: float,
+        class_weights: Tensor | None = None,
+        compiled: bool | str,
+    ) -> None:
         super().__init__()
         self.model = model
         self._dtype = dtype
         self._label_smoothing = label_smoothing
+        self._class_weights = class_weights
         self._run = compile_step(self._compute, compiled)
 
     def forward(self, images: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,6 +130,8 @@ class Objective(nn.Module):
         log_p = F.log_softmax(logits_of(self.model, images, self._dtype), dim=1)  # [B, C]
         loss = -log_p.gather(1, labels[:, None]).squeeze(1)
         smooth = (1 - self._label_smoothing) * loss - self._label_smoothing * log_p.mean(1)
+        if self._class_weights is not None:
+            weights = weights * self._class_weights[labels]
         return (weights * smooth).mean(), loss.detach()
 
 
@@ -172,16 +186,28 @@ class TrainStep(nn.Module):
 
 
 class EvalStep(nn.Module):
-    """Adds one evaluation batch to running sums: cross entropy, top-1 hits, top-5 hits, samples (float64[4])."""
+    """Adds one evaluation batch to running sums.
+
+    Args:
+        twin: the network in eval mode.
+        num_classes: its outputs, C.
+        dtype: compute type of the forward.
+
+    Attributes:
+        sums: float64[2]: cross entropy, and labels among the five most probable classes.
+        by_class: int64[2, C]: pictures of each class, and those whose label is the most probable class.
+    """
 
     sums: Tensor
+    by_class: Tensor
 
-    def __init__(self, twin: nn.Module, *, dtype: torch.dtype) -> None:
+    def __init__(self, twin: nn.Module, num_classes: int, *, dtype: torch.dtype) -> None:
         super().__init__()
         self._twin = [twin]
         self.dtype = dtype
         device = next(twin.parameters()).device
-        self.register_buffer("sums", torch.zeros(4, dtype=torch.float64, device=device))
+        self.register_buffer("sums", torch.zeros(2, dtype=torch.float64, device=device))
+        self.register_buffer("by_class", torch.zeros(2, num_classes, dtype=torch.int64, device=device))
 
     @torch.no_grad()
     def forward(self, images: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
@@ -192,6 +218,7 @@ class EvalStep(nn.Module):
         own, place = logits.gather(1, labels[:, None]), torch.arange(logits.shape[1], device=logits.device)
         behind = (logits < own) | ((logits == own) & (place >= labels[:, None]))  # and the label itself
         rank = (~behind).sum(1)  # [B], of the label; the last where logits are no numbers
-        kept = torch.stack([loss.double(), (rank < 1).double(), (rank < 5).double(), torch.ones_like(loss).double()])
+        kept = torch.stack([loss.double(), (rank < 5).double()])
         self.sums += torch.where(valid, kept, 0.0).sum(1)
+        self.by_class.index_add_(1, labels, torch.stack([valid, valid & (rank < 1)]).long())
         return logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,8 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             "val_top5": last["val_top5"] if last else None,
             "best_val_top1": best["val_top1"] if best else None,
             "best_epoch": best["epoch"] if best else None,
+            "balanced_top1": last["val_balanced_top1"] if last else None,
+            "per_class": per_class(dataset.classes, log.by_class),
         },
         "time_s": {
             "total": counters.total_s,
@@ -156,6 +159,16 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             notes=price_notes(energy.run.joules, config.price_per_kwh, config.gco2_per_kwh),
         ),
     }
+
+
+def per_class(classes: Sequence[str], by_class: list[list[int]] | None) -> list[dict[str, Any]] | None:
+    """Accuracy of each class in the last evaluation, `by_class` being its pictures and those that were right."""
+    if by_class is None:
+        return None
+    return [
+        {"class": name, "top1": right / count if count else None, "count": count}
+        for name, count, right in zip(classes, *by_class, strict=True)
+    ]
 
 
 def price_notes(gpu_j: float | None, price_per_kwh: float | None, gco2_per_kwh: float | None) -> list[str]:

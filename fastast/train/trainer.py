@@ -24,13 +24,13 @@ from fastast.feed import Batch
 from fastast.loggers.console import Reporter
 from fastast.loggers.counters import BatchRecord, PhaseCounts
 from fastast.loggers.device_status import StatusReader
-from fastast.loggers.metrics import VALIDATION
 from fastast.phases import GATED
 from fastast.run_folder import RunFolder
 from fastast.signals import stop_if_requested
 from fastast.train.budget_meter import BudgetMeter
 from fastast.train.engine import Engine, build_engine
 from fastast.train.epoch_plan import EpochPlanner
+from fastast.train.evaluation import Accuracy
 from fastast.train.host_agreement import HostAgreement
 from fastast.train.loaders import Loaders
 from fastast.train.pace import Pace
@@ -121,6 +121,7 @@ class Trainer:
             num_classes=len(dataset.classes),
             classes=dataset.classes,
             num_train=num_train,
+            class_counts=np.bincount(dataset.train.labels, minlength=len(dataset.classes)),
             ranks=ranks,
             num_waiting=0 if state is None else Engine.num_waiting(_part(state, "engine"), ranks.size),
         )
@@ -314,17 +315,17 @@ class Trainer:
             self.log.count_step(segment.phase, self.engine.train_size)
 
     def _finish_epoch(self, segment: Segment) -> dict[str, Any]:
-        validation = self._evaluate() if segment.evaluates else dict.fromkeys(VALIDATION)
+        accuracy = self._evaluate() if segment.evaluates else None
         self._quarantine.end_epoch()
         return self.log.finish_epoch(
             self.engine.read_status(),
             segment,
-            validation=validation,
+            accuracy=accuracy,
             hist=self.engine.read_hist() if self._scores(segment) else None,
             gpu_j=self.energy.epoch_j(self.ranks),
         )
 
-    def _evaluate(self) -> dict[str, Any]:
+    def _evaluate(self) -> Accuracy:
         def finish() -> None:
             self._hosts.flush()
             self._quarantine.share(self.loaders)

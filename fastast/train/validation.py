@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +13,9 @@ from fastast.distributed.gradient_averaging import average_statistics
 from fastast.distributed.ranks import Ranks
 from fastast.feed import Batch
 from fastast.loggers.counters import Counters
-from fastast.loggers.metrics import VALIDATION
 from fastast.train.budget_meter import BudgetMeter
 from fastast.train.engine import Engine
-from fastast.train.evaluation import evaluate
+from fastast.train.evaluation import Accuracy, evaluate
 from fastast.train.loaders import Loaders
 from fastast.train.predictions import LastPredictions
 from fastast.train.run_energy import RunEnergy
@@ -62,15 +60,12 @@ class Validation:
         self._num_pictures, self._batch_size = num_pictures, batch_size
         self.predictions = LastPredictions(num_pictures, engine.device)
 
-    def run(self, between: Callable[[], None], at_end: Callable[[], None]) -> dict[str, Any]:
+    def run(self, between: Callable[[], None], at_end: Callable[[], None]) -> Accuracy:
         """Evaluates on all pictures.
 
         Args:
             between: called between two batches; may raise to end the run there.
             at_end: called after the last one, before the time is read.
-
-        Returns:
-            The VALIDATION figures of an epoch's line.
         """
         self._energy.meter.set_phase("eval")
         began = time.monotonic()
@@ -94,7 +89,7 @@ class Validation:
             self._budget_meter.end_evaluation()
         finally:
             self._counters.eval_s += time.monotonic() - began
-        return dict(zip(VALIDATION, (accuracy.loss, accuracy.top1, accuracy.top5), strict=True))
+        return accuracy
 
     def time_part(self) -> None:
         """Runs a small part of an evaluation, so that the last one can be kept back from a budget of time or energy."""

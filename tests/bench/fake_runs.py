@@ -19,7 +19,7 @@ REAL: dict[str, Any] = {
     "model": {"arch": "resnet18", "params": 11_181_642, "image_size": 64, "precision": "float32"},
     "gate": {"name": "memory", "activation_rate": 0.3},
     "samples": {"offered": 480, "selected": 312, "backward": 304, "steps": 19},
-    "accuracy": {"val_top1": 0.5, "val_top5": 1.0, "best_val_top1": 0.5, "best_epoch": 1},
+    "accuracy": {"val_top1": 0.5, "val_top5": 1.0, "best_val_top1": 0.5, "best_epoch": 1, "balanced_top1": 0.5},
     "time_s": {"total": 0.56, "train": 0.41, "eval": 0.08, "data_wait": 0.19},
     "compute": {"forward_units": 912.0, "speedup_ceiling": 3.33},
     "energy": {"gpu_j": None, "train_gpu_j": None, "notes": ["CPU not read: no RAPL counters here", "GPU not read: x"]},
@@ -46,7 +46,7 @@ def fake_summary(
     summary["data"]["train"] = num_train
     summary["gate"].update(name=gate, activation_rate=1.0 if gate == "dense" else share)
     summary["samples"].update(backward=steps * BATCH, steps=steps)
-    summary["accuracy"].update(val_top1=top1, best_val_top1=top1)
+    summary["accuracy"].update(val_top1=top1, best_val_top1=top1, balanced_top1=top1)
     summary["time_s"].update(total=train_s + 3 * EVAL_S, train=train_s, eval=EVAL_S)
     summary["compute"].update(forward_units=units)
     if j is not None:

@@ -4,6 +4,8 @@ import pytest
 
 from fastast.bench.statistics import mean_and_error, summarise
 from fastast.bench.student import quantile
+from fastast.bench.tables import grids
+from fastast.report.bench_tables import paired_tables
 from tests.bench.fake_runs import NUM_TRAIN, fake_summary
 
 BUDGETS = [{"name": f"{amount}ep", "kind": "ep", "amount": float(amount)} for amount in (1, 2, 4)]
@@ -55,6 +57,33 @@ def test_point_has_mean_accuracy_and_costs():
     assert point["joules"] is None
     assert point["share"] == 0.3
     assert row_of(bench({"dense": DENSE}, j=2.0)["points"], budget="2ep")["joules"] == pytest.approx(2.2 * units)
+
+
+def test_balanced_accuracy_is_told_where_it_is_another():
+    runs = [
+        {"arm": arm, "budget": "1ep", "seed": seed, "summary": fake_summary(arm, 1.0, top1=0.5 + 0.01 * seed)}
+        for arm in ("dense", "memory")
+        for seed in range(3)
+    ]
+    found = {**summarise(arms_of("dense", "memory"), BUDGETS, runs), "arms": arms_of("dense", "memory")}
+    assert found["paired"][0]["balanced"] == {"difference": 0.0, "interval": pytest.approx([-0.0025, 0.0025], abs=1e-4)}
+    assert not any("alanced" in grid.title for grid in grids({**found, "budgets": BUDGETS}))
+    for run in runs[3:]:
+        run["summary"]["accuracy"]["balanced_top1"] += 0.1 + 0.001 * run["seed"]
+    found |= summarise(arms_of("dense", "memory"), BUDGETS, runs)
+    assert found["points"][1]["balanced_top1"]["mean"] == pytest.approx(0.611)
+    assert found["paired"][0]["difference"] == 0
+    assert found["paired"][0]["balanced"]["difference"] == pytest.approx(0.101)
+    tables = {grid.title: grid.lines for grid in grids({**found, "budgets": BUDGETS})}
+    assert tables["Balanced top-1 (mean of the classes)"][2][1] == "61.10 +- 0.64 %"
+    (told,) = (lines[1][1] for title, lines in tables.items() if "points of balanced" in title)
+    assert told.startswith("+10.10 (+9.85 to ")
+    shown = paired_tables({**found, "budgets": BUDGETS, "seeds": [0, 1, 2]})[0].rows[0][1][0].beside
+    assert "balanced\N{NO-BREAK SPACE}+10.10" in shown
+    run["summary"]["accuracy"].pop("balanced_top1")
+    found |= summarise(arms_of("dense", "memory"), BUDGETS, runs)
+    assert found["paired"][0]["balanced"] is None
+    assert found["points"][1]["balanced_top1"]["mean"] is None
 
 
 def test_differences_are_paired_by_seed():

@@ -25,7 +25,9 @@ ARCH = ["--arch", "tests.nets:tiny"]
 def test_evaluate_agrees_with_the_run(run, pictures, tmp_path, capsys):
     best = json.loads((run / "summary.json").read_text())["accuracy"]["best_val_top1"]
     assert main(["evaluate", str(run), "--data", str(pictures), "--out", str(tmp_path / "p.csv")]) == 0
-    assert f"top-1 {best:.4f}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"top-1 {best:.4f}" in told
+    assert f"balanced top-1 {best:.4f}" in told
     lines = (tmp_path / "p.csv").read_text().splitlines()
     assert lines[0] == "path,label,prediction,probability"
     assert len(lines) == 61

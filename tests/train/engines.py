@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from fastast.config import TrainConfig
@@ -12,6 +13,7 @@ from fastast.feed import Batch
 from fastast.train.engine import Engine
 
 B, SIDE, CLASSES = 8, 16, 3
+COUNTS = np.array([16, 32, 16])  # of the classes in the 8 batches
 
 
 def engine(dtype: torch.dtype = torch.float32, *, compiled: bool = False, **changes: Any) -> Engine:
@@ -20,7 +22,7 @@ def engine(dtype: torch.dtype = torch.float32, *, compiled: bool = False, **chan
     chosen |= {"device": "cpu", **changes}
     config = TrainConfig(arch="tests.nets:tiny", **chosen)
     runtime = Runtime(torch.device("cpu"), dtype, "", compiled, "")
-    return Engine(config, runtime, weights="none", num_classes=CLASSES, num_train=8 * B)
+    return Engine(config, runtime, weights="none", num_classes=CLASSES, num_train=8 * B, class_counts=COUNTS)
 
 
 def batch(seed: int, num_valid: int = B, dtype: torch.dtype = torch.float32, side: int = SIDE) -> Batch:

@@ -36,7 +36,7 @@ SUMMARY_KEYS = {
     "model": "arch params image_size train_sizes precision compiled compile_note",
     "gate": "name selection target shares activation_rate threshold warmup_epochs",
     "samples": "offered decoded scored selected backward leftover steps nonfinite_steps",
-    "accuracy": "val_top1 val_top5 best_val_top1 best_epoch",
+    "accuracy": "val_top1 val_top5 best_val_top1 best_epoch balanced_top1 per_class",
     "time_s": "total train eval data_wait",
     "throughput": "offered_per_s backward_per_s dense_offered_per_s",
     "compute": "forward_units dense_forward_units speedup_ceiling",
@@ -49,8 +49,8 @@ STEP_KEYS = (
     "gpu_w"
 )
 EPOCH_KEYS = (
-    "kind epoch phase train_loss val_loss val_top1 val_top5 offered backward activation threshold target seconds gpu_j "
-    "hist"
+    "kind epoch phase train_loss val_loss val_top1 val_top5 val_balanced_top1 offered backward activation "
+    "threshold target seconds gpu_j hist"
 )
 
 
@@ -127,6 +127,11 @@ def test_counts_agree(gated):
         assert sum(line["hist"]["selected"]) + sum(line["hist"]["skipped"]) == 240
         assert sum(line["hist"]["selected"]) == round(line["activation"] * 240)
     assert epochs[0]["hist"] is None
+    accuracy = summary["accuracy"]
+    assert [row["class"] for row in accuracy["per_class"]] == [f"class_{i}" for i in range(4)]
+    assert sum(row["count"] for row in accuracy["per_class"]) == summary["data"]["val"]
+    assert np.mean([row["top1"] for row in accuracy["per_class"]]) == pytest.approx(accuracy["balanced_top1"])
+    assert accuracy["balanced_top1"] == pytest.approx(accuracy["val_top1"])  # as the classes are of one size
 
 
 def test_samples_npz(gated):

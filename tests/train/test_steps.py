@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from fastast.gates.score_memory import ScoreMemory
 from fastast.gates.selector import Selector
 from fastast.models.build import scoring_twin
 from fastast.models.trained import top_classes
+from fastast.train.engine import balanced_weights
+from fastast.train.evaluation import Accuracy
 from fastast.train.optimizer import GuardedStep, build_optimizer
 from fastast.train.steps import HIST_BINS, HIST_WIDTH, EvalStep, Objective, ScoreStep, TrainStep, logits_of
 from tests.nets import tiny
@@ -39,6 +42,19 @@ def train_step(model, *, smoothing=0.1, compiled=False):
     objective = Objective(model, dtype=torch.float32, label_smoothing=smoothing, compiled=compiled)
     memory = ScoreMemory(1000)
     return TrainStep(objective, guard, memory), memory
+
+
+def test_balanced_weights_give_every_class_the_same_part():
+    counts = np.array([100, 0, 10, 40])
+    weights = balanced_weights(counts)
+    assert (weights * counts).tolist() == pytest.approx([50, 0, 50, 50])
+    objective = engines.engine(class_weights="balanced").train_step.objective
+    images, labels, _ = batch(0)
+    mean, loss = objective(images, labels, torch.full((B,), 3.0))
+    logits = copy.deepcopy(objective.model)(images)
+    rows = F.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
+    torch.testing.assert_close(mean, (3 * torch.tensor([4 / 3, 2 / 3, 4 / 3])[labels] * rows).mean())
+    torch.testing.assert_close(loss, F.cross_entropy(logits, labels, reduction="none"))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -102,8 +118,8 @@ def test_score_step_equals_its_parts():
 
 def test_evaluation_sums_valid_rows():
     model = network()
-    step = EvalStep(scoring_twin(model), dtype=torch.float32)
-    expected = torch.zeros(4, dtype=torch.float64)
+    step = EvalStep(scoring_twin(model), CLASSES, dtype=torch.float32)
+    expected, by_class = torch.zeros(2, dtype=torch.float64), np.zeros((2, CLASSES), np.int64)
     for seed, num_valid in ((0, B), (1, 5), (2, 1)):
         images, labels, _ = batch(seed)
         logits = step(images, labels, torch.arange(B) < num_valid)
@@ -111,12 +127,17 @@ def test_evaluation_sums_valid_rows():
         expected += torch.tensor(
             [
                 F.cross_entropy(logits, labels, reduction="sum").item(),
-                (logits.argmax(1) == labels).sum().item(),
                 num_valid,  # three classes: all are among the first five
-                num_valid,
             ]
         )
+        for label, predicted in zip(labels.tolist(), logits.argmax(1).tolist(), strict=True):
+            by_class[:, label] += 1, predicted == label
     torch.testing.assert_close(step.sums, expected)
+    assert step.by_class.tolist() == by_class.tolist()
+    accuracy = Accuracy(0.0, 1.0, *by_class)
+    assert accuracy.top1 == by_class[1].sum() / (B + 6)
+    assert accuracy.balanced_top1 == pytest.approx(np.mean(by_class[1] / by_class[0]))
+    assert Accuracy(0.0, 1.0, np.array([3, 0, 1]), np.array([3, 0, 0])).balanced_top1 == 0.5
 
 
 def test_evaluation_ranks_as_predictions_do():
@@ -133,14 +154,16 @@ def test_evaluation_ranks_as_predictions_do():
     logits = torch.randint(0, 6, (400, 12), generator=torch.Generator().manual_seed(0)).float()
     labels = torch.arange(400) % 12
     _, first = top_classes(logits, 5)
-    step = EvalStep(Fixed(logits), dtype=torch.float32)
+    step = EvalStep(Fixed(logits), 12, dtype=torch.float32)
     step(torch.zeros(400, 3, 1, 1), labels, torch.ones(400, dtype=torch.bool))
     hits = first == labels[:, None]
-    assert step.sums[1:].tolist() == [hits[:, 0].sum(), hits.any(1).sum(), 400]
+    assert step.sums[1] == hits.any(1).sum()
+    assert step.by_class.sum(1).tolist() == [400, hits[:, 0].sum()]
     assert 0 < hits[:, 0].sum() < hits.sum() < 400
-    step = EvalStep(Fixed(torch.full((400, 12), float("nan"))), dtype=torch.float32)
+    step = EvalStep(Fixed(torch.full((400, 12), float("nan"))), 12, dtype=torch.float32)
     step(torch.zeros(400, 3, 1, 1), labels, torch.ones(400, dtype=torch.bool))
-    assert step.sums[1:].tolist() == [0, 0, 400]
+    assert step.sums[1] == 0
+    assert step.by_class.sum(1).tolist() == [400, 0]
 
 
 @pytest.mark.slow
