@@ -2,7 +2,7 @@
 
 estimated   as the published AST counts: an active sample costs 1.0, a skipped one 0.01;
 arithmetic  counted work in forwards (`fastast.cost_model`), those of small training pictures at what they cost;
-measured    joules per offered sample against those of dense training in the same run.
+measured    joules per sample against those of dense training in the same run (`fastast.energy.measured`).
 
 `savings_*` are of the gated part (of a dense run: all of it), `run_savings_*` of the whole run.
 """
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastast.cost_model import DENSE_COST
+from fastast.energy.fairness import part_conditions
+from fastast.energy.measured import measure_savings
 from fastast.energy.meter import IdlePower
 from fastast.energy.parts import PartEnergy
 from fastast.energy.reading import Reading, sum_known
 
 ACTIVE_COST, SKIPPED_COST = 1.0, 0.01
-# A shorter part shows clocks and temperature more than the gate.
-MIN_PART_S = 30.0
 JOULES_PER_KWH = 3.6e6
 
 
@@ -49,6 +49,12 @@ class PartCounts:
     def dense_forward_units(self) -> float:
         """Work of training every processed sample."""
         return self.unit * (DENSE_COST * self.processed)
+
+
+def rows_per_processed(parts: Sequence[PartCounts]) -> float:
+    """Samples offered for each that was trained or skipped: above 1 where some did not fill a batch."""
+    processed = sum(part.processed for part in parts)
+    return sum(part.offered for part in parts) / processed if processed else 1.0
 
 
 def estimated_savings(*parts: PartCounts) -> float | None:
@@ -87,43 +93,6 @@ def compute_summary(dense: Sequence[PartCounts], gated: Sequence[PartCounts]) ->
     }
 
 
-def _checked_j_per_sample(energy: PartEnergy | None, part: str) -> tuple[float | None, str | None]:
-    """GPU joules per offered sample of a part that is named `part`, or None and the reason."""
-    if energy is None:
-        return None, f"no {part} part was run"
-    # The notes of the whole run say why a GPU was not read.
-    if energy.whole.joules is None or energy.steady.joules is None:
-        return None, f"joules of the {part} part were not read"
-    if energy.steady.seconds < MIN_PART_S or energy.num_samples == 0:
-        return None, (
-            f"the {part} part trained for {energy.steady.seconds:.0f} s after its first steps; "
-            f"{MIN_PART_S:.0f} s are needed for joules per sample"
-        )
-    return energy.j_per_sample, None
-
-
-def measured_savings(dense: PartEnergy | None, gated: PartEnergy | None) -> tuple[float | None, str]:
-    """1 - joules per offered sample, gated / joules per sample, dense.
-
-    Returns:
-        The savings and a note with standard error and conditions; or None and the reason.
-    """
-    dense_j, dense_reason = _checked_j_per_sample(dense, "dense")
-    gated_j, gated_reason = _checked_j_per_sample(gated, "gated")
-    if dense is None or gated is None or not dense_j or gated_j is None:
-        return None, f"savings not measured: {dense_reason or gated_reason}"
-    ratio = gated_j / dense_j
-    note = f"measured savings {1 - ratio:.1%}"
-    errors = dense.j_per_sample_error, gated.j_per_sample_error
-    if errors[0] is not None and errors[1] is not None and gated_j:
-        error = ratio * ((errors[0] / dense_j) ** 2 + (errors[1] / gated_j) ** 2) ** 0.5
-        note += f" +- {error:.1%} (standard error over {len(dense.blocks)} dense and {len(gated.blocks)} gated blocks)"
-    conditions = dense.steady.conditions, gated.steady.conditions
-    if None not in conditions:
-        note += f"; dense at {conditions[0]}, gated at {conditions[1]}"
-    return 1 - ratio, note
-
-
 def energy_summary(
     *,
     dense: Sequence[PartCounts],
@@ -148,24 +117,29 @@ def energy_summary(
         notes: further lines for `notes`, put first.
     """
     dense_of_run = gated_energy if gate_is_dense else dense_energy
-    dense_j, _ = _checked_j_per_sample(dense_of_run, "dense")
-    gated_j, _ = _checked_j_per_sample(gated_energy, "gated")
-    measured, measured_note = measured_savings(dense_of_run, gated_energy)
+    found = measure_savings(
+        dense_of_run,
+        gated_energy,
+        dense_rows=rows_per_processed(gated if gate_is_dense else dense),
+        gated_rows=rows_per_processed(gated),
+    )
+    measured, with_cpu, measured_note = found.savings, found.with_cpu, found.note
+    trained_some = any(part.backward for part in gated)
     sizes = [{part.unit for part in parts if part.offered} for parts in (dense, gated)]
-    if measured is not None and not gate_is_dense and sizes[0] != sizes[1]:
-        measured, measured_note = (
-            None,
-            (
-                "savings not measured: with --train-size the dense and the gated part had pictures of other sizes, so "
-                "their joules per sample tell more of those than of the gate; bench compares whole runs"
-            ),
-        )
     if gate_is_dense and measured is not None:
         measured_note = "a dense run is its own reference: savings 0"
-    num_gated = sum(part.offered for part in gated)
-    offered = sum(part.offered for part in dense) + num_gated
+    elif measured is not None and not trained_some:
+        measured = with_cpu = None
+        measured_note = "savings not measured: the gated part trained no full batch"
+    elif measured is not None and sizes[0] != sizes[1]:
+        measured = with_cpu = None
+        measured_note = (
+            "savings not measured: with --train-size the dense and the gated part had pictures of other sizes, so "
+            "their joules per sample tell more of those than of the gate; bench compares whole runs"
+        )
+    num_gated = sum(part.processed for part in gated)
+    processed = sum(part.processed for part in dense) + num_gated
     trained = (part.whole.joules for part in (dense_energy, gated_energy) if part is not None)
-    trained_some = any(part.backward for part in gated)
     untrained = [] if trained_some else ["savings of the gated part are null: it trained no full batch"]
     idle_notes = [idle.note] if idle is not None and run.joules is not None else []
     joules, idle_w = run.joules, None if idle is None else idle.watts
@@ -175,15 +149,17 @@ def energy_summary(
         "savings_measured": measured,
         "run_savings_estimated": estimated_savings(*dense, *gated),
         "run_savings_arithmetic": arithmetic_savings(*dense, *gated),
-        # Warm-up and anneal save nothing, so the gated part's savings are weighted by its share of the offered samples.
-        "run_savings_measured": measured * num_gated / offered if measured is not None and offered else None,
+        # Warm-up and anneal save nothing, so the gated part's savings are weighted by its share of the samples.
+        "run_savings_measured": measured * num_gated / processed if measured is not None and processed else None,
         "gpu_j": joules,
         "train_gpu_j": sum_known(trained),
         "gpu_j_above_idle": None if joules is None or idle_w is None else joules - idle_w * run.seconds,
         "cpu_j": run.cpu_j,
         "idle_w": idle_w,
-        "dense_j_per_sample": dense_j,
-        "gated_j_per_sample": gated_j,
+        "dense_j_per_sample": found.dense_j,
+        "gated_j_per_sample": found.gated_j,
+        "savings_with_cpu": with_cpu,
+        "conditions": part_conditions(dense_of_run, gated_energy),
         "source": run.source,
         "notes": list(dict.fromkeys([*notes, *run.notes, *untrained, measured_note, *idle_notes])),
     }

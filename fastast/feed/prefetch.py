@@ -98,6 +98,15 @@ class PrefetchLoader:
         self._pass: object = None  # identifies the pass that owns the pending batches
         self._closed = False
 
+    @property
+    def share_on_cpu(self) -> float:
+        """Share of the batches that the CPU decodes now; 0 where pictures are made on the CPU anyway."""
+        return self._share.share if self._options.device.type == "cuda" else 0.0
+
+    def find_share_on_cpu(self) -> None:
+        """Looks for the best share in the next passes (`--decode auto`), and holds it once it is found."""
+        self._share.begin_search()
+
     def close(self) -> None:
         """Stops the threads and frees the pipelines; a running pass ends."""
         if self._closed:

@@ -17,7 +17,7 @@ NOT_MEASURED = "not measured"
 SAVINGS = (
     ("estimated", "As AST counts: an active sample costs 1, a skipped one 0.01."),
     ("arithmetic", "Counted work in forwards of the full-size network: forward 1, backward 2."),
-    ("measured", "GPU joules per offered sample against dense training in the same run."),
+    ("measured", "GPU joules per sample against dense training in the same run."),
 )
 SAMPLES = (
     *(("offered", "offered"), ("scored", "scored"), ("trained (backward)", "backward")),
@@ -162,12 +162,13 @@ def _saving(record: RunRecord, kind: str, meaning: str) -> dict[str, Any]:
         bars.append(
             {"scope": scope, "text": text, "length": f"{min(abs(value or 0.0), 1.0) * 100:.2f}", "value": value}
         )
-    reason = None
+    note, notes = None, record.texts("energy", "notes")
     if all(bar["value"] is None for bar in bars):
         default = "The run recorded no reason." if record.summary else "The run has not ended."
-        notes = record.texts("energy", "notes")
-        reason = next((note for note in notes if "savings not measured" in note), default)
-    return {"name": kind, "meaning": meaning, "bars": bars, "reason": reason}
+        note = next((note for note in notes if "savings not measured" in note), default)
+    elif kind == "measured":  # with what differs between the two parts
+        note = next((note for note in notes if note.startswith("measured savings")), None)
+    return {"name": kind, "meaning": meaning, "bars": bars, "note": note}
 
 
 def _scope(record: RunRecord) -> str:

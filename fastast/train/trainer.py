@@ -223,6 +223,8 @@ class Trainer:
         self.engine.begin_epoch(segment.epoch)
         self.energy.meter.set_phase(segment.phase)
         part = self.energy.part_meter(segment.phase)
+        if part.energy() is None:  # each part is metered under one share
+            loader.find_share_on_cpu()
         part.start()
         self._lap()
         waited, decoded = loader.wait_s, loader.num_decoded
@@ -231,9 +233,9 @@ class Trainer:
             while not self._is_due(segment) and (batch := next(batches, None)) is not None:
                 record = self._offer(batch, progress)
                 self._pace.follow_position(segment, record.first, record.last)
-                part.step(record.counts.offered)
                 record.counts.decoded, decoded = loader.num_decoded - decoded, loader.num_decoded
                 record.counts.data_wait, waited = loader.wait_s - waited, loader.wait_s
+                part.step(record.counts.offered, wait_s=record.counts.data_wait, on_cpu=loader.share_on_cpu)
                 record.counts.seconds = self._lap()
                 self.log.add(record)
                 request, due = self._hosts.push(self.requested(), record.host_counts(), due=saver.due())

@@ -11,7 +11,7 @@ import pytest
 import fastast.energy.parts
 from fastast.energy.meter import EnergyMeter
 from fastast.energy.nvml import Device, DeviceState, NvmlSystem
-from fastast.energy.parts import PartEnergy, PartMeter, merge_part_ranks
+from fastast.energy.parts import Blocks, PartEnergy, PartMeter, merge_part_ranks
 from fastast.energy.power_log import write_power_csv
 from fastast.energy.reading import DeviceReading, Reading
 
@@ -56,12 +56,12 @@ def test_steady_part_skips_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     energy = part.energy()
     assert energy is not None
     assert energy.whole.joules == pytest.approx(3 * 500 + 40 * 100)
-    assert energy.steady.joules == pytest.approx(40 * 100)
+    assert energy.steady.reading.joules == pytest.approx(40 * 100)
     assert energy.steady.seconds == pytest.approx(40)
-    assert energy.num_samples == 40 * 64
-    assert [round(joules) for joules, _ in energy.blocks] == [1000, 1000, 500, 1000, 500]
-    assert energy.j_per_sample == pytest.approx(100 / 64)
-    assert energy.j_per_sample_error == pytest.approx(0.0, abs=1e-9)
+    assert energy.steady.num_samples == 40 * 64
+    assert [round(joules) for joules, _ in energy.steady.rows] == [1000, 1000, 500, 1000, 500]
+    assert energy.steady.j_per_sample == pytest.approx(100 / 64)
+    assert energy.steady.j_per_sample_error == pytest.approx(0.0, abs=1e-9)
     part.stop()  # twice is harmless
     assert energy.whole.joules == pytest.approx(3 * 500 + 40 * 100)
 
@@ -76,7 +76,7 @@ def test_standard_error_matches_repeated_runs() -> None:
             samples = generator.randint(500, 1500)
             blocks.append((samples * generator.gauss(2.0, 0.2), samples))
         total = Reading(20.0, [DeviceReading("a", "T4", 20.0, sum(j for j, _ in blocks), 9)])
-        part = PartEnergy(total, total, sum(n for _, n in blocks), blocks)
+        part = Blocks(total, sum(n for _, n in blocks), rows=blocks)
         assert part.j_per_sample is not None
         assert part.j_per_sample_error is not None
         rates.append(part.j_per_sample)
@@ -101,17 +101,17 @@ def test_parts_add_up_over_resumes_and_ranks(monkeypatch: pytest.MonkeyPatch) ->
 
     first, second = run("GPU-a", 100.0), run("GPU-b", 200.0)
     resumed = PartEnergy.from_state(first.state_dict()) + run("GPU-a", 300.0)
-    assert resumed.steady.joules == pytest.approx(20 * 400)
-    assert resumed.num_samples == 400
-    assert resumed.j_per_sample == pytest.approx(20.0)
+    assert resumed.steady.reading.joules == pytest.approx(20 * 400)
+    assert resumed.steady.num_samples == 400
+    assert resumed.steady.j_per_sample == pytest.approx(20.0)
     ranks = merge_part_ranks([first, second])
-    assert ranks.steady.joules == pytest.approx(20 * 300)
+    assert ranks.steady.reading.joules == pytest.approx(20 * 300)
     assert ranks.steady.seconds == pytest.approx(20)
-    assert ranks.j_per_sample == pytest.approx(15.0)
-    assert len(ranks.blocks) == len(first.blocks) + len(second.blocks)
+    assert ranks.steady.j_per_sample == pytest.approx(15.0)
+    assert len(ranks.steady.rows) == len(first.steady.rows) + len(second.steady.rows)
     shared = merge_part_ranks([first, first])
-    assert shared.steady.joules == pytest.approx(20 * 100)
-    assert shared.j_per_sample_error is None
+    assert shared.steady.reading.joules == pytest.approx(20 * 100)
+    assert shared.steady.j_per_sample_error is None
 
 
 class Steady(Device):
@@ -150,8 +150,8 @@ def test_real_meter_with_parts_idle_and_phases(monkeypatch: pytest.MonkeyPatch, 
     assert meter.reading() == after
     energy = part.energy()
     assert energy is not None
-    assert energy.num_samples == 40
-    assert energy.steady.joules == pytest.approx(80.0 * energy.steady.seconds, rel=0.1)
+    assert energy.steady.num_samples == 40
+    assert energy.steady.reading.joules == pytest.approx(80.0 * energy.steady.seconds, rel=0.1)
     assert energy.whole.seconds > energy.steady.seconds
     write_power_csv(path, meter.power_rows())
     rows = [line.split(",") for line in path.read_text().splitlines()[1:]]

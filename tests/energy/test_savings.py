@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fastast.energy.meter import IdlePower
-from fastast.energy.parts import PartEnergy
+from fastast.energy.parts import Blocks, PartEnergy
 from fastast.energy.reading import DeviceReading, Reading
 from fastast.energy.savings import PartCounts, compute_summary, cost, emissions_g, energy_summary, speedup_ceiling
 
@@ -15,7 +15,7 @@ KEYS = [
     *("savings_estimated", "savings_arithmetic", "savings_measured"),
     *("run_savings_estimated", "run_savings_arithmetic", "run_savings_measured"),
     *("gpu_j", "train_gpu_j", "gpu_j_above_idle", "cpu_j", "idle_w"),
-    *("dense_j_per_sample", "gated_j_per_sample", "source", "notes"),
+    *("dense_j_per_sample", "gated_j_per_sample", "savings_with_cpu", "conditions", "source", "notes"),
 ]
 NONE = PartCounts()
 WARMUP = PartCounts(offered=10_000, selected=10_000, backward=10_000)
@@ -30,7 +30,8 @@ def reading(joules: float, seconds: float, celsius: float = 60.0, failure: str |
 
 def part(joules: float, seconds: float, samples: int, spread: float = 0.1, celsius: float = 60.0) -> PartEnergy:
     blocks = [(joules / 4 * (1 + sign * spread), samples // 4) for sign in (-1, 1, -1, 1)]
-    return PartEnergy(reading(joules + 50, seconds + 5, celsius), reading(joules, seconds, celsius), samples, blocks)
+    steady = Blocks(reading(joules, seconds, celsius), samples, rows=blocks)
+    return PartEnergy(reading(joules + 50, seconds + 5, celsius), steady, Blocks(reading(0.0, 0.0)))
 
 
 def summary(**changes: object) -> dict:
@@ -109,9 +110,10 @@ def test_compute_and_ceiling() -> None:
 def test_measured_savings_per_offered_sample() -> None:
     found = summary()
     assert found["dense_j_per_sample"] == pytest.approx(1.0)
-    assert found["gated_j_per_sample"] == pytest.approx(0.4)
-    assert found["savings_measured"] == pytest.approx(0.6)
-    assert found["run_savings_measured"] == pytest.approx(0.6 * 30_000 / 40_000)
+    # Of 30,000 offered samples 10 were selected and filled no batch.
+    assert found["gated_j_per_sample"] == pytest.approx(12_000 / 29_990)
+    assert found["savings_measured"] == pytest.approx(1 - 12_000 / 29_990)
+    assert found["run_savings_measured"] == pytest.approx(found["savings_measured"] * 29_990 / 39_990)
     assert found["gpu_j"] == 40_000.0
     assert found["train_gpu_j"] == 22_100.0  # first steps included
     assert found["gpu_j_above_idle"] == 40_000.0 - 20.0 * 500.0
@@ -122,7 +124,7 @@ def test_measured_savings_per_offered_sample() -> None:
     # Each part: four blocks +-10 % of the mean: (0.2 / sqrt 3) / 2 = 5.8 % of it.
     error = 0.4 * 2**0.5 * 0.1 / 3**0.5
     assert f"60.0% +- {error:.1%}" in note
-    assert "dense at 50 C, SM clock 1500 MHz, gated at 60 C" in note
+    assert "dense / gated: GPU at 50 / 60 C" in note
     assert "idle 20 W at P8" in found["notes"]
 
 
@@ -142,7 +144,7 @@ def test_work_counts_by_the_size_of_the_pictures() -> None:
     assert run["run_savings_arithmetic"] == 1 - found["forward_units"] / found["dense_forward_units"]
     assert run["savings_measured"] is run["run_savings_measured"] is None
     assert any("pictures of other sizes" in note for note in run["notes"])
-    assert run["dense_j_per_sample"] == 100.0  # what was measured stays
+    assert run["dense_j_per_sample"] == pytest.approx(10_000 / 90)  # what was measured stays
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,7 @@ def test_measured_savings_need_30_seconds_each(changes: dict, reason: str) -> No
 def test_lost_gpu_gives_null_and_a_reason() -> None:
     lost = reading(40_000.0, 500.0, failure="the GPU is lost")
     gated = part(12_000.0, 200.0, 30_000)
-    gated.steady.devices[0].failure = "the GPU is lost"
+    gated.steady.reading.devices[0].failure = "the GPU is lost"
     found = summary(run=lost, gated_energy=gated)
     for key in ("gpu_j", "gpu_j_above_idle", "savings_measured", "gated_j_per_sample", "source"):
         assert found[key] is None
@@ -175,7 +177,7 @@ def test_lost_gpu_gives_null_and_a_reason() -> None:
 
 def test_without_gpu_all_is_null_with_one_reason() -> None:
     nothing = Reading(seconds=9.0, gpu_reason="no NVIDIA driver here", cpu_reason="no RAPL counters here", host="h")
-    empty = PartEnergy(nothing, nothing, 100)
+    empty = PartEnergy(nothing, Blocks(nothing, 100), Blocks(nothing))
     found = summary(run=nothing, idle=IdlePower(None, "not measured"), dense_energy=empty, gated_energy=empty)
     measured = [key for key in KEYS if key.endswith(("_j", "_w", "_sample", "source", "above_idle", "measured"))]
     assert len(measured) == 10

@@ -68,11 +68,22 @@ def test_share_converges(room: int) -> None:
     assert seen[0] == 0
     assert max(seen) == min(room + 1, 8)
     assert set(seen[400:]) == {room}
-    # The next pass starts from there, and tries more once.
+    # The next pass holds it.
     share.begin_pass()
+    assert set(settled(share, room, 600)) == {room}
+    # A new search starts from there, and tries more once.
+    share.begin_search()
     seen = settled(share, room, 600)
     assert max(seen) == min(room + 1, 8)
     assert set(seen[100:]) == {room}
+
+
+def test_held_share_is_only_lowered() -> None:
+    share = DecodeShare("auto", adaptive=True, settle=5)
+    settled(share, 6, 600)
+    assert set(settled(share, 2, 600)[400:]) == {2}  # the CPU got other work
+    share.begin_pass()
+    assert set(settled(share, 8, 600)) == {2}
 
 
 def test_batches_from_before_a_change_do_not_count() -> None:
