@@ -15,6 +15,10 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Before torch is imported: two threads on a core that another test uses are far slower than one.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, runs would rightly ignore it
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell sets it for `pytest &`
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -47,7 +47,10 @@ def gpu_tests(settings: Settings, report: Report) -> None:
         raise NotMeasured("needs a GPU")
     if importlib.util.find_spec("pytest") is None:
         raise NotMeasured("pytest is not installed")
-    command = [sys.executable, *["-m", "pytest", "-m", "gpu", "-v", "--tb=short", "--color=no", "tests/gpu"]]
+    command = [
+        sys.executable,
+        *["-m", "pytest", "-o", "addopts=", "-m", "gpu", "-v", "--tb=short", "--color=no", "tests/gpu"],
+    ]
     outcomes: dict[str, str] = {}
     tail = ["no output"]
     with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
