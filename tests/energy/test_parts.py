@@ -151,7 +151,7 @@ def test_real_meter_with_parts_idle_and_phases(monkeypatch: pytest.MonkeyPatch, 
     energy = part.energy()
     assert energy is not None
     assert energy.steady.num_samples == 40
-    assert energy.steady.reading.joules == pytest.approx(80.0 * energy.steady.seconds, rel=0.1)
+    assert energy.steady.reading.joules == pytest.approx(80.0 * energy.steady.seconds, rel=0.3)
     assert energy.whole.seconds > energy.steady.seconds
     write_power_csv(path, meter.power_rows())
     rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
