@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fastast.gates.registry import AUTO, GATES, LEAST_SHARE
 from fastast.options import checked_value, option, parse_budget, parse_duration, require
+from fastast.phases import PROBE
 from fastast.train_sizes import MIN_SIZE, train_sizes
 
 SIGNIFICANCE = tuple(dict.fromkeys(kind for entry in GATES.values() for kind in entry.significance))
@@ -75,6 +76,14 @@ class TrainConfig:
         "what to start from: none, imagenet (torchvision's best, or timm's; a module:function gets weights= too), or a "
         ".pt/.pth/.safetensors file; with few pictures, start from imagenet",
         metavar="none|imagenet|FILE",
+    )
+    start: str | None = option(
+        None,
+        "the head of a network with --weights: probe fits it to the network's features before any training, by one "
+        "forward of each picture, which also tells the gate what to choose; random leaves it as it was initialised; "
+        "default probe where the weights are for other classes",
+        kind=str,
+        choices=(PROBE, "random"),
     )
     image_size: int = option(
         224, "side of the training and evaluation crop, pixels; half the side costs about a quarter", metavar="PX"
@@ -176,9 +185,11 @@ class TrainConfig:
         "infobatch: share of the samples with a loss below the mean that an epoch leaves out, in [0, 1)",
         metavar="R",
     )
-    warmup_epochs: float = option(
-        1.0,
-        "dense epochs before the gate starts (fractions allowed); memory and infobatch get their first scores there",
+    warmup_epochs: float | None = option(
+        None,
+        "dense epochs before the gate starts (fractions allowed); memory and infobatch get their first scores there; "
+        "default 1, after a probe 0",
+        kind=float,
         metavar="N",
     )
     anneal: float = option(0.0, "dense epochs at the end of the run (fractions allowed)", metavar="N")
@@ -290,11 +301,18 @@ class TrainConfig:
                 f"--budget {self.budget} and --epochs {self.epochs or 0:g}: exclude each other; leave one of them out",
             )
             parse_budget(self.budget, "--budget")
-        require(self.warmup_epochs >= 0, f"--warmup-epochs {self.warmup_epochs:g}: must be 0 or more")
+        require(
+            self.start != PROBE or self.weights != "none",
+            "--start probe: needs --weights, since a network that knows nothing has no features worth a probe",
+        )
+        if self.weights == "none" or self.start is not None:
+            self.settle_start(new_head=False)
+        warmup_epochs = self.warmup_epochs or 0.0
+        require(warmup_epochs >= 0, f"--warmup-epochs {warmup_epochs:g}: must be 0 or more")
         require(self.anneal >= 0, f"--anneal {self.anneal:g}: must be 0 or more")
         require(
-            self.gate == "dense" or self.epochs is None or self.warmup_epochs + self.anneal <= self.epochs + 1e-9,
-            f"--warmup-epochs {self.warmup_epochs:g} and --anneal {self.anneal:g}: take more than "
+            self.gate == "dense" or self.epochs is None or warmup_epochs + self.anneal <= self.epochs + 1e-9,
+            f"--warmup-epochs {warmup_epochs:g} and --anneal {self.anneal:g}: take more than "
             f"--epochs {self.epochs or 0:g} has; shorten them, for example --warmup-epochs 0",
         )
         most = LEAST_SHARE if isinstance(self.target, str) else self.target
@@ -355,6 +373,17 @@ class TrainConfig:
             "--val-dir and --val-split exclude each other: leave out --val-split to use the folder",
         )
 
+    def settle_start(self, *, new_head: bool) -> None:
+        """Sets `start` and `warmup_epochs` where they were left open.
+
+        Args:
+            new_head: `weights` are for other classes.
+        """
+        if self.start is None:
+            self.start = PROBE if new_head else "random"
+        if self.warmup_epochs is None:
+            self.warmup_epochs = 0.0 if self.start == PROBE else 1.0
+
     @property
     def train_sizes(self) -> tuple[int, ...]:
         """Sides of the training pictures, pixels, in the order in which a run uses them."""
@@ -371,10 +400,10 @@ def planned_epochs(config: TrainConfig) -> float | None:
 
 def idle_gate(config: TrainConfig) -> str | None:
     """A line for the user where the dense epochs leave the gate nothing, else None."""
-    epochs = planned_epochs(config)
-    if config.gate == "dense" or epochs is None or config.warmup_epochs + config.anneal < epochs:
+    epochs, warmup_epochs = planned_epochs(config), config.warmup_epochs or 0.0
+    if config.gate == "dense" or epochs is None or warmup_epochs + config.anneal < epochs:
         return None
-    dense = f"--warmup-epochs {config.warmup_epochs:g}" + (f" and --anneal {config.anneal:g}" if config.anneal else "")
+    dense = f"--warmup-epochs {warmup_epochs:g}" + (f" and --anneal {config.anneal:g}" if config.anneal else "")
     whole = f"--epochs {epochs:g}" if config.budget is None else f"--budget {config.budget}"
     more = "give more epochs" if config.budget is None else "give a larger budget"
     return f"--gate {config.gate} never runs: {dense} take all {whole}; {more}, or --warmup-epochs 0"

@@ -21,6 +21,7 @@ STREAM_FLIP = 16
 STREAM_SELECT = 17
 STREAM_EXPLORE = 18
 STREAM_PLAN = 19
+STREAM_FOLD = 20
 
 
 def philox4x32(counter: tuple, key: tuple[int, int], rounds: int = 10) -> tuple:

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import threading
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -77,7 +76,7 @@ class EpochRunner:
     def save(self) -> None:
         """Saves nothing."""
 
-    def finish_epoch(self, line: dict[str, Any]) -> None:
+    def finish_epoch(self, epoch: int) -> None:
         """Waits for the next turn."""
         self._done.release()
         self._go.acquire()

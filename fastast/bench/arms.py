@@ -165,8 +165,9 @@ def check_runs(options: dict[str, Any], arms: list[Arm], budgets: list[Budget]) 
             raise InputError(f"--arms {arm.name}: {error}") from error
         idle = [config.budget for config in configs if idle_gate(config) is not None]
         if idle:
+            warmup = configs[0].warmup_epochs or 0.0
             notes.append(
                 f"{arm.name} is dense training with {', '.join(map(str, idle))}: --warmup-epochs "
-                f"{configs[0].warmup_epochs:g} and --anneal {configs[0].anneal:g} leave its gate nothing; lower them"
+                f"{warmup:g} and --anneal {configs[0].anneal:g} leave its gate nothing; lower them"
             )
     return notes

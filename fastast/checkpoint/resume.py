@@ -25,7 +25,9 @@ FREE_OPTIONS = frozenset(
     + ("checkpoint_every", "max_time", "stall_timeout", "tensorboard")
 )
 # What a checkpoint is built on: with another value there would be nothing to continue.
-FIXED_OPTIONS = frozenset(("arch", "image_size", "train_size", "batch_size", "gate", "precision", "seed", "val_split"))
+FIXED_OPTIONS = frozenset(
+    ("arch", "image_size", "train_size", "batch_size", "gate", "precision", "seed", "val_split", "start")
+)
 PATH_OPTIONS = ("data", "val_dir", "out")
 
 

@@ -68,11 +68,17 @@ def estimated_savings(*parts: PartCounts) -> float | None:
     return 1 - (ACTIVE_COST * trained + SKIPPED_COST * (processed - trained)) / processed
 
 
-def arithmetic_savings(*parts: PartCounts) -> float | None:
-    """1 - work done / work of training every processed sample; None when nothing was trained."""
+def arithmetic_savings(*parts: PartCounts, probe_units: float = 0.0) -> float | None:
+    """1 - work done / work of training every processed sample; None when nothing was trained.
+
+    Args:
+        parts: of the run.
+        probe_units: forward units beside them, of a probe.
+    """
     if not any(part.backward for part in parts):
         return None
-    return 1 - sum(part.forward_units for part in parts) / sum(part.dense_forward_units for part in parts)
+    work = probe_units + sum(part.forward_units for part in parts)
+    return 1 - work / sum(part.dense_forward_units for part in parts)
 
 
 def speedup_ceiling(*parts: PartCounts) -> float | None:
@@ -84,10 +90,12 @@ def speedup_ceiling(*parts: PartCounts) -> float | None:
     return sum(part.unit * (DENSE_COST * part.offered) for part in parts) / units if units else None
 
 
-def compute_summary(dense: Sequence[PartCounts], gated: Sequence[PartCounts]) -> dict[str, float | None]:
+def compute_summary(
+    dense: Sequence[PartCounts], gated: Sequence[PartCounts], probe_units: float = 0.0
+) -> dict[str, float | None]:
     """The `compute` entry of `summary.json`; arguments are as of `energy_summary`."""
     return {
-        "forward_units": sum(part.forward_units for part in (*dense, *gated)),
+        "forward_units": probe_units + sum(part.forward_units for part in (*dense, *gated)),
         "dense_forward_units": sum(part.dense_forward_units for part in (*dense, *gated)),
         "speedup_ceiling": speedup_ceiling(*gated),
     }
@@ -102,6 +110,8 @@ def energy_summary(
     idle: IdlePower | None = None,
     dense_energy: PartEnergy | None = None,
     gated_energy: PartEnergy | None = None,
+    probe_units: float = 0.0,
+    probe_j: float | None = None,
     notes: Iterable[str] = (),
 ) -> dict[str, Any]:
     """The `energy` entry of `summary.json`.
@@ -114,6 +124,8 @@ def energy_summary(
         idle: power before the run, GPU context open.
         dense_energy: joules of warm-up and anneal; None if there was none.
         gated_energy: joules of the gated part; for a dense run, of all of it.
+        probe_units: forward units of a probe.
+        probe_j: its joules, or None.
         notes: further lines for `notes`, put first.
     """
     dense_of_run = gated_energy if gate_is_dense else dense_energy
@@ -142,15 +154,20 @@ def energy_summary(
     trained = (part.whole.joules for part in (dense_energy, gated_energy) if part is not None)
     untrained = [] if trained_some else ["savings of the gated part are null: it trained no full batch"]
     idle_notes = [idle.note] if idle is not None and run.joules is not None else []
+    run_measured = None
+    if measured is not None and processed and found.dense_j:
+        # Warm-up and anneal save nothing, so the gated part's savings are weighted by its share of the samples.
+        run_measured = measured * num_gated / processed
+        if probe_units:
+            run_measured = None if probe_j is None else run_measured - probe_j / (found.dense_j * processed)
     joules, idle_w = run.joules, None if idle is None else idle.watts
     return {
         "savings_estimated": estimated_savings(*gated),
         "savings_arithmetic": arithmetic_savings(*gated),
         "savings_measured": measured,
         "run_savings_estimated": estimated_savings(*dense, *gated),
-        "run_savings_arithmetic": arithmetic_savings(*dense, *gated),
-        # Warm-up and anneal save nothing, so the gated part's savings are weighted by its share of the samples.
-        "run_savings_measured": measured * num_gated / processed if measured is not None and processed else None,
+        "run_savings_arithmetic": arithmetic_savings(*dense, *gated, probe_units=probe_units),
+        "run_savings_measured": run_measured,
         "gpu_j": joules,
         "train_gpu_j": sum_known(trained),
         "gpu_j_above_idle": None if joules is None or idle_w is None else joules - idle_w * run.seconds,

@@ -60,6 +60,17 @@ class ScoreMemory(nn.Module):
         self._recorded.index_copy_(0, slot, self._num_records.expand(len(slot)))
 
     @torch.no_grad()
+    def fill(self, scores: Tensor) -> None:
+        """Sets the scores of all samples, which count as recorded now, but not as selected.
+
+        Args:
+            scores: float [N], the same on all ranks; NaN for a sample without one.
+        """
+        self._num_records += 1
+        self.score.copy_(scores)
+        self._recorded[:-1] = torch.where(scores.isnan(), 0, self._num_records)
+
+    @torch.no_grad()
     def merge(self, rank: int, num_ranks: int, reduce: Callable[[Tensor, str], Tensor]) -> None:
         """Gives the memories of several ranks, which record in step, the scores that one would have.
 

@@ -139,6 +139,30 @@ def epoch_detail(line: dict[str, Any], of: str) -> str:
     )
 
 
+def probe_detail(probe: dict[str, Any]) -> str:
+    """One line of text for the `probe` entry of a summary."""
+    return (
+        f"probe: val top-1 {probe['val_top1']:.2%}, top-5 {probe['val_top5']:.2%}, {probe['pictures']:,} pictures, "
+        f"penalty {probe['penalty']:.1e}, {duration(probe['seconds'])}"
+    )
+
+
+def probe_verdict(accuracy: dict[str, Any]) -> str:
+    """What fine-tuning made of the probe's accuracy, in one line.
+
+    Args:
+        accuracy: of a summary, with a probe.
+    """
+    probe, last = accuracy["probe_top1"], accuracy["val_top1"]
+    if last is None:
+        return percent(probe)
+    if last > probe:
+        return f"{percent(probe)}; fine-tuning added {100 * (last - probe):.2f} points"
+    lost = f"lost {100 * (probe - last):.2f} points" if last < probe else "changed nothing"
+    better = "; a smaller --lr or --freeze-bn may keep them" if last < probe else ""
+    return f"{percent(probe)}, and fine-tuning did not improve on it: it {lost}{better}"
+
+
 def verdict(summary: dict[str, Any]) -> Table:
     """The closing table of a run: accuracy, work, time, and the three savings side by side."""
     table = Table(title=f"{summary['model']['arch']} · {summary['gate']['name']} gate", show_header=False)
@@ -147,10 +171,13 @@ def verdict(summary: dict[str, Any]) -> Table:
     accuracy, samples, energy = summary["accuracy"], summary["samples"], summary["energy"]
     compute, gate = summary["compute"], summary["gate"]
     table.add_row("val top-1 / top-5", f"{percent(accuracy['val_top1'])} / {percent(accuracy['val_top5'])}")
-    table.add_row("best top-1", f"{percent(accuracy['best_val_top1'])} (epoch {accuracy['best_epoch']})")
+    best = "the probe" if accuracy["best_epoch"] == 0 else f"epoch {accuracy['best_epoch']}"
+    table.add_row("best top-1", f"{percent(accuracy['best_val_top1'])} ({best})")
     balanced = accuracy.get("balanced_top1")
     if balanced is not None and abs(balanced - accuracy["val_top1"]) > 5e-5:
         table.add_row("balanced top-1", f"{percent(balanced)} (mean of the classes)")
+    if accuracy.get("probe_top1") is not None:
+        table.add_row("probe top-1", probe_verdict(accuracy))
     if (budget := summary.get("budget")) is not None:
         table.add_row("budget", f"{amount(budget, 'spent')} of {amount(budget, 'given')} spent")
     table.add_row("offered / trained", f"{samples['offered']:,} / {samples['backward']:,}")
@@ -179,6 +206,8 @@ def verdict(summary: dict[str, Any]) -> Table:
         table.add_row("throughput", f"{speed:,.0f} offered/s in the gated part")
     time_s = summary["time_s"]
     parts = f"training {duration(time_s['train'])}, evaluation {duration(time_s['eval'])}"
+    if summary.get("probe") is not None:
+        parts = f"probe {duration(summary['probe']['seconds'])}, {parts}"
     table.add_row("time", f"{duration(time_s['total'])}: {parts}")
     if summary["data"]["quarantined"]:
         table.add_row("quarantined", f"{summary['data']['quarantined']:,} pictures (quarantine.jsonl)")

@@ -188,7 +188,7 @@ def load_weights(
     """
     own = model.state_dict()
     state = {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items() if _is_kept(name, own)}
-    heads = head_names(model) or [_last_module(model)]
+    heads = head_names(model) or [last_module(model)]
     head = {name for name in own if name.rpartition(".")[0] in heads}
     replaced = sorted(n for n in head if n in state and (other_classes or state[n].shape != own[n].shape))
     usable = {name: value for name, value in state.items() if name not in replaced}
@@ -223,7 +223,7 @@ def _is_kept(name: str, own: dict[str, Tensor]) -> bool:
     return name in own or not name.startswith(_AUXILIARY)
 
 
-def _last_module(model: nn.Module) -> str:
+def last_module(model: nn.Module) -> str:
     """Name of the last module that owns a weight: the classifier in every torchvision network but those with an
     auxiliary head, where registration order still puts `fc` last."""
     names = [name for name, _ in model.named_parameters()]

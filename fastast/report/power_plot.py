@@ -12,10 +12,10 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
 from fastast.energy.power_log import PowerRow
+from fastast.phases import EVAL
 from fastast.report import svg
 from fastast.report.run_record import RunRecord
 
-EVAL = "eval"
 # Room that the number of an epoch needs.
 PX_PER_EPOCH = 55
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from fastast.gates.registry import AUTO
-from fastast.loggers.console import duration
+from fastast.loggers.console import duration, probe_verdict
 from fastast.report import run_plots as plots
 from fastast.report.comparison_plots import accuracy_curves, accuracy_for_energy
 from fastast.report.gallery import IMPROBABLE, gallery, suspects
@@ -134,8 +134,9 @@ def _verdict(record: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]:
         (
             "best top-1",
             _shown(record, "accuracy", "best_val_top1", PERCENT)
-            + _shown(record, "accuracy", "best_epoch", ", epoch {:.0f}", ""),
+            + _shown(record, "accuracy", "best_epoch", ", epoch {:.0f}", "").replace("epoch 0", "the probe"),
         ),
+        *_probe(record),
         *((name, _shown(record, "samples", key, COUNT)) for name, key in SAMPLES),
     ]
     pace = [
@@ -151,6 +152,12 @@ def _verdict(record: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]:
         energy.append((name, _shown(record, "energy", key, f"{form} {unit}", NOT_MEASURED)))
     energy.append(("source", record.text("energy", "source") or NOT_MEASURED))
     return [("Accuracy and work", work), ("Time and compute", pace), ("Energy", energy)]
+
+
+def _probe(record: RunRecord) -> list[tuple[str, str]]:
+    """The row of a probe, if there was one."""
+    accuracy = {name: record.number("accuracy", name) for name in ("probe_top1", "val_top1")}
+    return [] if accuracy["probe_top1"] is None else [("probe top-1", probe_verdict(accuracy))]
 
 
 def _saving(record: RunRecord, kind: str, meaning: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Budget:
         kind: "ep", "time" or "joules".
         total: all that may be spent: forward units, seconds or joules.
         spent: of it so far.
+        before: forward units of a probe, which come before the training and do not move the progress.
         unit_cost: what a forward unit costs.
         eval_cost: what an evaluation costs; 0 where it is free, or not known yet.
     """
@@ -40,7 +41,7 @@ class Budget:
         self.kind = amount.kind
         self._scale = DENSE_COST * num_train if amount.kind == "ep" else 1.0
         self.total = amount.value * self._scale
-        self.spent = self.eval_cost = 0.0
+        self.spent = self.eval_cost = self.before = 0.0
         self.unit_cost = 1.0
 
     def count(self, units: float) -> None:
@@ -59,7 +60,7 @@ class Budget:
 
     def progress_after(self, units: float) -> float:
         """The progress once so many more forward units are done."""
-        return min(1.0, (self.spent + units) / self.total)
+        return min(1.0, (self.spent + units - self.before) / (self.total - self.before))
 
     def progress_of_step(self, units: float) -> float:
         """The progress in the middle of the next step, which takes so many forward units; it never falls."""
@@ -80,13 +81,13 @@ class Budget:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
-        return {"kind": self.kind, "total": self.total, "spent": self.spent}
+        return {"kind": self.kind, "total": self.total, "spent": self.spent, "before": self.before}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resumes where `state_dict` was called; the total may be another."""
         if state["kind"] != self.kind:
             raise ValueError(f"its budget is of another kind: {state['kind']}, not {self.kind}")
-        self.spent = state["spent"]
+        self.spent, self.before = state["spent"], state["before"]
 
 
 class MeteredBudget(Budget):

@@ -136,7 +136,7 @@ class BudgetMeter:
         """
         if self._budget is None or self._is_accepted or self._budget.earlier > 0:
             return
-        least = self._budget.least(self._min_steps * self._log.step_units(self._last_size))
+        least = self._budget.least(self._log.probe_units + self._min_steps * self._log.step_units(self._last_size))
         self._is_accepted = self._budget.total >= least
         if self._is_accepted:
             return

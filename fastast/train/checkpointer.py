@@ -41,7 +41,7 @@ class Checkpointer:
         self._info = WeightsInfo.of(config.arch, dataset.classes, config.image_size, dataset.train.bits)
         self._writer = CheckpointWriter(folder, on_error=reporter.note)
         self._predictions: dict[str, Any] = {}  # still to be written
-        self._best: tuple[dict[str, Any], dict[str, Any]] | None = None  # weights still to be written, and their line
+        self._best: tuple[dict[str, Any], int, float] | None = None  # weights still to be written, epoch and top-1
 
     @property
     def write_s(self) -> float:
@@ -81,15 +81,16 @@ class Checkpointer:
 
         self._writer.submit(state, write_first)
 
-    def finish_epoch(self, line: dict[str, Any]) -> None:
-        """Saves an epoch's end: the weights if they are the best so far, then the state."""
-        if line["val_top1"] is not None:
+    def finish_epoch(self, epoch: int) -> None:
+        """Saves the end of an epoch (0: of the probe): the weights if they are the best so far, then the state."""
+        evaluated = self._trainer.log.evaluated
+        if evaluated and evaluated[-1][0] == epoch:
             columns = self._trainer.validation.predictions.merged(self._trainer.ranks)
-            evaluated = [e["val_top1"] for e in self._trainer.log.epochs if e["val_top1"] is not None]
             self._writer.wait()  # its thread clears what it has written
-            self._predictions = {"columns": columns, "epoch": line["epoch"]}
-            if self._trainer.ranks.is_first and line["val_top1"] > max(evaluated[:-1], default=-1.0):
-                self._best = snapshot(self._trainer.engine.model.state_dict()), line
+            self._predictions = {"columns": columns, "epoch": epoch}
+            best = max(evaluated, key=lambda one: one[1])
+            if self._trainer.ranks.is_first and best[0] == epoch:
+                self._best = snapshot(self._trainer.engine.model.state_dict()), *best
         self.save()
 
     def close(self) -> str | None:

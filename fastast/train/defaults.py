@@ -17,7 +17,13 @@ MAX_DECODER_THREADS = 32
 
 
 def complete_config(
-    config: TrainConfig, runtime: Runtime, num_train: int, *, num_ranks: int = 1, num_local: int = 1
+    config: TrainConfig,
+    runtime: Runtime,
+    num_train: int,
+    *,
+    new_head: bool = False,
+    num_ranks: int = 1,
+    num_local: int = 1,
 ) -> list[str]:
     """Fills in the options that were left to the machine.
 
@@ -25,6 +31,7 @@ def complete_config(
         config: to be completed. A batch that is larger than the training set shrinks.
         runtime: device of the run.
         num_train: size of the training set.
+        new_head: `--weights` are for other classes.
         num_ranks: processes that train together; the default learning rate goes with the batch of all of them.
         num_local: those of them on this machine, which share its cores.
 
@@ -35,6 +42,7 @@ def complete_config(
         InputError: the training set is too small for a batch.
     """
     notes = []
+    config.settle_start(new_head=new_head)
     if config.batch_size is None:
         config.batch_size = 256 if runtime.device.type == "cuda" else 64
     if config.batch_size * num_ranks > num_train:
@@ -87,7 +95,7 @@ def check_plan(config: TrainConfig, num_train: int, *, num_ranks: int = 1) -> li
             )
         gate = make_gate(config.gate, dataclasses.asdict(config))
         share = gate.planned_share(config.target)
-        dense = min(epochs, max(config.warmup_epochs, calibration) + config.anneal)
+        dense = min(epochs, max(config.warmup_epochs or 0.0, calibration) + config.anneal)
     if config.budget is not None:
         _require_steps(config, epochs, per_epoch, num_ranks)
         return []

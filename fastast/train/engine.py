@@ -27,9 +27,10 @@ from fastast.gates.selector import Selector
 from fastast.loggers.console import Reporter
 from fastast.loggers.device_status import NUM_FIELDS, DeviceStatus, merge_status
 from fastast.models.build import build_model, check_fits, scoring_twin
-from fastast.models.flops import forward_units
+from fastast.models.flops import forward_flops, forward_units
+from fastast.models.head import Head
 from fastast.train.optimizer import GuardedStep, build_optimizer
-from fastast.train.steps import HIST_BINS, HIST_WIDTH, EvalStep, Objective, ScoreStep, TrainStep
+from fastast.train.steps import HIST_BINS, HIST_WIDTH, EvalStep, Objective, ScoreStep, TrainStep, run_network
 
 # Batches that the queue holds: with several ranks fills drift apart before rows are moved.
 QUEUE_BATCHES = {False: 4, True: 6}
@@ -81,7 +82,7 @@ class Engine:
         self.model.to(device).train()
         twin = scoring_twin(self.model)
         check_fits(twin, config.arch, config.image_size, num_classes)
-        self._image_size, self._train_sizes = config.image_size, config.train_sizes
+        self._arch, self._image_size, self._train_sizes = config.arch, config.image_size, config.train_sizes
         for size in self._train_sizes:
             if size != config.image_size:
                 check_fits(twin, config.arch, size, num_classes, grows=True)
@@ -191,6 +192,24 @@ class Engine:
     def train(self) -> None:
         """Trains the oldest full batch of the queue."""
         self.train_step(self.queue.pop())
+
+    def open_head(self) -> Head:
+        """The network's head, which a probe sets.
+
+        Raises:
+            InputError: the network does not end in a linear layer.
+        """
+        head = Head(self.model, self._arch)
+        head.check(self._image_size)
+        return head
+
+    def forward_flops(self) -> int:
+        """Operations of one picture's forward at `--image-size`."""
+        return forward_flops(scoring_twin(self.model), self._image_size)
+
+    def run(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Calls a part of the network on pictures [B, 3, S, S] in the run's number format."""
+        return run_network(network, images, self.eval_step.dtype)
 
     def move_rows(self, moves: Sequence[tuple[int, int, int]]) -> None:
         """Moves waiting rows between ranks.

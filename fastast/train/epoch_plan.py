@@ -73,7 +73,7 @@ class EpochPlanner:
         self.gate: Gate = make_gate(config.gate, dataclasses.asdict(config))
         share = self.planned_share = self.gate.planned_share(config.target)
         batch_size = config.batch_size * num_ranks
-        warmup_epochs = max(config.warmup_epochs, config.dense_calibration * batch_size / num_train)
+        warmup_epochs = max(config.warmup_epochs or 0.0, config.dense_calibration * batch_size / num_train)
         gated, eval_every = config.gate != "dense", None if config.eval_every == "auto" else float(config.eval_every)
         self.budget: Budget | None = None
         self.schedule: Schedule | OpenSchedule

@@ -55,11 +55,18 @@ class Loaders:
             on_wait=on_wait,
             on_note=on_note,
         )
+        self._dataset, self._options = dataset, options
         largest = dataclasses.replace(options, image_size=config.train_sizes[-1])
         self.train = TrainLoader(
             dataset.train, largest, seed=config.seed, min_area=config.min_crop, flips=not config.no_flip
         )
         self.val = EvalLoader(dataset.val, options)
+
+    def open_probe(self) -> EvalLoader:
+        """The training pictures as evaluation shows them, without the quarantined ones; to be closed after use."""
+        loader = EvalLoader(self._dataset.train, self._options)
+        loader.bad_ids = self.train.bad_ids
+        return loader
 
     @property
     def wait_s(self) -> float:

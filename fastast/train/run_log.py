@@ -47,6 +47,7 @@ class RunLog:
         epochs: epoch lines so far.
         by_class: of the last evaluation, pictures of each class, and those that were right; None before it.
         status: the last report of the device that was logged.
+        probe: the `probe` entry of `summary.json`, once there is one; its accuracy comes with `finish_probe`.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class RunLog:
         self.epochs: list[dict[str, Any]] = []
         self.by_class: list[list[int]] | None = None
         self.status = DeviceStatus()
+        self.probe: dict[str, Any] | None = None
         self._config, self._planner, self._folder = config, planner, folder
         self._meter, self._reporter = meter, reporter
         self._ranks, self._batch_size = ranks, config.batch_size
@@ -132,9 +134,20 @@ class RunLog:
         return DENSE_COST * self._batch_size * self._ranks.size * self._planner.units[train_size]
 
     @property
+    def probe_units(self) -> float:
+        """Forward units of the probe."""
+        return 0.0 if self.probe is None else self.probe["forward_units"]
+
+    @property
+    def evaluated(self) -> list[tuple[int, float]]:
+        """Epoch and top-1 accuracy of all evaluations so far; that of the probe is epoch 0."""
+        probe = [(0, self.probe["val_top1"])] if self.probe is not None and "val_top1" in self.probe else []
+        return probe + [(line["epoch"], line["val_top1"]) for line in self.epochs if line["val_top1"] is not None]
+
+    @property
     def forward_units(self) -> float:
-        """Forward units of the training so far: of all steps, and of scoring as far as the device has reported."""
-        return sum(
+        """Forward units so far: of a probe, of all steps, and of scoring as far as the device has reported."""
+        return self.probe_units + sum(
             self._planner.units[size] * (DENSE_COST * counts.backward + self._planner.gate.score_units * counts.scored)
             for sizes in self.counters.phases.values()
             for size, counts in sizes.items()
@@ -182,7 +195,7 @@ class RunLog:
         accuracy: Accuracy | None,
         hist: dict[str, Any] | None,
         gpu_j: float | None,
-    ) -> dict[str, Any]:
+    ) -> None:
         """Writes an epoch's line and shows it.
 
         Args:
@@ -191,15 +204,8 @@ class RunLog:
             accuracy: on the validation pictures, None where the epoch was not evaluated.
             hist: losses of selected and skipped samples, or None.
             gpu_j: joules of the epoch, or None.
-
-        Returns:
-            The line.
         """
-        validation: dict[str, float | None] = dict.fromkeys(VALIDATION)
-        if accuracy is not None:
-            self.by_class = [accuracy.counts.tolist(), accuracy.hits.tolist()]
-            figures = (accuracy.loss, accuracy.top1, accuracy.top5, accuracy.balanced_top1)
-            validation = dict(zip(VALIDATION, figures, strict=True))
+        validation = self._take_accuracy(accuracy)
         self.status = status
         self._warn(self._epoch_status, status)
         self._epoch_status = status
@@ -219,7 +225,19 @@ class RunLog:
         num_epochs, budget = self._planner.schedule.num_epochs, self._planner.budget
         of = f"/{num_epochs}" if budget is None else f" ({budget.progress:.0%} of the training done)"
         self._reporter.note(epoch_detail(line, of))
-        return line
+
+    def finish_probe(self, accuracy: Accuracy) -> None:
+        """Adds its accuracy to the probe."""
+        assert self.probe is not None
+        self.probe |= self._take_accuracy(accuracy)
+
+    def _take_accuracy(self, accuracy: Accuracy | None) -> dict[str, float | None]:
+        """The VALIDATION figures."""
+        if accuracy is None:
+            return dict.fromkeys(VALIDATION)
+        self.by_class = [accuracy.counts.tolist(), accuracy.hits.tolist()]
+        figures = (accuracy.loss, accuracy.top1, accuracy.top5, accuracy.balanced_top1)
+        return dict(zip(VALIDATION, figures, strict=True))
 
     def _warn(self, before: DeviceStatus, now: DeviceStatus) -> None:
         """Notes what went wrong in an epoch."""
@@ -259,6 +277,7 @@ class RunLog:
             "status": list(self.status),
             "epoch_status": list(self._epoch_status),
             "target": self._target,
+            "probe": self.probe,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -270,3 +289,4 @@ class RunLog:
         self._pending = [BatchRecord.from_state(record) for record in state["pending"]]
         self.status, self._epoch_status = DeviceStatus(*state["status"]), DeviceStatus(*state["epoch_status"])
         self._target = state["target"]
+        self.probe = state["probe"]

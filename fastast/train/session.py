@@ -29,6 +29,7 @@ from fastast.gates.registry import unused_options
 from fastast.loggers.console import Reporter, verdict
 from fastast.loggers.tensorboard import events_written, require_tensorboard
 from fastast.models.build import check_names
+from fastast.models.head import head_is_new
 from fastast.options import flag_of, parse_budget, parse_duration
 from fastast.process_age import process_age_s
 from fastast.report.run_page import write_report
@@ -181,7 +182,10 @@ def _run(
             )
         start = dataclasses.replace(start, changed=start.changed + dtype + size)
     num_train = dataset.train.num_samples
-    notes = complete_config(config, runtime, num_train, num_ranks=ranks.size, num_local=ranks.local_size)
+    new_head = state is None and config.start is None and head_is_new(config.arch, config.weights, dataset.classes)
+    notes = complete_config(
+        config, runtime, num_train, new_head=new_head, num_ranks=ranks.size, num_local=ranks.local_size
+    )
     if state is not None and config.batch_size != (before := state["config"].get("batch_size")):
         raise InputError(
             f"--batch-size {config.batch_size}: the run was started with {before}; leave the option out to continue, "

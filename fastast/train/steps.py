@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,21 +19,25 @@ from fastast.train.optimizer import GuardedStep
 HIST_BINS, HIST_WIDTH = 16, 0.5
 
 
-def logits_of(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Class scores [B, C] in float32.
-
-    Below float32 the network runs under autocast with float32 weights. Auxiliary outputs, as GoogLeNet and Inception
-    have them, are left out.
+def run_network(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Any:
+    """The network's output; below float32 it runs under autocast with float32 weights.
 
     Args:
         images: [B, 3, S, S], float32 or float16.
         dtype: compute type of the network.
     """
     if dtype == torch.float32:
-        output = model(images.float())
-    else:
-        with torch.autocast(images.device.type, dtype):
-            output = model(images)
+        return model(images.float())
+    with torch.autocast(images.device.type, dtype):
+        return model(images)
+
+
+def logits_of(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Class scores [B, C] in float32.
+
+    Auxiliary outputs, as GoogLeNet and Inception have them, are left out. Arguments are as of `run_network`.
+    """
+    output = run_network(model, images, dtype)
     return cast(Tensor, getattr(output, "logits", output)).float()
 
 

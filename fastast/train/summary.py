@@ -28,9 +28,11 @@ def write_classes(folder: RunFolder, classes: tuple[str, ...]) -> None:
     folder.write_json(folder.classes, list(classes))
 
 
-def write_best(folder: RunFolder, weights: dict[str, torch.Tensor], line: dict[str, Any], info: WeightsInfo) -> None:
+def write_best(
+    folder: RunFolder, weights: dict[str, torch.Tensor], epoch: int, val_top1: float, info: WeightsInfo
+) -> None:
     """Writes the weights of the best epoch, for torch (`best.pt`) and for anyone (`model.safetensors`)."""
-    save_checkpoint(folder.best, {"model": weights, "epoch": line["epoch"], "val_top1": line["val_top1"]})
+    save_checkpoint(folder.best, {"model": weights, "epoch": epoch, "val_top1": val_top1})
     export_weights(folder.weights, weights, info.to_metadata())
 
 
@@ -72,9 +74,9 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
         for sizes in (counters.dense, counters.gated)
     )
     gated_part = DENSE_PART if gate_is_dense else GATED_PART
-    evaluated = [line for line in log.epochs if line["val_top1"] is not None]
-    best = max(evaluated, key=lambda line: line["val_top1"], default=None)
-    last = evaluated[-1] if evaluated else None
+    last = next((line for line in reversed(log.epochs) if line["val_top1"] is not None), None)
+    best_epoch, best_top1 = max(log.evaluated, key=lambda one: one[1], default=(None, None))
+    probe = log.probe
     return {
         "schema": 1,
         "version": version,
@@ -84,6 +86,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
         "stopped": stopped,
         "resumes": counters.resumes,
         "budget": None if trainer.budget is None else trainer.budget.summary(),
+        "probe": probe,
         "hardware": {
             "device": runtime.device.type,
             "names": names,
@@ -102,6 +105,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
         },
         "model": {
             "arch": config.arch,
+            "start": config.start,
             "params": sum(p.numel() for p in trainer.engine.model.parameters()),
             "image_size": config.image_size,
             "train_sizes": list(config.train_sizes),
@@ -131,8 +135,9 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
         "accuracy": {
             "val_top1": last["val_top1"] if last else None,
             "val_top5": last["val_top5"] if last else None,
-            "best_val_top1": best["val_top1"] if best else None,
-            "best_epoch": best["epoch"] if best else None,
+            "best_val_top1": best_top1,
+            "best_epoch": best_epoch,
+            "probe_top1": probe.get("val_top1") if probe else None,
             "balanced_top1": last["val_balanced_top1"] if last else None,
             "per_class": per_class(dataset.classes, log.by_class),
         },
@@ -147,7 +152,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             "backward_per_s": gated.backward / gated.seconds if gated.seconds else None,
             "dense_offered_per_s": dense_speed(counters.dense, counters.gated),
         },
-        "compute": compute_summary(dense_counts, gated_counts),
+        "compute": compute_summary(dense_counts, gated_counts, log.probe_units),
         "energy": energy_summary(
             dense=dense_counts,
             gated=gated_counts,
@@ -156,6 +161,8 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             idle=trainer.energy.idle,
             dense_energy=None if gate_is_dense else energy.parts.get(DENSE_PART),
             gated_energy=energy.parts.get(gated_part),
+            probe_units=log.probe_units,
+            probe_j=probe["gpu_j"] if probe else None,
             notes=price_notes(energy.run.joules, config.price_per_kwh, config.gco2_per_kwh),
         ),
     }

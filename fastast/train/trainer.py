@@ -21,10 +21,10 @@ from fastast.distributed.queue_balance import QueueBalancer
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
 from fastast.feed import Batch
-from fastast.loggers.console import Reporter
+from fastast.loggers.console import Reporter, probe_detail
 from fastast.loggers.counters import BatchRecord, PhaseCounts
 from fastast.loggers.device_status import StatusReader
-from fastast.phases import GATED
+from fastast.phases import EVAL, GATED, PROBE
 from fastast.run_folder import RunFolder
 from fastast.signals import stop_if_requested
 from fastast.train.budget_meter import BudgetMeter
@@ -34,6 +34,7 @@ from fastast.train.evaluation import Accuracy
 from fastast.train.host_agreement import HostAgreement
 from fastast.train.loaders import Loaders
 from fastast.train.pace import Pace
+from fastast.train.probe import begin_budget, run_probe
 from fastast.train.progress import EpochProgress
 from fastast.train.quarantine import Quarantine
 from fastast.train.run_energy import RunEnergy
@@ -56,8 +57,8 @@ class Saver(Protocol):
     def save(self) -> None:
         """Saves the trainer's `state_dict`."""
 
-    def finish_epoch(self, line: dict[str, Any]) -> None:
-        """Saves an epoch's line of `metrics.jsonl`, and the state that the next epoch starts from."""
+    def finish_epoch(self, epoch: int) -> None:
+        """Saves what an epoch, counted from 1, or the probe (0) has come to: the state that the next starts from."""
 
 
 class StateMismatch(Exception):
@@ -189,15 +190,19 @@ class Trainer:
         """
         self.budget_meter.write_s = lambda: saver.write_s
         self._began_s = time.monotonic() - self.log.counters.total_s
-        self.reporter.begin("training", 1.0)
         try:
+            if self.config.start == PROBE and not self.log.evaluated:
+                self._probe()
+                saver.finish_epoch(0)
+            self.reporter.begin("training", 1.0)
             while (segment := self.position.segment) is not None:
                 if not self.position.trained:
                     segment = self._run_segment(segment, saver)
-                line = self._finish_epoch(segment) if segment.ends_epoch else None
+                if segment.ends_epoch:
+                    self._finish_epoch(segment)
                 self.position.finish(segment)
-                if line is not None:
-                    saver.finish_epoch(line)
+                if segment.ends_epoch:
+                    saver.finish_epoch(segment.epoch + 1)
         finally:
             self._read_clock()
             self.reporter.end()
@@ -210,6 +215,19 @@ class Trainer:
         now = time.monotonic()
         lap, self._lap_s = now - self._lap_s, now
         return lap
+
+    def _probe(self) -> None:
+        if self.log.probe is None:  # else the run was stopped in its evaluation
+            self.energy.meter.set_phase(PROBE)
+            self.log.probe = run_probe(self, self._check)
+            self._hosts.flush()
+            self._quarantine.share(self.loaders)
+            self._pace.count_spent()
+            begin_budget(self)
+        self.log.finish_probe(self._evaluate(PROBE))
+        self._quarantine.end_epoch()
+        assert self.log.probe is not None
+        self.reporter.note(probe_detail(self.log.probe))
 
     def _run_segment(self, segment: Segment, saver: Saver) -> Segment:
         """Trains a segment, and returns it as it ended."""
@@ -316,10 +334,10 @@ class Trainer:
             self.engine.train()
             self.log.count_step(segment.phase, self.engine.train_size)
 
-    def _finish_epoch(self, segment: Segment) -> dict[str, Any]:
+    def _finish_epoch(self, segment: Segment) -> None:
         accuracy = self._evaluate() if segment.evaluates else None
         self._quarantine.end_epoch()
-        return self.log.finish_epoch(
+        self.log.finish_epoch(
             self.engine.read_status(),
             segment,
             accuracy=accuracy,
@@ -327,12 +345,12 @@ class Trainer:
             gpu_j=self.energy.epoch_j(self.ranks),
         )
 
-    def _evaluate(self) -> Accuracy:
+    def _evaluate(self, phase: str = EVAL) -> Accuracy:
         def finish() -> None:
             self._hosts.flush()
             self._quarantine.share(self.loaders)
 
-        return self.validation.run(self._check, finish)
+        return self.validation.run(self._check, finish, phase)
 
     @property
     def epoch(self) -> int:

@@ -13,6 +13,7 @@ from fastast.distributed.gradient_averaging import average_statistics
 from fastast.distributed.ranks import Ranks
 from fastast.feed import Batch
 from fastast.loggers.counters import Counters
+from fastast.phases import EVAL
 from fastast.train.budget_meter import BudgetMeter
 from fastast.train.engine import Engine
 from fastast.train.evaluation import Accuracy, evaluate
@@ -60,14 +61,15 @@ class Validation:
         self._num_pictures, self._batch_size = num_pictures, batch_size
         self.predictions = LastPredictions(num_pictures, engine.device)
 
-    def run(self, between: Callable[[], None], at_end: Callable[[], None]) -> Accuracy:
+    def run(self, between: Callable[[], None], at_end: Callable[[], None], phase: str = EVAL) -> Accuracy:
         """Evaluates on all pictures.
 
         Args:
             between: called between two batches; may raise to end the run there.
             at_end: called after the last one, before the time is read.
+            phase: that its energy counts to.
         """
-        self._energy.meter.set_phase("eval")
+        self._energy.meter.set_phase(phase)
         began = time.monotonic()
         self._budget_meter.begin_evaluation()
         self.predictions.clear()

@@ -17,7 +17,7 @@ class FakeTrainer:
     def __init__(self):
         self.model = torch.nn.Linear(1, 1)
         self.ranks, self.runtime = Space(is_first=True), Space(dtype=torch.float32)
-        self.log, self.engine = Space(epochs=[]), Space(model=self.model)
+        self.log, self.engine = Space(evaluated=[]), Space(model=self.model)
         self.dataset = Space(fingerprint="f", classes=("a", "b"), train=Space(bits=None), val=None)
         self.validation = Space(predictions=Space(merged=lambda ranks: {}))
         self.energy = Space(meter=Space(power_rows=list))
@@ -32,10 +32,10 @@ def test_best_of_a_later_epoch_survives_a_slow_write(tmp_path, monkeypatch):
     folder.create()
     written, slow = [], threading.Event()
 
-    def write_best(_, weights, line, info):
-        if line["epoch"] == 1:
+    def write_best(_, weights, epoch, val_top1, info):
+        if epoch == 1:
             slow.wait(5)  # the first write is still under way as the second epoch ends
-        written.append(line["epoch"])
+        written.append(epoch)
 
     class NoReporter:
         def note(self, line):
@@ -45,11 +45,10 @@ def test_best_of_a_later_epoch_survives_a_slow_write(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpointer, "write_predictions", lambda *_, **of: None)
     saver = Checkpointer(trainer, folder, 0, NoReporter())
     for epoch, top1 in ((1, 0.1), (2, 0.2)):
-        line = {"epoch": epoch, "val_top1": top1}
-        trainer.log.epochs.append(line)
+        trainer.log.evaluated.append((epoch, top1))
         if epoch == 2:
             threading.Timer(0.1, slow.set).start()
-        saver.finish_epoch(line)
+        saver.finish_epoch(epoch)
     assert saver.close() is None
     assert written == [1, 2]
     assert saver._best is None

@@ -29,14 +29,14 @@ from tests.nets import tiny
 from tests.sync_guard import no_sync
 
 SUMMARY_KEYS = {
-    "": "schema version commit seed argv stopped resumes budget hardware data model gate samples accuracy time_s "
+    "": "schema version commit seed argv stopped resumes budget probe hardware data model gate samples accuracy time_s "
     "throughput compute energy",
     "hardware": "device names world_size driver torch dali",
     "data": "train val classes quarantined fingerprint bits",
-    "model": "arch params image_size train_sizes precision compiled compile_note",
+    "model": "arch start params image_size train_sizes precision compiled compile_note",
     "gate": "name selection target shares activation_rate threshold warmup_epochs",
     "samples": "offered decoded scored selected backward leftover steps nonfinite_steps",
-    "accuracy": "val_top1 val_top5 best_val_top1 best_epoch balanced_top1 per_class",
+    "accuracy": "val_top1 val_top5 best_val_top1 best_epoch probe_top1 balanced_top1 per_class",
     "time_s": "total train eval data_wait",
     "throughput": "offered_per_s backward_per_s dense_offered_per_s",
     "compute": "forward_units dense_forward_units speedup_ceiling",

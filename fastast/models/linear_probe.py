@@ -1,0 +1,220 @@
+"""A logistic regression on a network's features: a head for it, and what that says of each picture unseen.
+
+After Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution" (ICLR 2022): a
+head that fits keeps the first steps of fine-tuning from destroying what the weights know. Cross-fitting (no picture is
+judged by a head that was fitted to it) makes the remembered losses those of unseen pictures, so that a gate can choose
+by them at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastast.distributed.ranks import Ranks
+from fastast.errors import InputError
+from fastast.feed import Batch
+from fastast.gates.sampling import seeded_keys
+from fastast.models.feature_store import FeatureStore
+from fastast.models.head import Head
+from fastast.models.logistic_regression import NUM_ITERATIONS, Heads, Scaling, fit, measure
+from fastast.philox import STREAM_FOLD
+
+# Parts of the training set. A head that is fitted without one judges it; the first one chooses the penalty.
+NUM_FOLDS = 4
+# The optimum is flat: on Imagenette and on 100 classes of ImageNet, EfficientNet-Lite0, held-out loss differs by less
+# than 0.01 nats over a factor of 3 (benchmarks/results/probe.md).
+PENALTIES = (1e-3, 1.8e-4, 3.2e-5, 5.6e-6, 1e-6)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a probe found.
+
+    Attributes:
+        head: weight [F, C] and bias [C] for the network's last layer, the same on all ranks.
+        losses: float32 [N], cross entropy of each picture under a head that was not fitted to it; NaN for a picture
+            that could not be read.
+        penalty: the chosen one.
+        held_out_loss: mean cross entropy on the first fold under it, nats.
+        num_pictures: that went through the network.
+        fit_flops: floating-point operations of the regression, over all ranks.
+    """
+
+    head: tuple[Tensor, Tensor]
+    losses: Tensor
+    penalty: float
+    held_out_loss: float
+    num_pictures: int
+    fit_flops: float
+
+    def units(self, forward_flops: int) -> float:
+        """The work of the regression, in forwards of a picture.
+
+        Args:
+            forward_flops: operations of such a forward.
+        """
+        return self.fit_flops / forward_flops if forward_flops else 0.0
+
+
+def folds_of(labels: np.ndarray, seed: int) -> np.ndarray:
+    """The fold of each picture, int64 [N]: seeded, of equal size, and with as many pictures of each class.
+
+    Args:
+        labels: int [N].
+        seed: any integer.
+    """
+    order = np.lexsort((seeded_keys(len(labels), seed, 0, STREAM_FOLD), labels))
+    folds = np.empty(len(labels), np.int64)
+    folds[order] = np.arange(len(labels)) % NUM_FOLDS
+    return folds
+
+
+def fit_probe(
+    head: Head,
+    batches: Iterable[Batch],
+    labels: np.ndarray,
+    *,
+    num_own: int,
+    run: Callable[[nn.Module, Tensor], Tensor],
+    num_classes: int,
+    seed: int,
+    ranks: Ranks,
+    folder: Path,
+    on_batch: Callable[[int], None],
+    on_iteration: Callable[[int, int], None],
+) -> Probe:
+    """Fits a head to the features of the training pictures; all ranks call it.
+
+    Args:
+        head: of the network.
+        batches: this rank's pictures as evaluation shows them.
+        labels: int [N], of all training pictures.
+        num_own: of them, this rank's.
+        run: calls a network on pictures [B, 3, S, S] in the run's number format.
+        num_classes: C.
+        seed: of the folds.
+        ranks: who takes part.
+        folder: for a file of features.
+        on_batch: called after each batch with the pictures that this rank has seen; may raise to end it.
+        on_iteration: called with iterations done and to do.
+
+    Raises:
+        InputError: no picture could be read, or the features are not finite.
+    """
+    device = head.layer.weight.device
+    folds = torch.from_numpy(folds_of(labels, seed)).to(device)
+    with FeatureStore(num_own, head.layer.in_features, device, folder) as store:
+        ids = _collect(store, head, batches, folds, run, on_batch)
+        num_pictures = int(_sum(ranks, torch.tensor(store.num_rows)))
+        if not num_pictures:
+            raise InputError("no training picture could be decoded; quarantine.jsonl says why")
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            heads = _Heads(store, num_classes, ranks, on_iteration)
+            penalty, held_out_loss = heads.choose_penalty()
+            head_of_all, loss = heads.cross_fit(penalty)
+        finally:
+            torch.set_float32_matmul_precision(precision)
+    losses = torch.zeros(len(labels), device=device)
+    known = torch.zeros_like(losses)
+    losses[ids], known[ids] = loss, 1.0
+    losses = torch.where(_sum(ranks, known) > 0, _sum(ranks, losses), torch.nan)
+    return Probe(head_of_all, losses, penalty, held_out_loss, num_pictures, heads.flops(num_pictures))
+
+
+@torch.no_grad()
+def _collect(
+    store: FeatureStore,
+    head: Head,
+    batches: Iterable[Batch],
+    folds: Tensor,
+    run: Callable[[nn.Module, Tensor], Tensor],
+    on_batch: Callable[[int], None],
+) -> Tensor:
+    """Fills the store; returns the ids of its rows, int64 [n]."""
+    ids = [folds.new_zeros(0)]
+    for batch in batches:
+        rows = slice(batch.num_valid)
+        ids.append(batch.ids[rows].clone())
+        store.append(run(head.features, batch.images)[rows], batch.labels[rows], folds[ids[-1]])
+        on_batch(store.num_rows)
+    return torch.cat(ids)
+
+
+class _Heads:
+    """Fits heads to a store's features."""
+
+    def __init__(
+        self, store: FeatureStore, num_classes: int, ranks: Ranks, on_iteration: Callable[[int, int], None]
+    ) -> None:
+        self._store, self._num_classes, self._ranks = store, num_classes, ranks
+        self._on_iteration, self._iteration = on_iteration, 0
+        self._scaling: Scaling = measure(store, NUM_FOLDS, ranks.all_reduce)
+
+    def choose_penalty(self) -> tuple[float, float]:
+        """The penalty whose head judges the first fold best, and the mean loss there."""
+        tried = self._fit([0] * len(PENALTIES), PENALTIES)
+        losses, is_held_out = tried.losses(self._store), self._store.folds == 0
+        sums = torch.where(is_held_out, losses, 0.0).sum(1, dtype=torch.float64)
+        means = _sum(self._ranks, sums) / _sum(self._ranks, is_held_out.sum().double())
+        best = int(means.argmin())
+        return PENALTIES[best], float(means[best])
+
+    def cross_fit(self, penalty: float) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """The head fitted to all rows, and each row's loss under the head that was fitted without its fold."""
+        heads = self._fit([*range(NUM_FOLDS), -1], [penalty] * (NUM_FOLDS + 1))
+        losses = heads.losses(self._store).gather(0, self._store.folds[None])[0]
+        # The same on all ranks to the last bit, whatever their arithmetic.
+        mine = (part[..., -1, :] * (self._ranks.rank == 0) for part in heads)
+        weight, bias = (self._ranks.all_reduce(part.contiguous()) for part in mine)
+        return (weight, bias), losses
+
+    def flops(self, num_rows: int) -> float:
+        """Of all fits: products with the features, and the turns of the gradient."""
+        num_features = self._store.num_features
+        outputs = (len(PENALTIES) + NUM_FOLDS + 1) * self._num_classes
+        once = 2.0 * num_rows * num_features * (num_features + outputs)
+        return once + NUM_ITERATIONS * 4.0 * num_features * outputs * (num_rows + num_features)
+
+    def _fit(self, left_out: list[int], penalties: list[float] | tuple[float, ...]) -> Heads:
+        device = self._scaling.mean.device
+        return fit(
+            self._store,
+            self._scaling,
+            self._num_classes,
+            torch.tensor(left_out, device=device),
+            torch.tensor(penalties, device=device),
+            self._ranks.all_reduce,
+            self._count,
+        )
+
+    def _count(self) -> None:
+        self._iteration += 1
+        self._on_iteration(self._iteration, 2 * NUM_ITERATIONS)
+
+
+def _sum(ranks: Ranks, tensor: Tensor) -> Tensor:
+    """Over the ranks; the tensor stays as it is."""
+    return ranks.all_reduce(tensor.clone())
+
+
+def as_trained(losses: Tensor, smoothing: float, num_classes: int) -> Tensor:
+    """The losses that a network trained with label smoothing has where it is as sure of the label.
+
+    Args:
+        losses: float [N], of a network that was trained without.
+        smoothing: of the training loss, in [0, 1).
+        num_classes: of the network.
+    """
+    if not smoothing:
+        return losses
+    floor = math.log(smoothing / num_classes) - math.log1p(-smoothing)
+    return -torch.logaddexp(-losses, torch.full_like(losses, floor)) - math.log1p(-smoothing)

@@ -1,0 +1,162 @@
+"""`--start probe`: the head fits before the first step, the gate knows what to choose, and a stop changes nothing."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.robustness.crash_test import differences
+from fastast.cli import main
+from fastast.config import TrainConfig
+from fastast.gates.memory import label_probability
+from fastast.models.linear_probe import NUM_FOLDS, as_trained, folds_of
+from fastast.run_folder import RunFolder
+from fastast.signals import StopRequest
+from tests.distributed.rank_processes import train
+from tests.nets import tiny
+from tests.stops import stopping_at
+from tests.train.test_run import lines_of, options, summary_of
+
+NUM_TRAIN, CLASSES = 240, 4
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of weights for seven other classes."""
+    torch.manual_seed(5)
+    path = tmp_path_factory.mktemp("weights") / "other.pt"
+    torch.save(tiny(7).state_dict(), path)
+    return path
+
+
+def probed(data, out, weights, **changes):
+    """A run that starts from the weights, as words of the command line."""
+    chosen = {"weights": weights, "gate": "memory", "target": "auto", "epochs": 1.5, "lr": 0.001, **changes}
+    words = options(data, out, **chosen)
+    place = words.index("--warmup-epochs")
+    return words[:place] + words[place + 2 :]
+
+
+@pytest.fixture(scope="module")
+def run(pictures, tmp_path_factory, weights):
+    out = tmp_path_factory.mktemp("runs") / "probed"
+    assert main(["train", *probed(pictures, out, weights)]) == 0
+    return out
+
+
+def test_probe_is_the_default_for_other_classes_and_replaces_the_warmup(run):
+    summary, config = summary_of(run), json.loads((run / "config.json").read_text())
+    assert (config["start"], config["warmup_epochs"], summary["model"]["start"]) == ("probe", 0.0, "probe")
+    probe = summary["probe"]
+    assert probe["val_top1"] == summary["accuracy"]["probe_top1"] > 0.4  # by chance 0.25
+    assert probe["pictures"] == NUM_TRAIN
+    assert summary["gate"]["warmup_epochs"] == 0
+    assert 0 < summary["gate"]["shares"][0] < 1
+    assert {line["phase"] for line in lines_of(run)} == {"gated"}
+
+
+def test_work_of_the_probe_is_counted(run):
+    summary = summary_of(run)
+    probe, compute = summary["probe"], summary["compute"]
+    assert probe["forward_units"] == NUM_TRAIN + probe["fit_units"]
+    assert probe["fit_units"] > 0
+    assert compute["forward_units"] == pytest.approx(probe["forward_units"] + 3 * summary["samples"]["backward"])
+    saved = 1 - compute["forward_units"] / compute["dense_forward_units"]
+    assert summary["energy"]["run_savings_arithmetic"] == pytest.approx(saved)
+
+
+def test_remembered_losses_are_those_of_unseen_pictures(run):
+    samples = np.load(run / "samples.npz")
+    assert np.isfinite(samples["last_loss"]).all()
+    assert (samples["selected"] == 0).any()
+
+
+def test_fine_tuning_that_spoils_the_probe_leaves_its_weights(pictures, tmp_path, weights, capsys):
+    out = tmp_path / "run"
+    assert main(["train", *probed(pictures, out, weights, lr=30, gate="dense", target=1)]) == 0
+    accuracy = summary_of(out)["accuracy"]
+    assert accuracy["val_top1"] < accuracy["best_val_top1"] == accuracy["probe_top1"]
+    assert accuracy["best_epoch"] == torch.load(out / "checkpoints" / "best.pt")["epoch"] == 0
+    assert "fine-tuning did not improve on it" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_budget_pays_for_the_probe_and_the_training_still_decays(pictures, tmp_path, weights):
+    out = tmp_path / "run"
+    words = probed(pictures, out, weights, batch_size=4)
+    place = words.index("--epochs")
+    words[place : place + 2] = ["--budget", "4ep"]
+    assert main(["train", *words]) == 0
+    summary, steps = summary_of(out), [line for line in lines_of(out) if line["kind"] == "step"]
+    assert abs(summary["compute"]["forward_units"] - 4 * 3 * NUM_TRAIN) <= 3 * 4
+    assert steps[0]["progress"] < 0.05
+    assert steps[-1]["progress"] > 0.98
+
+
+def test_resumed_probe_equals_undisturbed_run(pictures, tmp_path, monkeypatch, weights, run):
+    """Stops among the features, in the regression, in the evaluation of its head, and in training."""
+    parts = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "requested", stopping_at([7, 60, 117, 4]))
+        codes = [main(["train", *probed(pictures, parts, weights), "--resume"]) for _ in range(5)]
+    assert codes == [128 + signal.SIGUSR1] * 4 + [0]
+    assert differences(RunFolder(parts), RunFolder(run)) == []
+
+
+def test_two_ranks_probe_as_one(pictures, tmp_path, weights, run):
+    out = tmp_path / "ranks"
+    assert train(tmp_path, 2, probed(pictures, out, weights, batch_size=8, threads=1, epochs=0.3)) == [0, 0]
+    ours, alone = summary_of(out)["probe"], summary_of(run)["probe"]
+    assert (ours["pictures"], ours["penalty"]) == (alone["pictures"], alone["penalty"])
+    assert ours["held_out_loss"] == pytest.approx(alone["held_out_loss"], abs=1e-3)
+    assert ours["val_top1"] == pytest.approx(alone["val_top1"], abs=0.02)
+
+
+def test_random_start_keeps_the_published_warmup(pictures, tmp_path, weights):
+    out = tmp_path / "run"
+    assert main(["train", *probed(pictures, out, weights, start="random")]) == 0
+    summary = summary_of(out)
+    assert (summary["probe"], summary["model"]["start"], summary["accuracy"]["probe_top1"]) == (None, "random", None)
+    assert summary["gate"]["warmup_epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": "none", "start": "probe"}, "--start probe: needs --weights"),
+        ({"arch": "squeezenet1_1", "start": "probe"}, "use --start random"),
+    ],
+)
+def test_networks_without_a_head_to_fit_are_refused(pictures, tmp_path, capsys, weights, changes, message):
+    if "arch" in changes:
+        import torchvision
+
+        weights = tmp_path / "squeezenet.pt"
+        torch.save(torchvision.models.squeezenet1_1().state_dict(), weights)
+    assert main(["train", *probed(pictures, tmp_path / "run", **{"weights": weights, **changes})]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_start_is_settled_by_the_weights():
+    assert TrainConfig().start == "random"
+    assert TrainConfig(weights="imagenet").start is None  # the classes will tell
+    assert TrainConfig(weights="imagenet", start="probe").warmup_epochs == 0
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gate_reads_the_probability_of_the_probe(smoothing):
+    p = torch.tensor([1e-6, 0.2, 0.9, 1 - 1e-6, torch.nan])
+    losses = as_trained(-p.log(), smoothing, CLASSES).double().numpy()
+    seen, _ = label_probability(losses[:4], smoothing, CLASSES)
+    np.testing.assert_allclose(seen, p[:4], atol=1e-5)
+    assert np.isnan(losses[4])
+
+
+def test_folds_are_stratified():
+    labels = np.arange(40) % 5 // 2
+    folds = folds_of(labels, 3)
+    assert (np.bincount(folds) == 40 // NUM_FOLDS).all()
+    counts = [np.bincount(labels[folds == fold], minlength=3) for fold in range(NUM_FOLDS)]
+    assert np.ptp(counts, axis=0).max() <= 1
+    assert (folds_of(labels, 4) != folds).any()
