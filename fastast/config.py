@@ -133,6 +133,12 @@ class TrainConfig:
     label_smoothing: float = option(
         0.1, "share of the label spread over all classes, in the training loss only; 0: plain", metavar="F"
     )
+    ema: str = option(
+        "off",
+        "auto: averages the weights as the run goes, and keeps the average if it is better on the validation pictures "
+        "at its end",
+        choices=("auto", "off"),
+    )
     class_weights: str = option(
         "none",
         "balanced: each class has the same part in the training loss, however many pictures it has; for classes of "

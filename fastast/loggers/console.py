@@ -178,6 +178,9 @@ def verdict(summary: dict[str, Any]) -> Table:
         table.add_row("balanced top-1", f"{percent(balanced)} (mean of the classes)")
     if accuracy.get("probe_top1") is not None:
         table.add_row("probe top-1", probe_verdict(accuracy))
+    if (ema := accuracy.get("ema")) is not None:
+        kept = "kept" if ema["used"] else "not kept"
+        table.add_row("average of weights", f"{percent(ema['top1'])}, {kept} (plain {percent(ema['plain_top1'])})")
     if (budget := summary.get("budget")) is not None:
         table.add_row("budget", f"{amount(budget, 'spent')} of {amount(budget, 'given')} spent")
     table.add_row("offered / trained", f"{samples['offered']:,} / {samples['backward']:,}")

@@ -90,7 +90,7 @@ class Checkpointer:
             self._predictions = {"columns": columns, "epoch": epoch}
             best = max(evaluated, key=lambda one: one[1])
             if self._trainer.ranks.is_first and best[0] == epoch:
-                self._best = snapshot(self._trainer.engine.model.state_dict()), *best
+                self._best = snapshot(self._trainer.engine.best_weights()), *best
         self.save()
 
     def close(self) -> str | None:

@@ -31,6 +31,7 @@ from fastast.models.flops import forward_flops, forward_units
 from fastast.models.head import Head
 from fastast.train.optimizer import GuardedStep, build_optimizer
 from fastast.train.steps import HIST_BINS, HIST_WIDTH, EvalStep, Objective, ScoreStep, TrainStep, run_network
+from fastast.train.weight_average import WeightAverage
 
 # Batches that the queue holds: with several ranks fills drift apart before rows are moved.
 QUEUE_BATCHES = {False: 4, True: 6}
@@ -56,6 +57,7 @@ class Engine:
         units: cost of one picture's forward by its size, in forwards at `--image-size`.
         memory: last loss and selection count of every training sample, the same on all ranks once merged.
         evaluate: the evaluation step, compiled if the run is.
+        ema: the average of the weights, or None without `--ema`.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Engine:
         )
         objective = averaged(objective, self.model, self._train_sizes[-1], ranks)
         self.train_step = TrainStep(objective, self.guard, self.memory)
+        self.ema = WeightAverage(self.model) if config.ema == "auto" else None
         self.eval_step = EvalStep(twin, num_classes, dtype=dtype)
         self.evaluate = compile_step(self.eval_step, compiled)
         self._score = compile_step(self.score_step, compiled)
@@ -192,6 +195,8 @@ class Engine:
     def train(self) -> None:
         """Trains the oldest full batch of the queue."""
         self.train_step(self.queue.pop())
+        if self.ema is not None:
+            self.ema.update()
 
     def open_head(self) -> Head:
         """The network's head, which a probe sets.
@@ -229,6 +234,10 @@ class Engine:
     def merge_memory(self) -> None:
         """Gives all ranks the last losses of all samples."""
         self.memory.merge(self.ranks.rank, self.ranks.size, self.ranks.all_reduce)
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """The state dict that did best in the last evaluation: the network's, or its average."""
+        return self.ema.weights() if self.ema is not None and self.ema.is_better else self.model.state_dict()
 
     def status(self) -> Tensor:
         """The fields of `DeviceStatus` of this rank, float64[fields] on the device (exact for counts below 2^53)."""
@@ -285,6 +294,7 @@ class Engine:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.guard.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.shared_state(),
             "memory": self.memory.state_dict(),
             "target": self._target,
             "lr": self.guard.lr,
@@ -297,6 +307,7 @@ class Engine:
             "score_step": self.score_step.state_dict(),
             "train_step": self.train_step.state_dict(),
             "buffers": {name: saved[name] for name, _ in self.model.named_buffers() if name in saved},
+            "ema": None if self.ema is None else self.ema.rank_state(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -309,6 +320,8 @@ class Engine:
         """
         self.model.load_state_dict({**shared["model"], **own["buffers"]})
         self.guard.load_optimizer(shared["optimizer"])
+        if self.ema is not None:
+            self.ema.load(shared["ema"], own["ema"])
         self.memory.load_merged(shared["memory"], self.ranks.rank)
         self._target = shared["target"]
         self.set_lr(shared["lr"])

@@ -45,6 +45,7 @@ class RunLog:
         counters: counts and seconds by phase.
         offered: int32[N], how often this rank was offered each training sample.
         epochs: epoch lines so far.
+        ema: what the last evaluation said of the average of the weights; None where it did not try it.
         by_class: of the last evaluation, pictures of each class, and those that were right; None before it.
         status: the last report of the device that was logged.
         probe: the `probe` entry of `summary.json`, once there is one; its accuracy comes with `finish_probe`.
@@ -65,6 +66,7 @@ class RunLog:
         self.counters = Counters()
         self.offered = np.zeros(num_train, np.int32)
         self.epochs: list[dict[str, Any]] = []
+        self.ema: dict[str, Any] | None = None
         self.by_class: list[list[int]] | None = None
         self.status = DeviceStatus()
         self.probe: dict[str, Any] | None = None
@@ -193,6 +195,7 @@ class RunLog:
         segment: Segment,
         *,
         accuracy: Accuracy | None,
+        ema: dict[str, Any] | None,
         hist: dict[str, Any] | None,
         gpu_j: float | None,
     ) -> None:
@@ -202,10 +205,13 @@ class RunLog:
             status: the device's, once all of the epoch's steps are done.
             segment: the last of the epoch.
             accuracy: on the validation pictures, None where the epoch was not evaluated.
+            ema: what the evaluation said of the average of the weights, None where it did not try it.
             hist: losses of selected and skipped samples, or None.
             gpu_j: joules of the epoch, or None.
         """
         validation = self._take_accuracy(accuracy)
+        if accuracy is not None:
+            self.ema = ema
         self.status = status
         self._warn(self._epoch_status, status)
         self._epoch_status = status
@@ -272,6 +278,7 @@ class RunLog:
             "offered": torch.from_numpy(self.offered),
             "epochs": self.epochs,
             "by_class": self.by_class,
+            "ema": self.ema,
             "metrics": self._metrics.state_dict(),
             "pending": [record.state_dict() for record in self._pending],
             "status": list(self.status),
@@ -284,7 +291,7 @@ class RunLog:
         """Resumes where `state_dict` was called."""
         self.counters.load_state_dict(state["counters"])
         self.offered[:] = state["offered"].numpy() if self._ranks.is_first else 0
-        self.epochs, self.by_class = state["epochs"], state["by_class"]
+        self.epochs, self.by_class, self.ema = state["epochs"], state["by_class"], state["ema"]
         self._metrics.load_state_dict(state["metrics"])
         self._pending = [BatchRecord.from_state(record) for record in state["pending"]]
         self.status, self._epoch_status = DeviceStatus(*state["status"]), DeviceStatus(*state["epoch_status"])

@@ -35,6 +35,10 @@ class RunPosition:
         """The current segment, or None once all is done."""
         return self._planner.schedule.segment_at(self.offered)
 
+    def is_last(self, segment: Segment) -> bool:
+        """Whether none comes after `segment`, as it ended."""
+        return self._planner.schedule.segment_at(self.offered + segment.stop - segment.start) is None
+
     def finish(self, segment: Segment) -> None:
         """Goes on to the next segment after `segment`, as it ended."""
         self.offered += segment.stop - segment.start

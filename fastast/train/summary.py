@@ -139,6 +139,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             "best_epoch": best_epoch,
             "probe_top1": probe.get("val_top1") if probe else None,
             "balanced_top1": last["val_balanced_top1"] if last else None,
+            "ema": log.ema,
             "per_class": per_class(dataset.classes, log.by_class),
         },
         "time_s": {

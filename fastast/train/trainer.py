@@ -335,22 +335,23 @@ class Trainer:
             self.log.count_step(segment.phase, self.engine.train_size)
 
     def _finish_epoch(self, segment: Segment) -> None:
-        accuracy = self._evaluate() if segment.evaluates else None
+        accuracy = self._evaluate(is_last=self.position.is_last(segment)) if segment.evaluates else None
         self._quarantine.end_epoch()
         self.log.finish_epoch(
             self.engine.read_status(),
             segment,
             accuracy=accuracy,
+            ema=self.validation.average,
             hist=self.engine.read_hist() if self._scores(segment) else None,
             gpu_j=self.energy.epoch_j(self.ranks),
         )
 
-    def _evaluate(self, phase: str = EVAL) -> Accuracy:
+    def _evaluate(self, phase: str = EVAL, *, is_last: bool = False) -> Accuracy:
         def finish() -> None:
             self._hosts.flush()
             self._quarantine.share(self.loaders)
 
-        return self.validation.run(self._check, finish, phase)
+        return self.validation.run(self._check, finish, phase, is_last=is_last)
 
     @property
     def epoch(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,9 @@ class Validation:
         batch_size: on each rank.
 
     Attributes:
-        predictions: of the last evaluation.
+        predictions: of the weights that did best in the last evaluation.
+        average: what it said of the average of the weights: the decay at its end, its top1, that of the plain weights,
+            and whether the average was used; None where it did not try it.
     """
 
     def __init__(
@@ -60,38 +63,68 @@ class Validation:
         self._energy, self._budget_meter, self._ranks = energy, budget_meter, ranks
         self._num_pictures, self._batch_size = num_pictures, batch_size
         self.predictions = LastPredictions(num_pictures, engine.device)
+        self.average: dict[str, Any] | None = None
 
-    def run(self, between: Callable[[], None], at_end: Callable[[], None], phase: str = EVAL) -> Accuracy:
-        """Evaluates on all pictures.
+    def run(
+        self, between: Callable[[], None], at_end: Callable[[], None], phase: str = EVAL, *, is_last: bool = False
+    ) -> Accuracy:
+        """Evaluates on all pictures; at the end of the run the average of the weights too, if there is one.
 
         Args:
             between: called between two batches; may raise to end the run there.
             at_end: called after the last one, before the time is read.
             phase: that its energy counts to.
+            is_last: whether it is at the end of the run.
+
+        Returns:
+            The accuracy of `engine.best_weights`.
         """
+        ema = self._engine.ema
         self._energy.meter.set_phase(phase)
         began = time.monotonic()
         self._budget_meter.begin_evaluation()
+        self.average = None
+        try:
+            accuracy = self._evaluate(between)
+            if ema is not None:
+                ema.is_better = False
+            if ema is not None and is_last:
+                plain = self.predictions
+                self.predictions = LastPredictions(self._num_pictures, self._engine.device)
+                with ema.swapped():
+                    averaged = self._evaluate(between)
+                ema.is_better = averaged.top1 > accuracy.top1
+                self.average = {"decay": ema.decay, "top1": averaged.top1, "plain_top1": accuracy.top1}
+                self.average["used"] = ema.is_better
+                if ema.is_better:
+                    accuracy = averaged
+                else:
+                    self.predictions = plain
+            at_end()
+            self._budget_meter.end_evaluation(self._share(is_last))
+        finally:
+            self._counters.eval_s += time.monotonic() - began
+        return accuracy
+
+    def _share(self, is_last: bool) -> float:
+        """What an evaluation is of the last one, which evaluates twice if weights are averaged."""
+        return 1.0 if is_last or self._engine.ema is None else 0.5
+
+    def _evaluate(self, between: Callable[[], None]) -> Accuracy:
         self.predictions.clear()
 
         def take(batch: Batch, logits: torch.Tensor) -> None:
             self.predictions.add(batch, logits)
             between()
 
-        try:
-            average_statistics(self._engine.model, self._ranks)
-            accuracy = evaluate(
-                self._engine.eval_step,
-                self._batches(self._num_pictures),
-                run=self._engine.evaluate,
-                on_logits=take,
-                ranks=self._ranks,
-            )
-            at_end()
-            self._budget_meter.end_evaluation()
-        finally:
-            self._counters.eval_s += time.monotonic() - began
-        return accuracy
+        average_statistics(self._engine.model, self._ranks)
+        return evaluate(
+            self._engine.eval_step,
+            self._batches(self._num_pictures),
+            run=self._engine.evaluate,
+            on_logits=take,
+            ranks=self._ranks,
+        )
 
     def time_part(self) -> None:
         """Runs a small part of an evaluation, so that the last one can be kept back from a budget of time or energy."""
@@ -105,7 +138,8 @@ class Validation:
                 self._budget_meter.begin_evaluation()
             self._engine.evaluate(batch.images, batch.labels, batch.valid)
         self._engine.synchronize()
-        self._budget_meter.end_evaluation((num_timed - lead * size) / self._num_pictures)
+        timed = (num_timed - lead * size) / self._num_pictures
+        self._budget_meter.end_evaluation(timed * self._share(is_last=False))
         self._budget_meter.resume()
 
     def _batches(self, num_pictures: int) -> Iterator[Batch]:

@@ -27,7 +27,7 @@ def plain_options(data, out, **changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"gate": "dense", "train_size": "16:32"}, {"gate": "forward", "target": 1.0, "warmup_epochs": 0.2}],
+    [{"gate": "dense", "train_size": "16:32", "ema": "auto"}, {"gate": "forward", "target": 1.0, "warmup_epochs": 0.2}],
     ids=["dense", "forward"],
 )
 def test_two_ranks_with_half_the_batch_train_the_same_weights(pictures, tmp_path, changes):

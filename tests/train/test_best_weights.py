@@ -17,7 +17,7 @@ class FakeTrainer:
     def __init__(self):
         self.model = torch.nn.Linear(1, 1)
         self.ranks, self.runtime = Space(is_first=True), Space(dtype=torch.float32)
-        self.log, self.engine = Space(evaluated=[]), Space(model=self.model)
+        self.log, self.engine = Space(evaluated=[]), Space(best_weights=self.model.state_dict)
         self.dataset = Space(fingerprint="f", classes=("a", "b"), train=Space(bits=None), val=None)
         self.validation = Space(predictions=Space(merged=lambda ranks: {}))
         self.energy = Space(meter=Space(power_rows=list))

@@ -36,7 +36,7 @@ SUMMARY_KEYS = {
     "model": "arch start params image_size train_sizes precision compiled compile_note",
     "gate": "name selection target shares activation_rate threshold warmup_epochs",
     "samples": "offered decoded scored selected backward leftover steps nonfinite_steps",
-    "accuracy": "val_top1 val_top5 best_val_top1 best_epoch probe_top1 balanced_top1 per_class",
+    "accuracy": "val_top1 val_top5 best_val_top1 best_epoch probe_top1 balanced_top1 per_class ema",
     "time_s": "total train eval data_wait",
     "throughput": "offered_per_s backward_per_s dense_offered_per_s",
     "compute": "forward_units dense_forward_units speedup_ceiling",
