@@ -92,7 +92,7 @@ def evaluate_model(
     from fastast.data.dataset import require_same_bits
     from fastast.device import open_runtime
     from fastast.feed import EvalLoader
-    from fastast.loggers.console import FewNotes
+    from fastast.loggers.console import FewNotes, percent
     from fastast.models.trained import find_trained
     from fastast.train.evaluation import evaluate
     from fastast.train.steps import EvalStep
@@ -142,8 +142,8 @@ def evaluate_model(
     done = f"{accuracy.num_samples:,} pictures" + (f" of {total:,}" if left_out else "")
     missing = f"; {len(left_out):,} left out" if left_out else ""
     reporter.note(
-        f"top-1 {accuracy.top1:.4f}  top-5 {accuracy.top5:.4f}  balanced top-1 {accuracy.balanced_top1:.4f}  "
-        f"on {done}{missing}"
+        f"top-1 {percent(accuracy.top1)}, top-5 {percent(accuracy.top5)}, balanced top-1 "
+        f"{percent(accuracy.balanced_top1)} on {done}{missing}"
     )
     return 0
 

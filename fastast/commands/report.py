@@ -15,25 +15,30 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "report",
         help="one page about a run, or about several side by side",
-        description="Writes a self-contained HTML page: accuracy, activation, the three savings, power, pictures.",
+        description="Writes a self-contained HTML page: what the run saved and what that cost in accuracy, where it is "
+        "wrong, what the gate chose. With --baseline it says how the run compares with another one.",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument(
+        "--baseline", metavar="RUN", help="a finished run on the same pictures, such as a dense one, to compare with"
+    )
     parser.add_argument("--out", metavar="FILE", help="the page; default report.html in the run, or comparison.html")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Writes the page."""
-    return run_report(args.runs, args.out)
+    return run_report(args.runs, args.out, args.baseline)
 
 
-def run_report(paths: Sequence[str], out: str | None = None) -> int:
+def run_report(paths: Sequence[str], out: str | None = None, baseline: str | None = None) -> int:
     """Writes a page and prints its path.
 
     Args:
         paths: run folders; several are put side by side, with a section each. A bench's folder comes alone.
         out: the file; by default `report.html` in the run folder, `bench.html` in a bench's, `comparison.html` here
             for several.
+        baseline: another run that the only one of `paths` is measured by.
 
     Returns:
         The exit code.
@@ -47,10 +52,12 @@ def run_report(paths: Sequence[str], out: str | None = None) -> int:
     benches = [path for path in paths if Path(path, BENCH_FILE).exists()]
     if benches and len(paths) > 1:
         raise InputError(f"{benches[0]}: is a bench, which has a page of its own; name it alone, or single runs")
+    if baseline is not None and (benches or len(paths) > 1):
+        raise InputError("--baseline: is for the page of one run; several runs are put side by side without it")
     if benches:
         page = write_bench_report(benches[0], out)
     elif len(paths) == 1:
-        page = write_report(paths[0], out)
+        page = write_report(paths[0], out, baseline=baseline)
     else:
         page = write_comparison(paths, out or "comparison.html")
     print(page)

@@ -116,7 +116,7 @@ def step_detail(line: dict[str, Any], left_s: float | None) -> str:
     parts = [f"epoch {line['epoch']} {line['phase']}", f"{speed:,.0f} offered/s"]
     if line["activation"] is not None:
         parts.append(f"{speed * line['activation']:,.0f} trained/s")
-        parts.append(f"active {line['activation']:.1%}")
+        parts.append(f"active {percent(line['activation'], 1)}")
     if line["threshold"] is not None:
         parts.append(f"threshold {line['threshold']:.3g}")
     if line["loss"] is not None:
@@ -131,10 +131,14 @@ def step_detail(line: dict[str, Any], left_s: float | None) -> str:
 def epoch_detail(line: dict[str, Any], of: str) -> str:
     """One line of text for an epoch line of `metrics.jsonl`; `of` follows the epoch's number."""
     loss = "-" if line["train_loss"] is None else f"{line['train_loss']:.3f}"
-    accuracy = "" if line["val_top1"] is None else f"val top-1 {line['val_top1']:.2%}, top-5 {line['val_top5']:.2%}, "
+    accuracy = (
+        ""
+        if line["val_top1"] is None
+        else (f"val top-1 {percent(line['val_top1'])}, top-5 {percent(line['val_top5'])}, ")
+    )
     return (
         f"epoch {line['epoch']}{of} {line['phase']}: {accuracy}train loss {loss}, "
-        f"active {percent(line['activation'])} "
+        f"active {percent(line['activation'], 1)} "
         f"({line['backward']:,} of {line['offered']:,} trained), {duration(line['seconds'])}"
     )
 
@@ -142,8 +146,8 @@ def epoch_detail(line: dict[str, Any], of: str) -> str:
 def probe_detail(probe: dict[str, Any]) -> str:
     """One line of text for the `probe` entry of a summary."""
     return (
-        f"probe: val top-1 {probe['val_top1']:.2%}, top-5 {probe['val_top5']:.2%}, {probe['pictures']:,} pictures, "
-        f"penalty {probe['penalty']:.1e}, {duration(probe['seconds'])}"
+        f"probe: val top-1 {percent(probe['val_top1'])}, top-5 {percent(probe['val_top5'])}, "
+        f"{probe['pictures']:,} pictures, penalty {probe['penalty']:.1e}, {duration(probe['seconds'])}"
     )
 
 
@@ -185,8 +189,8 @@ def verdict(summary: dict[str, Any]) -> Table:
         table.add_row("budget", f"{amount(budget, 'spent')} of {amount(budget, 'given')} spent")
     table.add_row("offered / trained", f"{samples['offered']:,} / {samples['backward']:,}")
     if gate["activation_rate"] is not None:
-        target = "" if gate["target"] is None else f" (target {gate['target']:.4g})"
-        table.add_row("activation", f"{gate['activation_rate']:.2%}{target}")
+        target = "" if gate["target"] is None else f" (target {percent(gate['target'], 1)})"
+        table.add_row("activation", f"{percent(gate['activation_rate'], 1)}{target}")
         if told := share_told(gate):
             table.add_row("share", told)
     elif gate["name"] != "dense":
@@ -195,12 +199,14 @@ def verdict(summary: dict[str, Any]) -> Table:
     if compute["speedup_ceiling"] is not None:
         table.add_row("gated ceiling", f"{compute['speedup_ceiling']:.2f}x (forward 1, backward 2)")
     for name, meaning in (
-        ("estimated", "as AST counts: active 1, skipped 0.01"),
-        ("arithmetic", "counted forwards and backwards"),
         ("measured", "joules"),
+        ("arithmetic", "counted forwards and backwards"),
+        ("estimated", "as AST counts: active 1, skipped 0.01"),
     ):
         gated, whole = energy[f"savings_{name}"], energy[f"run_savings_{name}"]
-        figures = f"gated part {percent(gated)}, whole run {percent(whole)}" if gated is not None else percent(None)
+        figures = (
+            f"gated part {percent(gated, 1)}, whole run {percent(whole, 1)}" if gated is not None else percent(None)
+        )
         table.add_row(f"savings, {name}", f"{figures} ({meaning})")
     if energy["gpu_j"] is not None:
         table.add_row("GPU energy", f"{energy['gpu_j']:,.0f} J")
@@ -232,13 +238,14 @@ def share_told(gate: dict[str, Any]) -> str | None:
         return None
     first, last = shares[0], shares[-1]
     return (
-        f"the gate's share {'fell' if last < first else 'rose'} from {first:.0%} to {last:.0%} as the network learned"
+        f"the gate's share {'fell' if last < first else 'rose'} from {percent(first, 0)} to {percent(last, 0)} "
+        "as the network learned"
     )
 
 
-def percent(value: float | None) -> str:
-    """A share as text; "not measured" for None."""
-    return "not measured" if value is None else f"{value:.2%}"
+def percent(value: float | None, digits: int = 2) -> str:
+    """A share as text, such as "84.20 %"; "not measured" for None. Accuracies have two digits, other shares one."""
+    return "not measured" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def duration(seconds: float) -> str:

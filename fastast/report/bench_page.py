@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastast.errors import InputError
+from fastast.report.answers import data_name
 from fastast.report.bench_plots import UNITS, Look, accuracy_against_cost, curves_of, how_to_read, looks_of
 from fastast.report.bench_tables import (
     Table,
@@ -26,6 +27,7 @@ from fastast.report.svg import Figure
 
 BENCH_FILE = "bench.json"
 SCHEMA = 2
+MAX_GATES = 4  # in the title
 UNIT_OF_BUDGET = {"ep": "units", "time": "seconds", "joules": "joules"}
 
 
@@ -70,7 +72,7 @@ def write_bench_report(
         content = _describe_bench(bench, folder, path.resolve().parent)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{source}: damaged ({error!r}); the bench's command writes it anew") from error
-    return write_page(path, "bench_page.html", title=f"{content['name']} · fastast bench", **content)
+    return write_page(path, "bench_page.html", title=f"{content['heading']} · fastast bench", **content)
 
 
 def _clean_strings(value: Any) -> Any:
@@ -93,8 +95,8 @@ def _describe_bench(bench: dict[str, Any], folder: Path, beside: Path) -> dict[s
     shown = [unit for unit in wanted if any(view.key == unit and view.figure is not None for view in views)]
     first = bench["runs"][0]["summary"] if bench["runs"] else {}
     return {
-        "name": clean(folder.resolve().name),
-        "about": _about(bench, first),
+        "heading": _title(bench, first),
+        "about": _about(bench, first, folder),
         "finished": bench["finished"],
         "num_runs": len(bench["runs"]),
         "over_seeds": f"over {_count(len(bench['seeds']), 'seed')}",
@@ -160,17 +162,25 @@ def _options(options: Any) -> str:
     return ", ".join(f"{name}={value}" for name, value in table(options)) or "none of its own"
 
 
-def _about(bench: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+def _title(bench: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """What was trained: network, data set and gates."""
+    arch = (first.get("model") or {}).get("arch") or bench["options"].get("arch") or "network"
+    gates = dict.fromkeys(str(arm["name"]).partition(":")[0] for arm in bench["arms"])
+    arms = ", ".join(gates) if len(gates) <= MAX_GATES else f"{len(bench['arms'])} arms"
+    return f"{arch} on {data_name(bench['options'])}: {arms}"
+
+
+def _about(bench: Mapping[str, Any], first: Mapping[str, Any], folder: Path) -> str:
     model, data = first.get("model") or {}, first.get("data") or {}
     parts = [
-        str(model.get("arch") or bench["options"].get("arch") or ""),
+        f"{data['train']:,} pictures of {data['classes']} classes" if data.get("train") else "",
         f"at {model['image_size']} px" if model.get("image_size") else "",
-        f"on {data['train']:,} pictures of {data['classes']} classes" if data.get("train") else "",
     ]
     counts = [
         _count(len(bench[name]), word) for name, word in (("arms", "arm"), ("budgets", "budget"), ("seeds", "seed"))
     ]
-    return " · ".join(filter(None, [" ".join(filter(None, parts)), " \N{MULTIPLICATION SIGN} ".join(counts)]))
+    texts = [" ".join(filter(None, parts)), " \N{MULTIPLICATION SIGN} ".join(counts), clean(folder.resolve().name)]
+    return " · ".join(filter(None, texts))
 
 
 def _count(number: int, word: str) -> str:

@@ -15,10 +15,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fastast.atomic_files import write_whole
-from fastast.report.run_record import RunRecord, Samples, clean
+from fastast.report.picture_tables import Samples
+from fastast.report.run_record import RunRecord, clean
 
 SIDE_PX = 96
-MAX_PICTURES = 96
+MAX_PICTURES = 48
 MAX_SUSPECTS = 24
 IMPROBABLE = 0.05  # probability of the label below which it is suspected
 # Larger files are skipped: they would delay the report.
@@ -67,7 +68,7 @@ def gallery(record: RunRecord) -> dict[str, Any]:
     for label, sides in choose(samples).items():
         name = record.classes[label] if 0 <= label < len(record.classes) else f"class {label}"
         most, least = (
-            [picture for row in rows if (picture := _picture(record.path, samples, row, unreadable))] for rows in sides
+            [shown for row in rows if (shown := _sample(record.path, samples, row, unreadable))] for rows in sides
         )
         mean = float(rate[(samples.label == label) & (samples.offered > 0)].mean())
         if most or least:
@@ -91,32 +92,47 @@ def suspects(record: RunRecord, *, max_pictures: int = MAX_SUSPECTS) -> dict[str
     found = found[np.argsort(-samples.last_loss[found], kind="stable")]
     pictures: list[dict[str, Any]] = []
     for row in found[: 2 * max_pictures]:  # some may be unreadable by now
-        if len(pictures) < max_pictures and (picture := _picture(record.path, samples, row, [])):
+        if len(pictures) < max_pictures and (shown := _sample(record.path, samples, row, [])):
             label = int(samples.label[row])
             name = record.classes[label] if 0 <= label < len(record.classes) else f"class {label}"
-            pictures.append({**picture, "label": name})
+            pictures.append({**shown, "label": name})
     return {"pictures": pictures, "num": len(found), "num_trained": int(np.isfinite(samples.last_loss).sum())}
 
 
-def _picture(run: Path, samples: Samples, row: int, unreadable: list[tuple[str, str]]) -> dict[str, Any] | None:
-    """What the page shows of a picture: the JPEG itself, its name, its counts, and a tip with all of them."""
-    path = samples.path(row)
+def _sample(run: Path, samples: Samples, row: int, unreadable: list[tuple[str, str]]) -> dict[str, Any] | None:
+    """What the page shows of a training picture: also its counts, and a tip with all of them."""
+    offered, selected = int(samples.offered[row]), int(samples.selected[row])
+    loss = float(samples.last_loss[row])
+    tip = f"selected {selected:,} of {offered:,} times"
+    if np.isfinite(loss):
+        tip += f", last loss {loss:.3g}, probability of the label {np.exp(-loss):.2g}"
+    shown = picture(samples.path(row), tip, unreadable, keep=run / "thumbs" / f"{int(samples.id[row])}.jpg")
+    return None if shown is None else {**shown, "selected": selected, "offered": offered}
+
+
+def picture(
+    path: str, tip: str, unreadable: list[tuple[str, str]] | None = None, *, keep: Path | None = None
+) -> dict[str, Any] | None:
+    """What the page shows of a picture: the JPEG itself, its name, and its path with a tip.
+
+    Args:
+        path: of the picture.
+        tip: stands behind the path.
+        unreadable: gets path and reason if it cannot be shown; the result is then None.
+        keep: also write the JPEG there, if that can be written.
+    """
     try:
         jpeg = thumbnail(path)
     except (OSError, ValueError, SyntaxError, ArithmeticError, Image.DecompressionBombError) as error:
-        unreadable.append((clean(path), clean(getattr(error, "strerror", None) or str(error))))
+        if unreadable is not None:
+            unreadable.append((clean(path), clean(getattr(error, "strerror", None) or str(error))))
         return None
-    with contextlib.suppress(OSError):  # a read-only run folder is fine
-        folder = run / "thumbs"
-        folder.mkdir(exist_ok=True)
-        write_whole(folder / f"{int(samples.id[row])}.jpg", jpeg)
-    offered, selected = int(samples.offered[row]), int(samples.selected[row])
-    loss = float(samples.last_loss[row])
-    tip = f"{clean(path)}: selected {selected:,} of {offered:,} times"
-    if np.isfinite(loss):
-        tip += f", last loss {loss:.3g}, probability of the label {np.exp(-loss):.2g}"
+    if keep is not None:
+        with contextlib.suppress(OSError):  # a read-only run folder is fine
+            keep.parent.mkdir(exist_ok=True)
+            write_whole(keep, jpeg)
     uri = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
-    return {"data_uri": uri, "name": clean(Path(path).name), "tip": tip, "selected": selected, "offered": offered}
+    return {"data_uri": uri, "name": clean(Path(path).name), "tip": f"{clean(path)}: {tip}"}
 
 
 def thumbnail(path: str | os.PathLike[str]) -> bytes:
@@ -139,5 +155,5 @@ def thumbnail(path: str | os.PathLike[str]) -> bytes:
             image.draft("RGB", (2 * SIDE_PX, 2 * SIDE_PX))
             small = ImageOps.fit(image.convert("RGB"), (SIDE_PX, SIDE_PX))
     out = io.BytesIO()
-    small.save(out, "JPEG", quality=82)
+    small.save(out, "JPEG", quality=78)
     return out.getvalue()

@@ -20,11 +20,11 @@ from fastast.report.run_record import RunRecord
 PX_PER_EPOCH = 55
 
 
-def power(record: RunRecord) -> svg.Figure | str:
-    """Power over time, with epochs and phases."""
+def power(record: RunRecord) -> svg.Figure | None:
+    """Power over time, with epochs and phases; None where no GPU power was recorded."""
     rows = [row for row in record.power if row.w is not None]
     if not rows:
-        return "Power over time: no GPU power was recorded (there is no power.csv, or it holds no readings)."
+        return None
     by_gpu = {uuid: [row for row in rows if row.uuid == uuid] for uuid in sorted({row.uuid for row in rows})}
     first = next(iter(by_gpu))
     phases = _phases([row for row in record.power if row.uuid == first])

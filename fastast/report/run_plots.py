@@ -1,4 +1,4 @@
-"""The figures of a run's page. Each is a `Figure`, or a line that says why there is none."""
+"""The figures of a run's page. Each is a `Figure`, or None where the run recorded nothing of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from fastast.loggers.console import share_told
+from fastast.loggers.console import percent, share_told
 from fastast.phases import GATED
 from fastast.report import svg
 from fastast.report.run_record import RunRecord
@@ -17,15 +17,17 @@ WITHOUT_TARGET = ("dense", "infobatch")
 # The controller keeps the activation within 5 % of target on average over so many batches.
 BAND = 0.05
 BAND_BATCHES = 200
+# A smaller share of the time explains nothing.
+NOTABLE_WAIT = 0.05
 
 
-def accuracy(record: RunRecord) -> svg.Figure | str:
+def accuracy(record: RunRecord) -> svg.Figure | None:
     """Validation top-1 and top-5 by epoch."""
     lines = [("top-1", "val_top1", svg.SERIES[0]), ("top-5", "val_top5", svg.MUTED)]
     return _by_epoch(record, "Validation accuracy", lines, svg.percent_axis, "{:.1%}")
 
 
-def loss(record: RunRecord) -> svg.Figure | str:
+def loss(record: RunRecord) -> svg.Figure | None:
     """Training and validation loss by epoch."""
     lines = [("training", "train_loss", svg.MUTED), ("validation", "val_loss", svg.SERIES[0])]
     caption = "Both before label smoothing. Training: trained samples only, and a gate may pick the hard ones."
@@ -39,11 +41,17 @@ def _by_epoch(
     percent_or_few_ticks: Callable[[Axes], None],
     form: str,
     caption: str = "",
-) -> svg.Figure | str:
-    if not record.epochs:
-        return f"{title}: no epoch has ended yet."
+) -> svg.Figure | None:
     epochs = record.column("epoch")
-    curves = [svg.Curve(epochs, record.column(key), name, colour) for name, key, colour in lines]
+    columns = [(name, record.column(key), colour) for name, key, colour in lines]
+    # Of epochs without an evaluation nothing is known: lines go on to the next one.
+    curves = [
+        svg.Curve(epochs[known], values[known], name, colour)
+        for name, values, colour in columns
+        if (known := np.isfinite(values)).any()
+    ]
+    if not curves:
+        return None
 
     def axis(axes: Axes) -> None:
         svg.epoch_axis(axes)
@@ -55,7 +63,7 @@ def _by_epoch(
     return svg.curves_figure(title, label, curves, axis, caption)
 
 
-def share(record: RunRecord) -> svg.Figure | str:
+def share(record: RunRecord) -> svg.Figure | None:
     """The share that a gate with target auto aimed at, by epoch."""
     told = share_told({"target": None, "shares": [line["target"] for line in record.epochs]})
     caption = f"{(told or 'it did not move').capitalize()}: it follows the effective sample size of its scores."
@@ -68,11 +76,11 @@ def _percent_from_zero(axes: Axes) -> None:
     svg.percent_axis(axes)
 
 
-def activation(record: RunRecord) -> svg.Figure | str:
+def activation(record: RunRecord) -> svg.Figure | None:
     """Share of offered samples that reached backward in the gated part, with its target."""
     gated = record.steps["phase"] == GATED
     if not gated.any():
-        return "Activation: no step of a gated part is recorded."
+        return None
     target = _target(record)
     x, y, smooth, span = mean_activation(record, target)
 
@@ -93,11 +101,13 @@ def activation(record: RunRecord) -> svg.Figure | str:
         svg.label_ends(axes, ends)
 
     mean = smooth[np.isfinite(smooth)]
-    label = "Activation of the gated part over offered samples" + (f": last mean {mean[-1]:.2%}" if len(mean) else "")
-    label += f", target {target:.2%}." if target else "."
+    label = "Activation of the gated part over offered samples" + (
+        f": last mean {percent(mean[-1], 1)}" if len(mean) else ""
+    )
+    label += f", target {percent(target, 1)}." if target else "."
     caption = f"Thin: single log lines. Bold: mean of the last {span:,} gated samples (of fewer at first). "
     if target:
-        caption += f"Band: target ± {BAND:.0%} of it."
+        caption += f"Band: target ± {percent(BAND, 0)} of it."
     drawn = svg.draw(paint, label, names=["target" if target else "mean"])
     return svg.Figure("Activation, share of offered", drawn, caption=caption)
 
@@ -113,11 +123,11 @@ def mean_activation(record: RunRecord, target: float | None) -> tuple[np.ndarray
     return x, y, trailing_mean(x, y, weight, span), span
 
 
-def threshold(record: RunRecord) -> svg.Figure | str:
+def threshold(record: RunRecord) -> svg.Figure | None:
     """The threshold of the controller."""
     x, y = record.steps["offered"], record.steps["threshold"]
     if not np.isfinite(y).any():
-        return "Threshold: this run's gate records none."
+        return None
     first = int(np.flatnonzero(np.isfinite(y))[0])
     x, y = x[first:], y[first:]
     label = f"Threshold over offered samples: {svg.first_to_last(y, '{:.3g}')}."
@@ -125,11 +135,11 @@ def threshold(record: RunRecord) -> svg.Figure | str:
     return _over_offered("Threshold", x, y, 1.15 * np.nanmax(y), label, caption)
 
 
-def throughput(record: RunRecord) -> svg.Figure | str:
+def throughput(record: RunRecord) -> svg.Figure | None:
     """Offered samples per second."""
     y = record.steps["offered_per_s"]
     if not np.isfinite(y).any():
-        return "Throughput: no step is recorded."
+        return None
 
     def axis(axes: Axes) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(svg.short))
@@ -140,21 +150,22 @@ def throughput(record: RunRecord) -> svg.Figure | str:
     return _over_offered(title, record.steps["offered"], y, 1.12 * np.nanmax(y), label, "Evaluation left out.", axis)
 
 
-def data_wait(record: RunRecord) -> svg.Figure | str:
+def data_wait(record: RunRecord) -> svg.Figure | None:
     """Share of the loop's time that it waited for pictures."""
     steps = record.steps
     with np.errstate(invalid="ignore", divide="ignore"):
         y = steps["data_wait_s"] * steps["offered_per_s"] / line_samples(record)
     y = np.where(np.isfinite(y), np.clip(y, 0, 1), np.nan)
-    if not np.isfinite(y).any():
-        return "Data wait: no step is recorded."
+    if not (y >= NOTABLE_WAIT).any():
+        return None
 
     def axis(axes: Axes) -> None:
         svg.percent_axis(axes)
         _annotate_gated(axes, record)
 
     top = max(0.05, min(1.0, 1.2 * np.nanmax(y)))
-    label = f"Share of time spent waiting for data: mean {np.nanmean(y):.1%}, at most {np.nanmax(y):.1%}."
+    mean, most = percent(float(np.nanmean(y)), 1), percent(float(np.nanmax(y)), 1)
+    label = f"Share of time spent waiting for data: mean {mean}, at most {most}."
     caption = "A gate that decides after decoding saves nothing where this is high."
     return _over_offered("Data wait, share of time", steps["offered"], y, top, label, caption, axis)
 
@@ -176,12 +187,12 @@ def _over_offered(
     return svg.curves_figure(title, label, [svg.Curve(x, y, "", svg.SERIES[0])], axes_from_zero, caption)
 
 
-def loss_histogram(record: RunRecord) -> svg.Figure | str:
+def loss_histogram(record: RunRecord) -> svg.Figure | None:
     """Scoring loss of selected against skipped samples, over all gated epochs."""
     hists = [line["hist"] for line in record.epochs if line["hist"] is not None]
     hists = [hist for hist in hists if np.array_equal(hist[0], hists[0][0])]
     if not hists:
-        return "Losses of selected and skipped samples: this run scored no samples while training, so there are none."
+        return None
     edges, (selected, skipped) = hists[0][0], sum(hist[1:] for hist in hists)
     last = max(np.flatnonzero(selected + skipped), default=0)
     width = edges[1] - edges[0] if len(edges) > 1 else 1.0

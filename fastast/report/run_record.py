@@ -5,17 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fastast.energy.power_log import COLUMNS, PowerRow
 from fastast.errors import InputError
+from fastast.report.picture_tables import Predictions, Samples, read_predictions, read_samples
 from fastast.run_folder import RunFolder, finite, read_json
 
 STEP_COLUMNS = ("epoch", "offered", "activation", "threshold", "offered_per_s", "data_wait_s")
@@ -26,23 +25,6 @@ EPOCH_NUMBERS = (
 # Longer lists are cut on the page.
 MAX_QUARANTINED = 200
 MAX_NUMBER = 1e15
-
-
-class Samples(NamedTuple):
-    """The columns of `samples.npz`, N training pictures."""
-
-    id: np.ndarray  # int[N]
-    label: np.ndarray  # int[N]
-    path_bytes: np.ndarray  # uint8, all paths end to end
-    path_starts: np.ndarray  # int64[N + 1], where each begins, and the end
-    offered: np.ndarray  # int[N], a count
-    selected: np.ndarray  # int[N], a count
-    last_loss: np.ndarray  # float[N], NaN where none is known
-
-    def path(self, row: int) -> str:
-        """Path of a picture; bytes that are not UTF-8 become surrogates."""
-        begin, end = self.path_starts[row : row + 2]
-        return os.fsdecode(self.path_bytes[begin:end].tobytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +38,8 @@ class RunRecord:
     steps: dict[str, np.ndarray]  # step lines by `offered`: float64[S], NaN where a line says null; and str[S] `phase`
     epochs: list[dict[str, Any]]  # epoch lines; every name of `EPOCH_NUMBERS` is a float or None
     num_damaged: int  # lines of `metrics.jsonl` and rows of `power.csv` that could not be read
-    samples: Samples | None  # per-picture counts, or None before the end of the run
+    samples: Samples | None  # counts of each training picture, or None before the end of the run
+    predictions: Predictions | None  # of each validation picture, or None before the first evaluation
     quarantine: list[tuple[str, str]]  # (path, reason) of the first pictures that were set aside
     num_quarantined: int  # in all
     power: list[PowerRow]  # in order of time
@@ -123,7 +106,8 @@ def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
         steps=steps,
         epochs=epochs,
         num_damaged=num_damaged + num_bad_rows,
-        samples=_read_samples(folder.samples) if folder.samples.exists() else None,
+        samples=read_samples(folder.samples) if folder.samples.exists() else None,
+        predictions=read_predictions(folder.predictions) if folder.predictions.exists() else None,
         quarantine=quarantine[:MAX_QUARANTINED],
         num_quarantined=len(quarantine),
         power=power,
@@ -255,29 +239,3 @@ def _read_power(path: Path) -> tuple[list[PowerRow], int]:
     except csv.Error as error:
         raise InputError(f"{path}: not a CSV file ({error})") from error
     return sorted(rows, key=lambda row: row.t_s), num_damaged
-
-
-def _read_samples(path: Path) -> Samples:
-    kinds = {"id": "iu", "label": "iu", "offered": "iu", "selected": "iu", "last_loss": "f"}
-    kinds |= {"path_bytes": "u", "path_starts": "i"}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            earlier = "path" in file and "path_bytes" not in file
-            columns = {name: file[name] for name in kinds if not (earlier and name.startswith("path"))}
-            if earlier:  # of earlier versions, of one width
-                paths = file["path"].astype(np.bytes_).tolist()
-                columns["path_bytes"] = np.frombuffer(b"".join(paths), np.uint8)
-                columns["path_starts"] = np.cumsum([0, *map(len, paths)])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError) as error:
-        raise InputError(f"{path}: not the samples.npz of a run ({type(error).__name__})") from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise InputError(f"{path}: damaged ({type(error).__name__})") from error
-    num = columns["id"].size
-    lengths = dict.fromkeys(kinds, num) | {"path_starts": num + 1, "path_bytes": columns["path_bytes"].size}
-    for name, column in columns.items():
-        if column.ndim != 1 or column.dtype.kind not in kinds[name] or len(column) != lengths[name]:
-            raise InputError(f"{path}: column {name} has the wrong type or length ({column.dtype}, {column.shape})")
-    starts = columns["path_starts"]
-    if starts[0] != 0 or starts[-1] != columns["path_bytes"].size or (np.diff(starts) < 0).any():
-        raise InputError(f"{path}: path_starts do not fit path_bytes")
-    return Samples(**columns)

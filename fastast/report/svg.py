@@ -144,7 +144,7 @@ def described(curves: Sequence[Curve], form: str) -> str:
 
 def first_to_last(values: np.ndarray, form: str) -> str:
     """Text of the first and the last known value, such as `form="{:.1%}"` makes it."""
-    known = [form.format(value) for value in values[np.isfinite(values)]]
+    known = [form.format(value).replace("%", " %") for value in values[np.isfinite(values)]]
     if not known:
         return "not recorded"
     return f"from {known[0]} to {known[-1]}" if len(known) > 1 else known[0]

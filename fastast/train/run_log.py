@@ -13,7 +13,7 @@ from fastast.cost_model import DENSE_COST
 from fastast.distributed.ranks import Ranks
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
-from fastast.loggers.console import Reporter, epoch_detail, step_detail
+from fastast.loggers.console import Reporter, epoch_detail, percent, step_detail
 from fastast.loggers.counters import BatchRecord, Counters
 from fastast.loggers.device_status import DeviceStatus, merge_status
 from fastast.loggers.metrics import VALIDATION, MetricsWriter
@@ -229,7 +229,7 @@ class RunLog:
         self.epochs.append(line)
         self._folder.append_metrics(line)
         num_epochs, budget = self._planner.schedule.num_epochs, self._planner.budget
-        of = f"/{num_epochs}" if budget is None else f" ({budget.progress:.0%} of the training done)"
+        of = f"/{num_epochs}" if budget is None else f" ({percent(budget.progress, 0)} of the training done)"
         self._reporter.note(epoch_detail(line, of))
 
     def finish_probe(self, accuracy: Accuracy) -> None:

@@ -26,8 +26,8 @@ def test_evaluate_agrees_with_the_run(run, pictures, tmp_path, capsys):
     best = json.loads((run / "summary.json").read_text())["accuracy"]["best_val_top1"]
     assert main(["evaluate", str(run), "--data", str(pictures), "--out", str(tmp_path / "p.csv")]) == 0
     told = capsys.readouterr().out
-    assert f"top-1 {best:.4f}" in told
-    assert f"balanced top-1 {best:.4f}" in told
+    assert f"top-1 {100 * best:.2f} %" in told
+    assert f"balanced top-1 {100 * best:.2f} %" in told
     lines = (tmp_path / "p.csv").read_text().splitlines()
     assert lines[0] == "path,label,prediction,probability"
     assert len(lines) == 61
@@ -45,7 +45,7 @@ def test_weights_away_from_their_run_say_what_they_are(run, pictures, tmp_path, 
     assert "add --arch tests.nets:tiny" in error
     assert main([*arguments, "--arch", "tests.nets:tiny", "--batch-size", "7"]) == 0
     printed = capsys.readouterr().out
-    assert f"top-1 {best:.4f}" in printed
+    assert f"top-1 {100 * best:.2f} %" in printed
     assert "tests.nets:tiny, 4 classes (class_0, class_1, class_2, class_3)" in printed
     assert "resized to 36 px (bilinear, antialias) and cropped to 32" in printed
     part = tmp_path / "part"

@@ -39,6 +39,7 @@ def write_run(
     if gpus:
         write_power_csv(path / "power.csv", power(rng, epochs, gpus))
     write_samples(path, rng, classes)
+    write_predictions(path, rng, classes)
     quarantine = [{"id": None, "path": f"/pictures/<b>bad</b>{i}.jpg", "reason": "no end marker"} for i in range(230)]
     (path / "quarantine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in quarantine))
     return path
@@ -109,7 +110,7 @@ def summary(lines: list[dict[str, Any]], gate: str, *, measured: bool) -> dict[s
         **{"schema": 1, "version": "0.1.0", "commit": "0123456789ab", "seed": 0, "stopped": None, "resumes": []},
         "argv": ["train", "--data", "/pictures/<script>alert(1)</script>"],
         "hardware": {"device": "cuda", "names": ["Tesla T4"], "world_size": 1, "driver": "570.86.15"},
-        "data": {"train": NUM_TRAIN, "val": 500, "classes": len(CLASSES), "quarantined": 230},
+        "data": {"train": NUM_TRAIN, "val": 500, "classes": len(CLASSES), "quarantined": 230, "fingerprint": "f"},
         "model": {"arch": "resnet18", "params": 11182668, "image_size": 64, "precision": "float16"},
         "gate": {
             **{"name": gate, "selection": "soft", "target": TARGET},
@@ -124,7 +125,7 @@ def summary(lines: list[dict[str, Any]], gate: str, *, measured: bool) -> dict[s
             **{"best_val_top1": ends[-1]["val_top1"], "best_epoch": ends[-1]["epoch"]},
         },
         "time_s": {"total": 136.0, "train": 120.0, "eval": 16.0, "data_wait": 5.5},
-        "throughput": {"offered_per_s": 260.0, "backward_per_s": 52.0},
+        "throughput": {"offered_per_s": 260.0, "backward_per_s": 52.0, "dense_offered_per_s": 110.0},
         "compute": {
             "forward_units": 3.0 * backward + scored,
             "dense_forward_units": 3.0 * offered,
@@ -180,4 +181,21 @@ def write_samples(path: Path, rng: np.random.Generator, classes: tuple[str, ...]
         offered=np.full(num, 4, np.int32),
         selected=selected.astype(np.int32),
         last_loss=last_loss,
+    )
+
+
+def write_predictions(path: Path, rng: np.random.Generator, classes: tuple[str, ...]) -> None:
+    """`predictions.npz` of the pictures of `write_samples`, of which a quarter is taken for another class."""
+    with np.load(path / "samples.npz") as samples:
+        label, paths = samples["label"], {name: samples[name] for name in ("path_bytes", "path_starts")}
+    other = (label + rng.integers(1, len(classes), len(label))) % len(classes)
+    predicted = np.where(rng.random(len(label)) < 0.75, label, other).astype(np.int32)
+    predicted[5] = -1
+    np.savez_compressed(
+        path / "predictions.npz",
+        epoch=np.array([4], np.int32),
+        label=label,
+        predicted=predicted,
+        probability=rng.uniform(0.4, 1, len(label)).astype(np.float32),
+        **paths,
     )

@@ -290,7 +290,7 @@ def test_progress_without_a_terminal(pictures, tmp_path):
     done = run_fastast("train", *options(pictures, tmp_path / "run", epochs=1), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
-    assert re.search(r"epoch 1/1 warmup: val top-1 \d+\.\d+%", done.stdout)
+    assert re.search(r"epoch 1/1 warmup: val top-1 \d+\.\d+ %", done.stdout)
     assert "run folder:" in done.stdout
 
 

@@ -1,0 +1,228 @@
+"""What a run's page says first: the answer in a sentence, the main figures, and what the run saved."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastast.loggers.console import duration, percent
+from fastast.phases import DENSE
+from fastast.report.run_record import RunRecord, clean
+
+# Name, keys of the summary (None: from the speeds), what is compared. In the order of what they are worth.
+SAVINGS = (
+    ("joules", "measured", "Measured: GPU joules per picture, against dense training in the same run."),
+    ("time", None, "Measured: seconds per picture, against dense training in the same run."),
+    ("work", "arithmetic", "Counted: forwards of the full-size network, of which a dense picture takes three."),
+    ("by AST's count", "estimated", "Estimated: a trained picture counts 1, a skipped one 0.01."),
+)
+
+
+class Answer(NamedTuple):
+    """A sentence, and a command that would tell more."""
+
+    text: str
+    command: str = ""
+
+
+def option(record: RunRecord, key: str) -> str:
+    """An option of the run as text."""
+    return clean(str(record.config.get(key, "?")))
+
+
+def gate_of(record: RunRecord) -> str:
+    """Name of the run's gate."""
+    return record.text("gate", "name") or option(record, "gate")
+
+
+def title(record: RunRecord) -> str:
+    """What was trained: network, data set and gate."""
+    gate = gate_of(record)
+    arch = record.text("model", "arch") or option(record, "arch")
+    return f"{arch} on {data_name(record.config)}, {gate if gate == DENSE else f'{gate} gate'}"
+
+
+def data_name(config: dict[str, Any]) -> str:
+    """Name of the data set of a run with these options."""
+    folders = config.get("data") or config.get("train_dir")
+    if not folders:
+        return "the demo set"
+    paths = [Path(os.path.abspath(folder)) for folder in str(folders).split(",")]
+    names = [path.name if config.get("data") else path.parent.name for path in paths]
+    return clean(", ".join(dict.fromkeys(names)))
+
+
+def last_top1(record: RunRecord) -> float | None:
+    """Top-1 of the last evaluation."""
+    if record.summary:
+        return record.number("accuracy", "val_top1")
+    return next((line["val_top1"] for line in reversed(record.epochs) if line["val_top1"] is not None), None)
+
+
+def num_evaluated(record: RunRecord) -> int | None:
+    """Pictures that an evaluation counts."""
+    if record.predictions is not None:
+        return int(record.predictions.known.sum())
+    num = record.number("data", "val")
+    return None if num is None or num < 1 else int(num)
+
+
+def standard_error(top1: float, num: int) -> float:
+    """Of a share of `num` pictures, if they are a random sample (binomial)."""
+    return float(np.sqrt(max(0.0, top1 * (1 - top1)) / num))
+
+
+def accuracy_text(record: RunRecord) -> str:
+    """Last top-1 with its standard error, in percent."""
+    top1, num = last_top1(record), num_evaluated(record)
+    if top1 is None:
+        return "-"
+    return f"{100 * top1:.2f} ± {100 * standard_error(top1, num):.2f} %" if num else percent(top1)
+
+
+def speed_ratio(record: RunRecord) -> float | None:
+    """Offered pictures per second of the gated part over those of the run's own dense part."""
+    gated, dense = (record.number("throughput", key) for key in ("offered_per_s", "dense_offered_per_s"))
+    return gated / dense if gated is not None and dense else None
+
+
+def answer(record: RunRecord) -> Answer:
+    """Whether the run was worth it, as far as it can tell by itself."""
+    if not record.summary:
+        return Answer(_unfinished(record), f"fastast train --out {shlex.quote(str(record.path))} --resume")
+    folder = shlex.quote(clean(str(record.path)))
+    if gate_of(record) == DENSE:
+        took = duration(record.number("time_s", "total") or 0.0)
+        text = (
+            f"Dense training: {accuracy_text(record)} top-1 in {took}, nothing skipped. To put a gated run beside it:"
+        )
+        return Answer(text, f"fastast report GATED_RUN --baseline {folder}")
+    if record.number("gate", "activation_rate") is None:
+        return Answer(
+            f"{accuracy_text(record)} top-1, but the gate never ran: all of it was dense. "
+            "Train longer, or with a shorter warm-up:",
+            f"{_train_command(record)} --gate {gate_of(record)} --warmup-epochs 0",
+        )
+    text = f"{_cheaper(record)}; accuracy lost: unknown, no dense run beside it:"
+    return Answer(text, _bench_command(record))
+
+
+def _unfinished(record: RunRecord) -> str:
+    top1 = last_top1(record)
+    if top1 is not None:
+        epoch = next(line["epoch"] for line in reversed(record.epochs) if line["val_top1"] is not None)
+        return f"Not finished: {percent(top1)} top-1 after epoch {epoch:.0f}. To go on from the last checkpoint:"
+    done = "no epoch has ended" if not record.epochs else "no epoch has been evaluated"
+    return f"Not finished: {done} yet, so nothing is known of its accuracy. To go on from the last checkpoint:"
+
+
+def _cheaper(record: RunRecord) -> str:
+    """What a picture costs in the gated part beside the dense part: measured, or else counted."""
+    ratio, joules = speed_ratio(record), record.number("energy", "savings_measured")
+    own = "this run's own dense part"
+    fewer = f"{percent(abs(joules or 0), 0)} {'fewer' if (joules or 0) >= 0 else 'more'} GPU joules"
+    if ratio is not None:
+        text = f"About {ratio:.1f}x the pictures per second of {own}"
+        return text if joules is None else f"{text}, at {fewer} each"
+    if joules is not None:
+        return f"About {fewer} a picture than {own}"
+    counted = record.number("energy", "savings_arithmetic")
+    if counted is None:
+        return "What the gate saved is not known"
+    less = "less" if counted >= 0 else "more"
+    return f"By counting, {percent(abs(counted), 0)} {less} work a picture than dense training"
+
+
+def _bench_command(record: RunRecord) -> str:
+    gate, target = gate_of(record), record.number("gate", "target")
+    arm = gate if target is None else f"{gate}:target={target:g}"
+    return f'{_train_command(record, "bench")} --arms "dense;random;{arm}" --out runs/bench'
+
+
+def _train_command(record: RunRecord, command: str = "train") -> str:
+    words = ["fastast", command]
+    for name in ("data", "train_dir", "val_dir", "arch", "image_size"):
+        if record.config.get(name) is not None:
+            words += ["--" + name.replace("_", "-"), clean(str(record.config[name]))]
+    return shlex.join(words)
+
+
+def tiles(record: RunRecord) -> list[tuple[str, str, str]]:
+    """The main figures: value, name, and what to compare it with. Those that are not known are left out."""
+    top1, num, best = last_top1(record), num_evaluated(record), record.number("accuracy", "best_val_top1")
+    found = []
+    if top1 is not None:
+        error = f"± {100 * standard_error(top1, num):.2f} on {num:,} pictures" if num else ""
+        other = f"best {percent(best)}" if best is not None and best != top1 else ""
+        found.append((percent(top1), "validation top-1", ", ".join(filter(None, (error, other)))))
+    if (probe := record.number("accuracy", "probe_top1")) is not None:
+        points = (
+            "" if top1 is None else f"{100 * (top1 - probe):+.2f} points by training".replace("-", "\N{MINUS SIGN}")
+        )
+        found.append((percent(probe), "top-1 of the probe", points))
+    if (balanced := record.number("accuracy", "balanced_top1")) is not None:
+        found.append((percent(balanced), "top-1, mean over classes", ""))
+    if (rate := record.number("gate", "activation_rate")) is not None and gate_of(record) != DENSE:
+        target = record.number("gate", "target")
+        beside = "share found by the gate" if target is None else f"target {percent(target, 1)}"
+        found.append((percent(rate, 1), "trained in the gated part", beside))
+    speed, dense = (record.number("throughput", key) for key in ("offered_per_s", "dense_offered_per_s"))
+    if speed is not None:
+        where = "" if gate_of(record) == DENSE else ", gated part"
+        found.append((f"{speed:,.0f}/s", f"pictures offered{where}", f"dense part {dense:,.0f}/s" if dense else ""))
+    if (total_s := record.number("time_s", "total")) is not None:
+        found.append((duration(total_s), "training and evaluation", ""))
+    if (joules := record.number("energy", "gpu_j")) is not None:
+        found.append((f"{joules:,.0f} J", "GPU energy", ""))
+    return found
+
+
+def savings(record: RunRecord) -> list[dict[str, Any]]:
+    """What is known of the savings, the most telling first: name, meaning, and a bar each for gated part and run."""
+    if gate_of(record) == DENSE:
+        return []
+    entries = []
+    for name, key, meaning in SAVINGS:
+        if key is None:
+            values = _time_saved(record)
+        else:
+            values = [record.number("energy", f"{scope}savings_{key}") for scope in ("", "run_")]
+        bars = [
+            {
+                "scope": scope,
+                "text": percent(value, 1).replace("-", "\N{MINUS SIGN}"),
+                "length": f"{100 * min(abs(value), 1):.2f}",
+                "value": value,
+            }
+            for scope, value in zip(("gated part", "whole run"), values, strict=True)
+            if value is not None
+        ]
+        if bars:
+            about = f"{key} savings"  # how a note on what differs between the two parts begins
+            note = next((note for note in record.texts("energy", "notes") if note.startswith(about)), "")
+            entries.append({"name": name, "meaning": meaning, "bars": bars, "note": note})
+    return entries
+
+
+def _time_saved(record: RunRecord) -> list[float | None]:
+    """Shares of the time per offered picture that the gated part and the whole run saved."""
+    ratio, dense = speed_ratio(record), record.number("throughput", "dense_offered_per_s")
+    seconds, offered = record.number("time_s", "train"), record.number("samples", "offered")
+    if not ratio or dense is None or seconds is None or not offered:
+        return [None, None]
+    return [1 - 1 / ratio, 1 - seconds * dense / offered]
+
+
+def unmeasured(record: RunRecord) -> str:
+    """Why there are no joules, in one line; nothing where there are some, or where the run is not over."""
+    if not record.summary or record.number("energy", "savings_measured") is not None:
+        return ""
+    notes = record.texts("energy", "notes")
+    reasons = [note for note in notes if "savings not measured" in note]
+    reasons += [note for note in notes if note.startswith("GPU")]
+    reason = reasons[0].removeprefix("savings not measured: ") if reasons else "the run recorded no reason"
+    return f"Joules were not measured: {reason}."
