@@ -85,6 +85,16 @@ class TrainConfig:
         kind=str,
         choices=(PROBE, "random"),
     )
+    freeze: str | None = option(
+        None,
+        "part of the network (as torch names it, for example layer2 of a ResNet) up to whose end nothing trains, which "
+        "saves its backward: for fine-tuning on few pictures",
+        kind=str,
+        metavar="STAGE",
+    )
+    freeze_bn: bool = option(
+        False, "batch normalisation keeps the statistics of --weights: for fine-tuning on few or small pictures"
+    )
     image_size: int = option(
         224, "side of the training and evaluation crop, pixels; half the side costs about a quarter", metavar="PX"
     )

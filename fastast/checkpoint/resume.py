@@ -26,7 +26,19 @@ FREE_OPTIONS = frozenset(
 )
 # What a checkpoint is built on: with another value there would be nothing to continue.
 FIXED_OPTIONS = frozenset(
-    ("arch", "image_size", "train_size", "batch_size", "gate", "precision", "seed", "val_split", "start")
+    (
+        "arch",
+        "image_size",
+        "train_size",
+        "batch_size",
+        "gate",
+        "precision",
+        "seed",
+        "val_split",
+        "start",
+        "freeze",
+        "freeze_bn",
+    )
 )
 PATH_OPTIONS = ("data", "val_dir", "out")
 

@@ -34,6 +34,7 @@ class PartCounts:
     scored: int = 0  # samples that went through the scoring forward
     score_units: float = 1.0  # cost of scoring one sample, in its forwards
     unit: float = 1.0  # cost of one forward at the size of its pictures, in forwards at `--image-size`
+    train_cost: float = DENSE_COST  # cost of training one sample, in its forwards; less where a part is frozen
 
     @property
     def processed(self) -> int:
@@ -43,12 +44,12 @@ class PartCounts:
     @property
     def forward_units(self) -> float:
         """Executed work, in forwards at `--image-size`."""
-        return self.unit * (DENSE_COST * self.backward + self.score_units * self.scored)
+        return self.unit * (self.train_cost * self.backward + self.score_units * self.scored)
 
     @property
     def dense_forward_units(self) -> float:
         """Work of training every processed sample."""
-        return self.unit * (DENSE_COST * self.processed)
+        return self.unit * self.train_cost * self.processed
 
 
 def rows_per_processed(parts: Sequence[PartCounts]) -> float:
@@ -86,8 +87,8 @@ def speedup_ceiling(*parts: PartCounts) -> float | None:
 
     `forward` at activation a: 3 / (1 + 3 a).
     """
-    units = sum(part.unit * (DENSE_COST * part.selected + part.score_units * part.scored) for part in parts)
-    return sum(part.unit * (DENSE_COST * part.offered) for part in parts) / units if units else None
+    units = sum(part.unit * (part.train_cost * part.selected + part.score_units * part.scored) for part in parts)
+    return sum(part.unit * part.train_cost * part.offered for part in parts) / units if units else None
 
 
 def compute_summary(

@@ -31,7 +31,8 @@ def _costs(record: RunRecord, key: str) -> np.ndarray:
     if key != "forward_units":
         return record.column(key)
     total = record.number("compute", "forward_units")
-    units = DENSE_COST * record.column("backward")
+    units = (record.number("model", "train_cost") or DENSE_COST) * record.column("backward")
+    units[:1] += record.number("probe", "forward_units") or 0.0  # like the seconds and the joules of the first epoch
     beyond = (np.nan if total is None else total) - units.sum()
     gated = np.where([line["phase"] == GATED for line in record.epochs], record.column("offered"), 0.0)
     return units + (beyond * gated / gated.sum() if gated.sum() > 0 else 0.0 * beyond)

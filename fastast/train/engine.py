@@ -28,6 +28,7 @@ from fastast.loggers.console import Reporter
 from fastast.loggers.device_status import NUM_FIELDS, DeviceStatus, merge_status
 from fastast.models.build import build_model, check_fits, scoring_twin
 from fastast.models.flops import forward_flops, forward_units
+from fastast.models.freezing import freeze, train_cost
 from fastast.models.head import Head
 from fastast.train.optimizer import GuardedStep, build_optimizer
 from fastast.train.steps import HIST_BINS, HIST_WIDTH, EvalStep, Objective, ScoreStep, TrainStep, run_network
@@ -55,6 +56,7 @@ class Engine:
         model: the network.
         notes: what the user should know of its weights.
         units: cost of one picture's forward by its size, in forwards at `--image-size`.
+        train_cost: cost of training one picture, in forwards; 3 unless a part is frozen.
         memory: last loss and selection count of every training sample, the same on all ranks once merged.
         evaluate: the evaluation step, compiled if the run is.
         ema: the average of the weights, or None without `--ema`.
@@ -89,6 +91,8 @@ class Engine:
             if size != config.image_size:
                 check_fits(twin, config.arch, size, num_classes, grows=True)
         self.units = forward_units(twin, self._train_sizes, config.image_size)
+        freeze(self.model, config.freeze, statistics=config.freeze_bn)
+        self.train_cost = train_cost(self.model, config.image_size)
         optimizer = build_optimizer(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
         self.guard = GuardedStep(self.model, optimizer, scale_loss=dtype == torch.float16, compiled=compiled)
         self.selector = Selector(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fastast.config import TrainConfig
+from fastast.cost_model import DENSE_COST
 from fastast.data import epoch_ids
 from fastast.gates.base import EpochContext, Gate
 from fastast.gates.registry import make_gate
@@ -47,12 +48,14 @@ class EpochPlanner:
         num_classes: outputs of the network.
         num_ranks: processes that train together.
         units: cost of a forward at each size of the pictures, in forwards at `--image-size`; None if they have that.
+        train_cost: cost of training a sample, in forwards.
 
     Attributes:
         gate: the gate.
         schedule: the segments of the run.
         budget: what the run may spend; None with `--epochs`.
         units: cost of a forward at each size.
+        train_cost: as given.
         planned_share: share of gated samples that is expected to be trained.
     """
 
@@ -65,10 +68,12 @@ class EpochPlanner:
         *,
         num_ranks: int = 1,
         units: dict[int, float] | None = None,
+        train_cost: float = DENSE_COST,
     ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
         self._config = config
         self._num_train, self._num_classes = num_train, num_classes
+        self.train_cost = train_cost
         self.units = units or {config.image_size: 1.0}
         self.gate: Gate = make_gate(config.gate, dataclasses.asdict(config))
         share = self.planned_share = self.gate.planned_share(config.target)
@@ -88,6 +93,7 @@ class EpochPlanner:
                 gated=gated,
                 batch_size=batch_size,
                 last_unit=self.units[config.train_sizes[-1]],
+                train_cost=train_cost,
                 num_val=num_val,
                 eval_every=eval_every,
             )
@@ -99,7 +105,8 @@ class EpochPlanner:
             warmup_epochs=warmup_epochs,
             anneal_epochs=config.anneal,
             planned_share=share,
-            gated_cost=self.gate.cost(share),
+            gated_cost=self.gate.cost(share) - (DENSE_COST - train_cost) * share,
+            train_cost=train_cost,
             gated=gated,
             units=[self.units[size] for size in config.train_sizes],
             num_val=num_val,

@@ -28,7 +28,7 @@ class OpenSchedule:
         gated: False for a run that is dense throughout.
         batch_size: samples of a step, over all ranks.
         last_unit: cost of a forward at the last size of training pictures, in forward units.
-        num_val, eval_every: as of `Schedule`.
+        train_cost, num_val, eval_every: as of `Schedule`.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class OpenSchedule:
         gated: bool,
         batch_size: int,
         last_unit: float = 1.0,
+        train_cost: float = DENSE_COST,
         num_val: int = 0,
         eval_every: float | None = None,
     ) -> None:
@@ -48,9 +49,9 @@ class OpenSchedule:
         self.num_epochs = None  # not known before the end
         self._num_samples, self._num_val = num_samples, num_val
         self._warmup_end = round(warmup_epochs * num_samples) if gated else 0
-        self._anneal_units = DENSE_COST * last_unit * num_samples * anneal_epochs if gated else 0.0
+        self._anneal_units = train_cost * last_unit * num_samples * anneal_epochs if gated else 0.0
         self._gated = gated
-        self._step_units = DENSE_COST * last_unit * batch_size
+        self._step_units = train_cost * last_unit * batch_size
         self._eval_units = None if eval_every is None else eval_every * DENSE_COST * num_samples
         # From here on: what the run has come to.
         self._anneals, self._is_over = False, False

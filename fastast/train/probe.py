@@ -36,8 +36,7 @@ def run_probe(trainer: Trainer, check: Callable[[], object]) -> dict[str, Any]:
     """
     config, engine, ranks, catalog = trainer.config, trainer.engine, trainer.ranks, trainer.dataset.train
     num_classes = len(trainer.dataset.classes)
-    trainer.energy.epoch_j(ranks)  # from here on
-    began_s = time.monotonic()
+    began_s, begun = time.monotonic(), trainer.energy.meter.reading()
     slices = list(rank_slices(np.arange(catalog.num_samples), trainer.batch_size, ranks.rank, ranks.size))
     num_own = sum(map(len, slices))
     features, regression = (trainer.reporter.counter(f"probe, {what}") for what in ("features", "regression"))
@@ -79,7 +78,7 @@ def run_probe(trainer: Trainer, check: Callable[[], object]) -> dict[str, Any]:
         "penalty": found.penalty,
         "held_out_loss": found.held_out_loss,
         "seconds": seconds,
-        "gpu_j": trainer.energy.epoch_j(ranks),
+        "gpu_j": trainer.energy.joules_since(begun, ranks),
     }
 
 

@@ -73,12 +73,16 @@ class RunEnergy:
         now = self.meter.reading().since(self._begun)
         return now if self._earlier_run is None else self._earlier_run + now
 
+    def joules_since(self, begun: Reading, ranks: Ranks) -> float | None:
+        """GPU joules of all ranks since a reading of the meter on each, or None."""
+        return _merged_joules(self.meter.reading().since(begun), ranks)
+
     def epoch_j(self, ranks: Ranks) -> float | None:
         """GPU joules of all ranks since the last call, or None."""
         now = self.meter.reading()
-        readings = ranks.all_gather_object(self._epoch(now))
+        joules = _merged_joules(self._epoch(now), ranks)
         self._epoch_from, self._earlier_epoch = now, None
-        return merge_ranks(readings).joules if ranks.size > 1 else readings[0].joules
+        return joules
 
     def _epoch(self, now: Reading) -> Reading:
         reading = now.since(self._epoch_from)
@@ -118,3 +122,8 @@ class RunEnergy:
             for name in names
         }
         return [{**merged, "parts": parts}, *[None] * (size - 1)]
+
+
+def _merged_joules(reading: Reading, ranks: Ranks) -> float | None:
+    readings = ranks.all_gather_object(reading)
+    return merge_ranks(readings).joules if ranks.size > 1 else readings[0].joules

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from fastast.config import TrainConfig
-from fastast.cost_model import DENSE_COST
 from fastast.distributed.ranks import Ranks
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
@@ -133,7 +132,7 @@ class RunLog:
 
     def step_units(self, train_size: int) -> float:
         """Forward units of a step."""
-        return DENSE_COST * self._batch_size * self._ranks.size * self._planner.units[train_size]
+        return self._planner.train_cost * self._batch_size * self._ranks.size * self._planner.units[train_size]
 
     @property
     def probe_units(self) -> float:
@@ -150,7 +149,8 @@ class RunLog:
     def forward_units(self) -> float:
         """Forward units so far: of a probe, of all steps, and of scoring as far as the device has reported."""
         return self.probe_units + sum(
-            self._planner.units[size] * (DENSE_COST * counts.backward + self._planner.gate.score_units * counts.scored)
+            self._planner.units[size]
+            * (self._planner.train_cost * counts.backward + self._planner.gate.score_units * counts.scored)
             for sizes in self.counters.phases.values()
             for size, counts in sizes.items()
         )

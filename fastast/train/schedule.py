@@ -50,6 +50,7 @@ class Schedule:
         gated_cost: planned cost of a gated sample, in forwards.
         units: cost of a forward at each size that the training pictures have, one after the other, in forward units.
         gated: False for a run that is dense throughout.
+        train_cost: cost of training a sample, in forwards.
         num_val: size of the validation set; an evaluation costs one forward of each picture.
         eval_every: epochs' worth of dense work between two evaluations. None: evaluations take 5 % of the work, spread
             evenly over the epochs, but there are at least three. The end of the run is always evaluated.
@@ -66,6 +67,7 @@ class Schedule:
         gated_cost: float,
         gated: bool,
         units: Sequence[float] = (1.0,),
+        train_cost: float = DENSE_COST,
         num_val: int = 0,
         eval_every: float | None = None,
     ) -> None:
@@ -82,7 +84,7 @@ class Schedule:
         changes = np.interp(np.array(size_changes(len(units))) * self._work[-1], self._work, self._bounds)
         self._unit_bounds = np.unique([*self._bounds, *changes])
         middles = (self._unit_bounds[1:] + self._unit_bounds[:-1]) / 2
-        costs = np.where((middles > first) & (middles < last), gated_cost, DENSE_COST)
+        costs = np.where((middles > first) & (middles < last), gated_cost, train_cost)
         costs *= [size_at(self.progress(middle), units) for middle in middles]
         self._units = np.append(0.0, np.cumsum(costs * np.diff(self._unit_bounds)))
         self._eval_units = None if eval_every is None else eval_every * DENSE_COST * num_samples

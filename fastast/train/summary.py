@@ -11,6 +11,7 @@ import torch
 
 from fastast.atomic_files import write_whole
 from fastast.checkpoint.file_format import export_weights, save_checkpoint
+from fastast.cost_model import DENSE_COST
 from fastast.device import device_name
 from fastast.energy.savings import PartCounts, compute_summary, cost, emissions_g, energy_summary
 from fastast.gates.base import Gate
@@ -70,7 +71,10 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
     whole, gated = counters.whole, total([counters.gated])
     gate_is_dense = config.gate == "dense"
     dense_counts, gated_counts = (
-        [part_counts(counts, trainer.gate, trainer.engine.units[size]) for size, counts in sizes.items()]
+        [
+            part_counts(counts, trainer.gate, trainer.engine.units[size], trainer.engine.train_cost)
+            for size, counts in sizes.items()
+        ]
         for sizes in (counters.dense, counters.gated)
     )
     gated_part = DENSE_PART if gate_is_dense else GATED_PART
@@ -112,6 +116,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             "precision": str(runtime.dtype).removeprefix("torch."),
             "compiled": runtime.compiled,
             "compile_note": runtime.compile_note,
+            "train_cost": trainer.engine.train_cost,
         },
         "gate": {
             "name": config.gate,
@@ -199,8 +204,15 @@ def dense_speed(dense: dict[int, PhaseCounts], gated: dict[int, PhaseCounts]) ->
     return counts.offered / counts.seconds
 
 
-def part_counts(counts: PhaseCounts, gate: Gate, unit: float = 1.0) -> PartCounts:
-    """Work of a phase under a gate; `unit` is the cost of a forward there, in forwards at `--image-size`."""
+def part_counts(counts: PhaseCounts, gate: Gate, unit: float = 1.0, train_cost: float = DENSE_COST) -> PartCounts:
+    """Work of a phase under a gate.
+
+    Args:
+        counts: of the phase.
+        gate: scores at a cost.
+        unit: cost of a forward there, in forwards at `--image-size`.
+        train_cost: cost of training a sample, in forwards.
+    """
     return PartCounts(
         offered=counts.offered,
         selected=counts.selected,
@@ -208,4 +220,5 @@ def part_counts(counts: PhaseCounts, gate: Gate, unit: float = 1.0) -> PartCount
         scored=counts.scored,
         score_units=gate.score_units,
         unit=unit,
+        train_cost=train_cost,
     )

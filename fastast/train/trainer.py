@@ -133,6 +133,7 @@ class Trainer:
             len(dataset.classes),
             num_ranks=ranks.size,
             units=self.engine.units,
+            train_cost=self.engine.train_cost,
         )
         self.gate, self.schedule, self.budget = self.planner.gate, self.planner.schedule, self.planner.budget
         self.log = RunLog(config, self.planner, folder, energy.meter, reporter, num_train=num_train, ranks=ranks)

@@ -33,7 +33,7 @@ SUMMARY_KEYS = {
     "throughput compute energy",
     "hardware": "device names world_size driver torch dali",
     "data": "train val classes quarantined fingerprint bits",
-    "model": "arch start params image_size train_sizes precision compiled compile_note",
+    "model": "arch start params image_size train_sizes precision compiled compile_note train_cost",
     "gate": "name selection target shares activation_rate threshold warmup_epochs",
     "samples": "offered decoded scored selected backward leftover steps nonfinite_steps",
     "accuracy": "val_top1 val_top5 best_val_top1 best_epoch probe_top1 balanced_top1 per_class ema",

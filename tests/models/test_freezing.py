@@ -1,0 +1,77 @@
+"""Frozen parts stay as they are to the bit, and training around them costs what its operations say."""
+
+import pytest
+import torch
+import torchvision
+
+from fastast.cli import main
+from fastast.errors import InputError
+from fastast.models.freezing import freeze, train_cost
+from tests.nets import tiny
+from tests.train.engines import batch, engine
+from tests.train.test_budget import BATCH, NUM_TRAIN, budgeted
+from tests.train.test_run import summary_of
+
+
+def trained(**changes):
+    """The names of what a training step changed."""
+    one = engine(gate="dense", **changes)
+    before = {name: value.clone() for name, value in one.model.state_dict().items()}
+    one.set_lr(0.1)
+    one.enqueue(batch(0))
+    one.train()
+    return {name for name, value in one.model.state_dict().items() if not torch.equal(value, before[name])}
+
+
+STATISTICS = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+WEIGHTS = {"0.weight", "1.weight", "1.bias", "5.weight", "5.bias"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, WEIGHTS | STATISTICS),
+        ({"freeze_bn": True}, WEIGHTS),
+        ({"freeze": "0"}, WEIGHTS - {"0.weight"} | STATISTICS),
+        ({"freeze": "1"}, {"5.weight", "5.bias"}),
+    ],
+)
+def test_step_changes_what_is_not_frozen(changes, expected):
+    assert trained(**changes) == expected
+
+
+def test_cost_of_training_the_rest_is_counted():
+    model, side = tiny(3), 16
+    conv, linear = 16 * 3 * 25 * (side // 4) ** 2, 64 * 3  # multiplications of a forward
+    assert train_cost(model, side) == 3
+    freeze(model, "1", statistics=False)
+    # The first trained layer needs no gradient of its input: the convolution before, the linear layer now.
+    assert train_cost(model, side) == pytest.approx(1 + 2 * linear / (conv + 2 * linear))
+    assert [p.requires_grad for p in model.parameters()] == [False] * 3 + [True] * 2
+
+
+def test_what_is_nested_deeper_is_frozen_to_its_end():
+    model = torchvision.models.resnet18(num_classes=3)
+    freeze(model, "layer2.0", statistics=False)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert {"conv1.weight", "layer1.1.bn2.bias", "layer2.0.downsample.0.weight"} <= frozen
+    assert not any(name.startswith(("layer2.1", "layer3", "layer4", "fc")) for name in frozen)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"), [("layer9", "no such part; for example layer"), ("fc", "nothing to train")]
+)
+def test_other_stages_are_refused(stage, message):
+    with pytest.raises(InputError, match=message):
+        freeze(torchvision.models.resnet18(), stage, statistics=False)
+
+
+def test_budget_buys_more_steps_around_a_frozen_part(pictures, tmp_path):
+    out = tmp_path / "run"
+    assert main(["train", *budgeted(pictures, out, "2ep", gate="dense", freeze="1", eval_every=9)]) == 0
+    summary = summary_of(out)
+    cost, backward = summary["model"]["train_cost"], summary["samples"]["backward"]
+    assert 1 < cost < 2
+    assert summary["compute"]["forward_units"] == pytest.approx(cost * backward)
+    assert abs(cost * backward - 2 * 3 * NUM_TRAIN) <= cost * BATCH
+    assert summary["energy"]["savings_arithmetic"] == 0
