@@ -129,9 +129,10 @@ def _imagenet_state(arch: str) -> dict[str, Tensor]:
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
+        place = Path(torch.hub.get_dir()) / "checkpoints"
         raise InputError(
-            f"--weights imagenet: could not download ({error}); fetch {weights.url} on a machine with a network"
-            f" and pass it as --weights {weights.url.rsplit('/', 1)[-1]}"
+            f"--weights imagenet: could not download ({error}); fetch {weights.url} where there is a network, and put "
+            f"it into {place}, or name it with --weights"
         ) from error
 
 

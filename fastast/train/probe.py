@@ -13,7 +13,6 @@ from fastast.cost_model import DENSE_COST
 from fastast.data import rank_slices
 from fastast.errors import InputError
 from fastast.models.linear_probe import as_trained, fit_probe
-from fastast.train.budget import MIN_STEPS
 
 if TYPE_CHECKING:
     from fastast.train.trainer import Trainer
@@ -86,15 +85,15 @@ def begin_budget(trainer: Trainer) -> None:
     """Lets the progress begin after what the probe took of a budget of epochs.
 
     Raises:
-        InputError: too little is left.
+        InputError: nothing is left.
     """
     budget, log = trainer.budget, trainer.log
     if budget is None or budget.kind != "ep":
         return
     budget.before = budget.spent
-    if not budget.pays_for(MIN_STEPS * log.step_units(trainer.config.train_sizes[-1])):
+    if not budget.pays_for(log.step_units(trainer.config.train_sizes[-1])):
         took = log.probe_units / (DENSE_COST * trainer.dataset.train.num_samples)
         raise InputError(
-            f"--budget {trainer.config.budget}: the probe took {took:.2g}ep of it, which leaves fewer than {MIN_STEPS} "
-            "optimizer steps; give more, or use --start random"
+            f"--budget {trainer.config.budget}: the probe took {took:.2g}ep, which leaves nothing for training; give "
+            "more, or use --start random"
         )

@@ -121,7 +121,7 @@ def _no_network(*args, **kwargs):
 def test_imagenet_weights_offline_name_the_file(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.urlopen", _no_network)
-    with pytest.raises(InputError, match=r"fetch https://.*resnet18.*--weights resnet18-.*\.pth"):
+    with pytest.raises(InputError, match=rf"fetch https://.*resnet18-.*\.pth .*put it into {tmp_path}"):
         build_model("resnet18", 2, "imagenet")
 
 
