@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from fastast._version import __version__
-from fastast.commands import bench, doctor, evaluate, export, meter, pack, predict, report, train
+from fastast.commands import audit, bench, doctor, evaluate, export, meter, pack, predict, report, train
 from fastast.commands.parser import Parser, any_text
 from fastast.errors import InputError, ReportedByOtherRank
 from fastast.output import tolerant_stream
@@ -31,7 +31,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="fastast", description="Fast, honest sparse training of image classifiers.")
     parser.add_argument("--version", action="version", version=f"fastast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (train, bench, evaluate, predict, export, report, pack, doctor, meter):
+    for command in (train, bench, evaluate, predict, export, report, audit, pack, doctor, meter):
         command.add_parser(commands)
     commands.type = any_text  # each command checks its own arguments
     for own in commands.choices.values():

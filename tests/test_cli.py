@@ -30,6 +30,7 @@ SURFACE = {
     "evaluate": "--help --data --arch --image-size --out --batch-size --device",
     "predict": "--help --arch --image-size --top --out --format --batch-size --device",
     "export": "--help --arch --image-size --to --data --out",
+    "audit": "--help --data --out --batch-size --device",
     "report": "--help --out",
     "pack": "--help --bits --max-side --shard-size --quality --verify --workers",
     "meter": "--help --json --plot --interval --price-per-kwh --gco2-per-kwh",

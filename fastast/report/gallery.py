@@ -9,7 +9,7 @@ import os
 import stat
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -147,9 +147,19 @@ def thumbnail(path: str | os.PathLike[str]) -> bytes:
         raise OSError(22, "not a plain file")
     if status.st_size > MAX_BYTES:
         raise ValueError(f"{status.st_size:,} bytes are too many")
+    return square(path)
+
+
+def square(file: str | os.PathLike[str] | BinaryIO) -> bytes:
+    """The same of a file that is known to be one.
+
+    Raises:
+        OSError: not a picture.
+        ValueError: too large.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are too many")
             image.draft("RGB", (2 * SIDE_PX, 2 * SIDE_PX))
