@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from fastast._version import __version__
 from fastast.commands import audit, bench, doctor, evaluate, export, meter, pack, predict, report, train
+from fastast.commands.completion import SHELLS, PrintCompletion
 from fastast.commands.parser import Parser, any_text
 from fastast.errors import InputError, ReportedByOtherRank
 from fastast.output import tolerant_stream
@@ -30,6 +31,12 @@ def build_parser() -> Parser:
     """The command line of fastast."""
     parser = Parser(prog="fastast", description="Fast, honest sparse training of image classifiers.")
     parser.add_argument("--version", action="version", version=f"fastast {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        choices=SHELLS,
+        action=PrintCompletion,
+        help='completion of commands and options; in ~/.bashrc: eval "$(fastast --print-completion bash)"',
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (train, bench, evaluate, predict, export, report, audit, pack, doctor, meter):
         command.add_parser(commands)

@@ -31,7 +31,7 @@ SURFACE = {
     "predict": "--help --arch --image-size --top --out --format --batch-size --device",
     "export": "--help --arch --image-size --to --data --out",
     "audit": "--help --data --out --batch-size --device",
-    "report": "--help --out",
+    "report": "--help --baseline --out",
     "pack": "--help --bits --max-side --shard-size --quality --verify --workers",
     "meter": "--help --json --plot --interval --price-per-kwh --gco2-per-kwh",
     "doctor": "--help --json --quick",
@@ -276,3 +276,19 @@ def test_python_m_fastast(tmp_path):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_completion_of_a_shell(capsys, monkeypatch):
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit) as caught:
+        main(["--print-completion", "bash"])
+    assert caught.value.code == 0
+    typed = {"report --ba": ["--baseline"], "bench --device c": ["cuda", "cpu"], "train --gate mem": ["memory"]}
+    script = capsys.readouterr().out
+    for words, expected in typed.items():
+        at = len(words.split())
+        ask = f"COMP_WORDS=(fastast {words}); COMP_CWORD={at}; _shtab_fastast; echo ${{COMPREPLY[@]}}"
+        done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == expected, words
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert "needs shtab: pip install shtab" in refused(capsys, "--print-completion", "zsh")

@@ -63,7 +63,7 @@ def test_predictions_in_python(tmp_path, monkeypatch, capsys):
 
 
 def test_timm_loads_what_was_exported(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("timm", reason="timm (fastast[timm]) is not installed")
+    pytest.importorskip("timm", reason="timm is not installed")
     (lines,) = (block for block in blocks("python") if "import timm" in block)
     monkeypatch.chdir(tmp_path)
     write_pictures(tmp_path / "pictures", num_classes=2, per_class=2, seed=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ class Bench:
         try:
             if dry_run:
                 self._show_plan()
+                self._reporter.next(shlex.join(["fastast", *(word for word in self._argv if word != "--dry-run")]))
                 return 0
             self._start()
             with self._runner.forwarding_signals():
@@ -135,6 +137,7 @@ class Bench:
         if result["failures"]:
             self._reporter.note(f"failed runs: {len(result['failures'])}; the same command tries them again")
         self._reporter.note(f"written: {self._out / 'bench.json'} (bench.html beside it shows it)")
+        self._reporter.next(f"{shlex.join(['fastast', *self._argv])} --seeds {len(self._seeds) + 2}")
         return 0 if result["runs"] else 1
 
     def _write(self, *, finished: bool) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from fastast._version import __version__
 from fastast.cores import usable_cores
 from fastast.energy.nvml import NO_DRIVER, NvmlSystem, open_nvml
 from fastast.energy.rapl import Rapl
+from fastast.loggers.console import open_console
 
 OK, WARN, MISSING = "ok", "warn", "missing"
 
@@ -57,7 +58,7 @@ def run_doctor(as_json: bool = False) -> int:
     if as_json:
         print(json.dumps(report_data(checks), indent=1))
     else:
-        print_report(checks, Console(highlight=False, soft_wrap=True))
+        print_report(checks, open_console())
     return exit_code(checks)
 
 
@@ -97,8 +98,10 @@ def print_report(checks: Sequence[Check], console: Console) -> None:
         console.print("\n[bold]What to do[/]")
     for check in remedies:
         console.print(escape(f"  {check.name}: {check.remedy}"))
-    verdict = "Training can run here." if exit_code(checks) == 0 else "Training cannot run here yet."
-    console.print(f"\n{verdict}")
+    if exit_code(checks) == 0:
+        console.print("\nTraining can run here.\nnext: fastast train, or fastast train --data D")
+    else:
+        console.print("\nTraining cannot run here yet.\nnext: what is named above, then fastast doctor")
 
 
 def check_torch() -> list[Check]:

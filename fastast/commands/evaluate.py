@@ -6,6 +6,7 @@ import argparse
 import csv
 import dataclasses
 import io
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +146,8 @@ def evaluate_model(
         f"top-1 {percent(accuracy.top1)}, top-5 {percent(accuracy.top5)}, balanced top-1 "
         f"{percent(accuracy.balanced_top1)} on {done}{missing}"
     )
+    model = shlex.quote(model_path)
+    reporter.next(f"fastast predict {model} PICTURES", f"fastast export {model} --to onnx")
     return 0
 
 

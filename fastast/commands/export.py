@@ -24,6 +24,14 @@ TOLERANCE = 1e-4  # largest difference of a logit, as a share of the largest log
 _NAMES = {"onnx": "model.onnx", "torch": "model.pt2", "hub": "hub"}
 
 
+# What loads the result, for the last line.
+_LOADED = {
+    "onnx": "python -c 'import onnxruntime; onnxruntime.InferenceSession(\"{}\")'",
+    "torch": "python -c 'import torch; torch.export.load(\"{}\").module()'",
+    "hub": "python -c 'import timm; timm.create_model(\"local-dir:{}\", pretrained=True)'",
+}
+
+
 def add_parser(commands: Any) -> None:
     """Adds the command and its arguments."""
     parser = commands.add_parser(
@@ -92,6 +100,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     reporter.note(f"checked: {measured}")
     shape = f"[batch, 3, {info.crop_size}, {info.crop_size}] -> [batch, {len(classes)}]"
     reporter.note(f"wrote {out} ({sum(map(len, exported.files.values())) / 1e6:,.1f} MB): {shape}")
+    reporter.next(_LOADED[args.to].format(out))
     return 0
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from typing import Any
 
 from fastast.commands.parser import any_text
@@ -33,11 +35,15 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Measures the command."""
     from fastast.energy.metered_command import run_meter
 
-    return run_meter(
-        args.measured[1:] if args.measured[:1] == ["--"] else args.measured,
+    command = args.measured[1:] if args.measured[:1] == ["--"] else args.measured
+    code = run_meter(
+        command,
         args.json,
         args.plot,
         interval_s=args.interval,
         price_per_kwh=args.price_per_kwh,
         gco2_per_kwh=args.gco2_per_kwh,
     )
+    plotted = f"fastast meter --plot power.png -- {shlex.join(command)}"
+    print(f"next: {'fastast doctor' if args.plot else plotted}", file=sys.stderr)
+    return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import Any
 
 
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     from fastast.packing.packer import run_pack
 
     reporter = Reporter()
-    return run_pack(
+    code = run_pack(
         args.source,
         args.out,
         max_side=args.max_side,
@@ -50,3 +51,5 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         progress=reporter.counter("packing"),
         say=reporter.note,
     )
+    reporter.next(f"fastast train --data {shlex.quote(args.out or args.source)}")
+    return code

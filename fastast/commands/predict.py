@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -57,9 +58,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     find_weights(args.model)  # before torch is imported
     kind = _choose_format(args.format, args.out)
 
-    from rich.console import Console
-
-    from fastast.loggers.console import Reporter
+    from fastast.loggers.console import Reporter, open_console
     from fastast.predict.classifier import Classifier
     from fastast.predict.find_pictures import matches
     from fastast.predict.writers import TEXTS, require_pyarrow, write_parquet
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         if not os.path.lexists(path) and not matches(path):
             raise InputError(f"{path}: no such file or folder, and no file matches it")
     network = Classifier(args.model, arch=args.arch, image_size=args.image_size, device=args.device)
-    reporter = Reporter(Console(stderr=True, highlight=False, soft_wrap=True))
+    reporter = Reporter(open_console(stderr=True))
     top = min(args.top, len(network.classes))
     counted = _Counted(network.stream(args.paths, top=top, batch_size=args.batch_size), reporter, args.out is not None)
     rows = iter(counted)
@@ -95,6 +94,11 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
             reporter.end()
         missing = f", {counted.num_refused:,} of them could not be read" if counted.num_refused else ""
         reporter.note(f"wrote {args.out}: {counted.num_done:,} pictures{missing}")
+    if args.out is not None or reporter.console.is_terminal:
+        reporter.next(
+            f"fastast evaluate {shlex.quote(args.model)} --data D",
+            f"fastast export {shlex.quote(args.model)} --to onnx",
+        )
     return EXIT_UNREADABLE if counted.num_refused else 0
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,4 +63,9 @@ def run_report(paths: Sequence[str], out: str | None = None, baseline: str | Non
     else:
         page = write_comparison(paths, out or "comparison.html")
     print(page)
+    if not benches and len(paths) == 1 and baseline is None:
+        own = shlex.quote(paths[0])
+        print(f"next: fastast report {own} --baseline DENSE_RUN, fastast predict {own} PICTURES", file=sys.stderr)
+    else:
+        print("next: fastast bench --data D --out BENCH --seeds 5", file=sys.stderr)
     return 0

@@ -17,6 +17,18 @@ from fastast.run_folder import printable
 PLAIN_INTERVAL_S = 15.0
 
 
+def open_console(*, stderr: bool = False) -> Console:
+    """A console of standard output or error, which writes plain lines under TERM=dumb and NO_COLOR."""
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if _is_plain(console):
+        console = Console(stderr=stderr, highlight=False, soft_wrap=True, color_system=None)
+    return console
+
+
+def _is_plain(console: Console) -> bool:
+    return console.is_dumb_terminal or console.no_color
+
+
 class Reporter:
     """Shows progress of long work and of training.
 
@@ -25,7 +37,8 @@ class Reporter:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or open_console()
+        self._is_live = self.console.is_terminal and not _is_plain(self.console)
         self._live: Progress | None = None
         self._task: TaskID | None = None
         self._last_plain = 0.0
@@ -34,11 +47,15 @@ class Reporter:
         """Prints one line, whatever the names in it hold."""
         self.console.print(escape(printable(message)))
 
+    def next(self, *commands: str) -> None:
+        """Ends a command with what may be typed next."""
+        self.note(f"next: {', '.join(commands)}")
+
     def begin(self, what: str, total: float | None) -> None:
         """Starts a progress bar of `total` units, None if nobody knows how many (a terminal only)."""
         self.end()
         self._last_plain = time.monotonic()
-        if self.console.is_terminal:
+        if self._is_live:
             self._live = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
@@ -63,7 +80,7 @@ class Reporter:
         """A `progress(done, total)` callback that shows counted work such as a scan."""
 
         def progress(done: int, total: int) -> None:
-            if self._live is None and done < total and self.console.is_terminal:
+            if self._live is None and done < total and self._is_live:
                 self.begin(what, total)
             self.advance(done, f"{what}: {done:,} of {total:,}", total=total)
             if done >= total:
@@ -169,7 +186,8 @@ def probe_verdict(accuracy: dict[str, Any]) -> str:
 
 def verdict(summary: dict[str, Any]) -> Table:
     """The closing table of a run: accuracy, work, time, and the three savings side by side."""
-    table = Table(title=f"{summary['model']['arch']} · {summary['gate']['name']} gate", show_header=False)
+    title = f"{summary['model']['arch']} · {summary['gate']['name']} gate"
+    table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
     accuracy, samples, energy = summary["accuracy"], summary["samples"], summary["energy"]

@@ -55,7 +55,9 @@ def to_onnx(network: nn.Module, info: WeightsInfo) -> Exported:
         try:
             importlib.import_module(package)
         except ImportError:
-            raise InputError(f"--to onnx: {package} is not installed; pip install 'fastast[onnx]'") from None
+            raise InputError(
+                f"--to onnx: {package} is not installed; pip install onnx onnxscript onnxruntime"
+            ) from None
     import onnxruntime
 
     program = torch.onnx.export(

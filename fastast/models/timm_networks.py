@@ -30,7 +30,7 @@ def require_timm(what: str) -> Any:
     try:
         return importlib.import_module("timm")
     except ImportError:
-        raise InputError(f"{what}: timm is not installed; pip install 'fastast[timm]'") from None
+        raise InputError(f"{what}: timm is not installed; pip install timm") from None
 
 
 def settings(arch: str) -> Any:

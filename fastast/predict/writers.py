@@ -89,9 +89,7 @@ def require_pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise InputError(
-            "Parquet needs pyarrow: pip install 'fastast[parquet]', or choose --format csv or jsonl"
-        ) from None
+        raise InputError("Parquet needs pyarrow: pip install pyarrow, or choose --format csv or jsonl") from None
     return pyarrow
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -31,9 +32,10 @@ from fastast.loggers.tensorboard import events_written, require_tensorboard
 from fastast.models.build import check_names
 from fastast.models.head import head_is_new
 from fastast.options import flag_of, parse_budget, parse_duration
+from fastast.phases import DENSE
 from fastast.process_age import process_age_s
 from fastast.report.run_page import write_report
-from fastast.run_folder import OtherRanksFolder
+from fastast.run_folder import OtherRanksFolder, RunFolder
 from fastast.signals import Stopped, StopRequest
 from fastast.train.budget import MeteredBudget
 from fastast.train.checkpointer import Checkpointer, write_power
@@ -122,6 +124,7 @@ def _train(
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{start.folder.summary}: written by another version, or damaged") from error
         reporter.note(f"finished already: {start.folder.path}")
+        _suggest(start.folder, start.config.gate, reporter)
         return 0
     if unused := unused_options(options, start.config.gate):
         reporter.note(f"no effect with --gate {start.config.gate}: {', '.join(map(flag_of, unused))}")
@@ -312,8 +315,14 @@ def _fit(
             folder.write_json(folder.summary, summary)
         reporter.console.print(verdict(summary))
         reporter.note(f"run folder: {folder.path} (report.html shows it)")
-        reporter.note(f"next: fastast predict {folder.path} PICTURES, fastast evaluate {folder.path} --data D")
+        _suggest(folder, config.gate, reporter)
         return exit_code
+
+
+def _suggest(folder: RunFolder, gate: str, reporter: Reporter) -> None:
+    run = shlex.quote(str(folder.path))
+    compared = f"GATED_RUN --baseline {run}" if gate == DENSE else f"{run} --baseline DENSE_RUN"
+    reporter.next(f"fastast predict {run} PICTURES", f"fastast report {compared}")
 
 
 def _require_energy(budget: str, meter: EnergyMeter, ranks: Ranks) -> None:

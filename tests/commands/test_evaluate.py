@@ -28,6 +28,7 @@ def test_evaluate_agrees_with_the_run(run, pictures, tmp_path, capsys):
     told = capsys.readouterr().out
     assert f"top-1 {100 * best:.2f} %" in told
     assert f"balanced top-1 {100 * best:.2f} %" in told
+    assert told.splitlines()[-1].startswith(f"next: fastast predict {run} PICTURES")
     lines = (tmp_path / "p.csv").read_text().splitlines()
     assert lines[0] == "path,label,prediction,probability"
     assert len(lines) == 61

@@ -2,9 +2,11 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
-from fastast.loggers.console import verdict
+from fastast.loggers import console as module
+from fastast.loggers.console import Reporter, verdict
 
 
 def test_verdict_says_that_the_gate_never_ran():
@@ -31,3 +33,24 @@ def test_verdict_says_that_the_gate_never_ran():
         printed = console.file.getvalue()
         assert words in printed
         assert "offered/s" not in printed
+
+
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1"}])
+def test_a_plain_terminal_gets_plain_lines(monkeypatch, environment):
+    monkeypatch.setattr(module, "PLAIN_INTERVAL_S", 0.0)
+    for name in ("TERM", "NO_COLOR", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    out = io.StringIO()
+    out.isatty = lambda: True
+    monkeypatch.setattr("sys.stdout", out)
+    reporter = Reporter()
+    scan = reporter.counter("scanning")
+    for done in (1, 2):
+        scan(done, 2)
+    reporter.begin("training", 1.0)
+    reporter.advance(0.5, "epoch 1")
+    reporter.end()
+    reporter.next("fastast doctor")
+    assert out.getvalue() == "scanning: 1 of 2\nscanning: 2 of 2\nepoch 1\nnext: fastast doctor\n"

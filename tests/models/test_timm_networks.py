@@ -13,7 +13,7 @@ from fastast.errors import InputError
 from fastast.models.build import build_model, check_fits, check_names
 from fastast.models.weights_info import WeightsInfo
 
-timm = pytest.importorskip("timm", reason="timm (fastast[timm]) is not installed")
+timm = pytest.importorskip("timm", reason="timm is not installed")
 NET = "timm/test_resnet"  # of timm's own tests: 0.5 million weights, mean and std 0.5
 
 
