@@ -65,7 +65,7 @@ def run_report(paths: Sequence[str], out: str | None = None, baseline: str | Non
     print(page)
     if not benches and len(paths) == 1 and baseline is None:
         own = shlex.quote(paths[0])
-        print(f"next: fastast report {own} --baseline DENSE_RUN, fastast predict {own} PICTURES", file=sys.stderr)
+        print(f"next: fastast report {own} --baseline OTHER_RUN, fastast predict {own} PICTURES", file=sys.stderr)
     else:
         print("next: fastast bench --data D --out BENCH --seeds 5", file=sys.stderr)
     return 0

@@ -247,7 +247,7 @@ def test_demo_run(tmp_path):
     assert (folder / "report.html").stat().st_size > 10_000
     assert "savings, measured" in done.stdout
     summary = summary_of(folder)
-    assert "the gate's share fell from 100%" in " ".join(done.stdout.split())
+    assert "the gate's share fell from 100 %" in " ".join(done.stdout.split())
     assert summary["accuracy"]["val_top1"] > 0.9
     assert summary["gate"]["shares"][-1] < 0.3
     assert summary["data"]["quarantined"] == 0
