@@ -16,7 +16,7 @@ from fastast.audit.findings import Findings
 from fastast.audit.fingerprints import UNDECODABLE
 from fastast.audit.judgement import IMPROBABLE, PROBABLE
 from fastast.data.catalog import UnreadableError
-from fastast.loggers.console import percent
+from fastast.number_text import percent
 from fastast.report import svg
 from fastast.report.gallery import square
 from fastast.report.render import write_page

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from fastast.bench.estimate import Outcome
 from fastast.bench.matrix import Job
 from fastast.bench.verdict import cost_words
-from fastast.loggers.console import duration, percent
+from fastast.number_text import duration, percent
 from fastast.report.bench_tables import is_unbalanced
 
 Row = Mapping[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,10 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         reporter.note(line)
     reporter.note(f"wrote {page} and {', '.join(path.name for path in tables)}")
     if folder is None:
-        reporter.note(f"next: fastast train --data {args.data}; an audit of that run also finds suspected labels")
+        data = shlex.quote(args.data)
+        reporter.next(f"fastast train --data {data}; an audit of that run also finds suspected labels")
+    else:
+        reporter.next(f"fastast report {shlex.quote(str(folder.path))}")
     return 0
 
 

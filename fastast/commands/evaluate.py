@@ -93,8 +93,9 @@ def evaluate_model(
     from fastast.data.dataset import require_same_bits
     from fastast.device import open_runtime
     from fastast.feed import EvalLoader
-    from fastast.loggers.console import FewNotes, percent
+    from fastast.loggers.console import FewNotes
     from fastast.models.trained import find_trained
+    from fastast.number_text import percent
     from fastast.train.evaluation import evaluate
     from fastast.train.steps import EvalStep
 

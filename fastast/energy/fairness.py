@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastast.energy.parts import Blocks, PartEnergy
+from fastast.number_text import percent
 
 # A shorter part shows clocks and temperature more than the gate.
 MIN_PART_S = 30.0
@@ -63,13 +64,14 @@ def unlike(dense: Blocks, gated: Blocks) -> str | None:
         )
     if apart("slowed") > MAX_SLOWED:
         return (
-            f"heat or a power brake held the clocks down for {d['slowed']:.0%} of the dense part and {g['slowed']:.0%} "
-            "of the gated part; better cooling or a lower --power-limit avoids that"
+            f"heat or a power brake held the clocks down for {percent(d['slowed'], 0)} of the dense part and "
+            f"{percent(g['slowed'], 0)} of the gated part; better cooling or a lower --power-limit avoids that"
         )
     if dense.read_b is None and (d["data_wait"] or 0.0) - (g["data_wait"] or 0.0) > MAX_WAIT:
         return (
-            f"the dense part waited for pictures for {d['data_wait']:.0%} of its time, the gated part for "
-            f"{g['data_wait']:.0%}, and without /proc/self/io a cold page cache cannot be told from slow decoding"
+            f"the dense part waited for pictures for {percent(d['data_wait'], 0)} of its time, the gated part for "
+            f"{percent(g['data_wait'], 0)}, and without /proc/self/io a cold page cache cannot be told from slow "
+            "decoding"
         )
     return None
 
@@ -80,8 +82,8 @@ def decoded_elsewhere(dense: Blocks, gated: Blocks) -> str | None:
     if abs(d - g) <= MAX_ON_CPU:
         return None
     return (
-        f"the CPU decoded {d:.0%} of the pictures in the dense part and {g:.0%} in the gated part, which moves joules "
-        "from one to the other; --decode gpu or --decode cpu keeps that the same"
+        f"the CPU decoded {percent(d, 0)} of the pictures in the dense part and {percent(g, 0)} in the gated part, "
+        "which moves joules from one to the other; --decode gpu or --decode cpu keeps that the same"
     )
 
 
@@ -92,13 +94,14 @@ def differences(dense: PartEnergy, gated: PartEnergy) -> str:
     for name, form, unit, what in (
         ("temperature_c", ".0f", " C", "GPU at"),
         ("clock_mhz", ".0f", " MHz", "SM clock"),
-        ("slowed", ".0%", " of the time", "clocks held down"),
-        ("data_wait", ".1%", " of the time", "waiting for pictures"),
-        ("from_storage", ".0%", " of the bytes", "read from storage"),
-        ("decoded_on_cpu", ".0%", " of the pictures", "decoded on the CPU"),
+        ("slowed", ".0f", " % of the time", "clocks held down"),
+        ("data_wait", ".1f", " % of the time", "waiting for pictures"),
+        ("from_storage", ".0f", " % of the bytes", "read from storage"),
+        ("decoded_on_cpu", ".0f", " % of the pictures", "decoded on the CPU"),
         ("cpu_j_per_sample", ".3g", "", "CPU joules per picture"),
     ):
-        values = ["not known" if part[name] is None else f"{part[name]:{form}}" for part in (d, g)]
+        scale = 100 if unit.startswith(" %") else 1
+        values = ["not known" if part[name] is None else f"{scale * part[name]:{form}}" for part in (d, g)]
         if values[0] != values[1]:
             told.append(f"{what} {values[0]} / {values[1]}{unit}")
     for name, part in (("dense", dense), ("gated", gated)):

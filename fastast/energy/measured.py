@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fastast.energy.fairness import comparable, decoded_elsewhere, differences, too_short, unlike
 from fastast.energy.parts import Blocks, PartEnergy
+from fastast.number_text import percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,10 @@ def measure_savings(
     if reason is None:
         with_cpu = _with_cpu(dense_blocks, gated_blocks, dense_rows, gated_rows)
         reason = decoded_elsewhere(dense_blocks, gated_blocks)
-    together = f"GPU and CPU together {with_cpu:.1%}" if with_cpu is not None else ""
+    together = f"GPU and CPU together {percent(with_cpu, 1)}" if with_cpu is not None else ""
     ratio = gated_j / dense_j
     if reason is None:
-        note = f"measured savings {1 - ratio:.1%}" + _error(ratio, dense_blocks, gated_blocks)
+        note = f"measured savings {percent(1 - ratio, 1)}" + _error(ratio, dense_blocks, gated_blocks)
     else:
         note = f"savings not measured: {reason}"
     note = "; ".join(filter(None, (note, together, told)))
@@ -81,7 +82,7 @@ def _error(ratio: float, dense: Blocks, gated: Blocks) -> str:
     if errors[0] is None or errors[1] is None:
         return ""
     error = ratio * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
-    return f" +- {error:.1%} (standard error over {len(dense.rows)} dense and {len(gated.rows)} gated blocks)"
+    return f" +- {percent(error, 1)} (standard error over {len(dense.rows)} dense and {len(gated.rows)} gated blocks)"
 
 
 def _with_cpu(dense: Blocks, gated: Blocks, dense_rows: float, gated_rows: float) -> float | None:

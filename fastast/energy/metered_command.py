@@ -172,7 +172,7 @@ def _print_table(report: dict[str, Any]) -> None:
     if len(report["devices"]) > 1 and report["gpu_j"] is not None:
         table.add_row(f"{report['gpu_j']:,.1f}", "J", f"all GPUs: mean {report['mean_w']:,.1f} W")
     if report["source"] == COUNTER and report["disagreement"] is not None:
-        table.add_row(f"{report['disagreement']:+.1%}", "", "integral of sampled power against the counter")
+        table.add_row(f"{100 * report['disagreement']:+.1f} %", "", "integral of sampled power against the counter")
     for name, form, unit, text in (
         ("cpu_j", ",.1f", "J", "CPU packages and DRAM"),
         ("total_j", ",.1f", "J", "GPUs, CPU packages and DRAM together"),

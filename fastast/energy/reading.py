@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastast.energy.nvml import AVERAGE
+from fastast.number_text import percent
 
 COUNTER, INTEGRAL = "nvml counter", "nvml power integral"
 
@@ -77,9 +78,11 @@ class DeviceReading:
         if self.source == INTEGRAL and self.gap_s > 0:
             notes.append(f"power was not sampled for {self.gap_s:.1f} s")
         if self.disagreement is not None and abs(self.disagreement) > NOTED_DISAGREEMENT:
-            notes.append(f"integral of power and energy counter differ by {self.disagreement:+.0%}")
+            notes.append(f"integral of power and energy counter differ by {100 * self.disagreement:+.0f} %")
         if self.num_slowed:
-            notes.append(f"heat or a power brake held clocks down {self.num_slowed / self.num_states:.0%} of the time")
+            notes.append(
+                f"heat or a power brake held clocks down {percent(self.num_slowed / self.num_states, 0)} of the time"
+            )
         return [f"{self.name} ({self.uuid}): {note}" for note in notes]
 
     def _combined(self, other: DeviceReading, sign: int) -> DeviceReading:

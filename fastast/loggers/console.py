@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fastast.number_text import duration, percent
 from fastast.run_folder import printable
 
 # Seconds between two plain lines; a log file should stay readable after 12 hours.
@@ -259,21 +260,6 @@ def share_told(gate: dict[str, Any]) -> str | None:
         f"the gate's share {'fell' if last < first else 'rose'} from {percent(first, 0)} to {percent(last, 0)} "
         "as the network learned"
     )
-
-
-def percent(value: float | None, digits: int = 2) -> str:
-    """A share as text, such as "84.20 %"; "not measured" for None. Accuracies have two digits, other shares one."""
-    return "not measured" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as "42 s", "3m20s" or "1h05m"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = int(seconds // 60)
-    if minutes < 60:
-        return f"{minutes}m{int(seconds % 60):02d}s"
-    return f"{minutes // 60}h{minutes % 60:02d}m"
 
 
 def amount(budget: dict[str, Any], name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastast.loggers.console import duration, percent
+from fastast.number_text import duration, percent
 from fastast.phases import DENSE
 from fastast.report.run_record import RunRecord, clean
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastast.errors import InputError
-from fastast.loggers.console import duration
+from fastast.number_text import duration
 from fastast.phases import DENSE
 from fastast.report import svg
 from fastast.report.answers import Answer, accuracy_text, gate_of, last_top1, num_evaluated, standard_error

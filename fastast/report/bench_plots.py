@@ -15,7 +15,7 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from fastast.loggers.console import duration
+from fastast.number_text import duration
 from fastast.report import svg
 
 MAX_NAME = 36

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastast.loggers.console import percent
+from fastast.number_text import percent
 from fastast.report.gallery import picture
 from fastast.report.run_record import RunRecord
 

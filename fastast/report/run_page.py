@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastast.gates.registry import AUTO
-from fastast.loggers.console import percent
+from fastast.number_text import percent
 from fastast.phases import DENSE
 from fastast.report import answers
 from fastast.report import run_plots as plots

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from fastast.loggers.console import percent, share_told
+from fastast.loggers.console import share_told
+from fastast.number_text import percent
 from fastast.phases import GATED
 from fastast.report import svg
 from fastast.report.run_record import RunRecord

@@ -8,7 +8,7 @@ import shlex
 from typing import Any
 
 from fastast.config import TrainConfig
-from fastast.loggers.console import duration, percent
+from fastast.number_text import duration, percent
 from fastast.phases import DENSE
 from fastast.report.run_record import RunRecord, clean
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from fastast.config import TrainConfig
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError, ReportedByOtherRank
-from fastast.loggers.console import duration
+from fastast.number_text import duration
 from fastast.train.budget import END_S, MIN_STEPS, Budget, MeteredBudget
 from fastast.train.run_log import RunLog
 

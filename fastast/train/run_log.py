@@ -12,10 +12,11 @@ from fastast.config import TrainConfig
 from fastast.distributed.ranks import Ranks
 from fastast.energy.meter import EnergyMeter
 from fastast.errors import InputError
-from fastast.loggers.console import Reporter, epoch_detail, percent, step_detail
+from fastast.loggers.console import Reporter, epoch_detail, step_detail
 from fastast.loggers.counters import BatchRecord, Counters
 from fastast.loggers.device_status import DeviceStatus, merge_status
 from fastast.loggers.metrics import VALIDATION, MetricsWriter
+from fastast.number_text import percent
 from fastast.phases import GATED
 from fastast.run_folder import RunFolder
 from fastast.train.epoch_plan import EpochPlan, EpochPlanner

@@ -133,7 +133,7 @@ def test_decode_share_that_drifts_is_left_out_or_named(found: dict[str, Any]) ->
     assert "the CPU decoded 1" in note_of(drift)
     elsewhere = found["decoded elsewhere"]
     assert elsewhere["savings_measured"] is elsewhere["run_savings_measured"] is None
-    assert "the CPU decoded 0% of the pictures in the dense part and 75% in the gated part" in note_of(elsewhere)
+    assert "the CPU decoded 0 % of the pictures in the dense part and 75 % in the gated part" in note_of(elsewhere)
     assert elsewhere["savings_with_cpu"] == pytest.approx(0.70, abs=0.04)
     assert elsewhere["dense_j_per_sample"] > elsewhere["gated_j_per_sample"] > 0
 
@@ -178,4 +178,4 @@ def test_other_differences_beyond_the_limits_give_no_figure(dense: PartEnergy, g
 def test_differences_within_the_limits_are_printed() -> None:
     found = measure_savings(part(celsius=50, wait_s=15.0), part(mhz=1400))
     assert found.savings == 0.0
-    assert "GPU at 50 / 60 C; SM clock 1500 / 1400 MHz; waiting for pictures 15.0% / 0.0% of the time" in found.note
+    assert "GPU at 50 / 60 C; SM clock 1500 / 1400 MHz; waiting for pictures 15.0 / 0.0 % of the time" in found.note
