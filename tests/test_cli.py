@@ -235,7 +235,7 @@ def test_bad_option_is_one_line(pictures, tmp_path, capsys, arguments, words):
 def text_arguments():
     """Each option and positional argument that takes text, with what else its command needs."""
     needed = {"bench": ["--out", "b"], "evaluate": ["run", "--data", "d"], "report": ["run"], "pack": ["a", "b"]}
-    needed |= {"predict": ["run", "d"], "export": ["run", "--to", "onnx"]}
+    needed |= {"predict": ["run", "d"], "export": ["run", "--to", "onnx"], "audit": ["run"]}
     for name, parser in commands().items():
         for action in parser._actions:
             if action.type in (None, str) and action.nargs not in (0, argparse.REMAINDER) and not action.choices:
