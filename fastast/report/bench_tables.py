@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 from fastast.phases import DENSE
 from fastast.report.bench_plots import UNITS, accuracy_text, cost_text
-from fastast.report.run_tables import NOT_MEASURED
 
 Entry = Mapping[str, Any]
 KINDS = {"better": "good", "worse": "bad"}  # CSS classes of outcomes
@@ -145,7 +144,7 @@ def points_table(bench: Entry) -> Table:
     """What every arm spent at every budget."""
 
     def cost(unit: str, value: float | None) -> Cell:
-        return Cell(NOT_MEASURED, kind="none") if value is None else Cell(cost_text(unit, value))
+        return Cell("not measured", kind="none") if value is None else Cell(cost_text(unit, value))
 
     rows = [
         (

@@ -12,7 +12,6 @@ from fastast.number_text import duration, percent
 from fastast.phases import DENSE
 from fastast.report.run_record import RunRecord, clean
 
-NOT_MEASURED = "not measured"
 PERCENT, SHARE, COUNT = "accuracy", "share", "{:,.0f}"
 Row = tuple[str, str, str, str]  # name, group and key in the summary, form
 # All figures, in groups.
@@ -97,8 +96,7 @@ def compared(records: list[RunRecord]) -> list[tuple[str, list[str]]]:
     for name, group, key, form in COMPARED:
         texts = [text_of(record.number(group, key), form) for record in records]
         if any(text is not None for text in texts):
-            missing = NOT_MEASURED if group == "energy" else "-"
-            rows.append((name, [missing if text is None else text for text in texts]))
+            rows.append((name, [text or "-" for text in texts]))
     return rows
 
 
