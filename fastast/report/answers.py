@@ -160,11 +160,11 @@ def tiles(record: RunRecord) -> list[tuple[str, str, str]]:
         other = f"best {percent(best)}" if best is not None and best != top1 else ""
         found.append((percent(top1), "validation top-1", ", ".join(filter(None, (error, other)))))
     if (probe := record.number("accuracy", "probe_top1")) is not None:
-        points = (
-            "" if top1 is None else f"{100 * (top1 - probe):+.2f} points by training".replace("-", "\N{MINUS SIGN}")
-        )
+        gained = "" if top1 is None else f"{100 * (top1 - probe):+.2f} points by training"
+        points = gained.replace("-", "\N{MINUS SIGN}")
         found.append((percent(probe), "top-1 of the probe", points))
-    if (balanced := record.number("accuracy", "balanced_top1")) is not None:
+    balanced = record.number("accuracy", "balanced_top1")
+    if balanced is not None and top1 is not None and percent(balanced) != percent(top1):
         found.append((percent(balanced), "top-1, mean over classes", ""))
     if (rate := record.number("gate", "activation_rate")) is not None and gate_of(record) != DENSE:
         target = record.number("gate", "target")
