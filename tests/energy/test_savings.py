@@ -123,7 +123,7 @@ def test_measured_savings_per_offered_sample() -> None:
     note = next(note for note in found["notes"] if note.startswith("measured"))
     # Each part: four blocks +-10 % of the mean: (0.2 / sqrt 3) / 2 = 5.8 % of it.
     error = 0.4 * 2**0.5 * 0.1 / 3**0.5
-    assert f"60.0% +- {error:.1%}" in note
+    assert f"60.0 % +- {100 * error:.1f} %" in note
     assert "dense / gated: GPU at 50 / 60 C" in note
     assert "idle 20 W at P8" in found["notes"]
 
