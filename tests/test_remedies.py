@@ -143,7 +143,8 @@ def test_run_that_is_there_already(folders, capsys):
     assert say(capsys, *arguments, "c", wanted, "a/model.safetensors") == (0, "")
     code, error = say(capsys, "report", "bare")
     assert (code, "name the --out of a `fastast train`" in error) == (2, True)
-    assert say(capsys, "report", "a") == (0, "")
+    code, error = say(capsys, "report", "a")
+    assert (code, error.startswith("next: fastast report a --baseline")) == (0, True)
 
 
 def _best(run):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from typing import Any
 
 from fastast.commands.parser import any_text
@@ -34,6 +33,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace, argv: list[str]) -> int:
     """Measures the command."""
     from fastast.energy.metered_command import run_meter
+    from fastast.loggers.console import Reporter, open_console
 
     command = args.measured[1:] if args.measured[:1] == ["--"] else args.measured
     code = run_meter(
@@ -45,5 +45,5 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         gco2_per_kwh=args.gco2_per_kwh,
     )
     plotted = f"fastast meter --plot power.png -- {shlex.join(command)}"
-    print(f"next: {'fastast doctor' if args.plot else plotted}", file=sys.stderr)
+    Reporter(open_console(stderr=True)).next("fastast doctor" if args.plot else plotted)
     return code

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +47,7 @@ def run_report(paths: Sequence[str], out: str | None = None, baseline: str | Non
     Raises:
         InputError: a folder holds no run, one of its files is damaged, or the page cannot be written.
     """
+    from fastast.loggers.console import Reporter, open_console
     from fastast.report.bench_page import BENCH_FILE, write_bench_report
     from fastast.report.run_page import write_comparison, write_report
 
@@ -63,9 +63,10 @@ def run_report(paths: Sequence[str], out: str | None = None, baseline: str | Non
     else:
         page = write_comparison(paths, out or "comparison.html")
     print(page)
+    told = Reporter(open_console(stderr=True))  # so that what a script reads is the page's path alone
     if not benches and len(paths) == 1 and baseline is None:
         own = shlex.quote(paths[0])
-        print(f"next: fastast report {own} --baseline OTHER_RUN, fastast predict {own} PICTURES", file=sys.stderr)
+        told.next(f"fastast report {own} --baseline OTHER_RUN", f"fastast predict {own} PICTURES")
     else:
-        print("next: fastast bench --data D --out BENCH --seeds 5", file=sys.stderr)
+        told.next("fastast bench --data D --out BENCH --seeds 5")
     return 0

@@ -72,7 +72,7 @@ def test_ranks_and_one_process_evaluate_alike(few, tmp_path, capsys):
     assert train(tmp_path, 3, options(few, out, batch_size=4, epochs=2, gate="dense")) == [0, 0, 0]
     best = summary_of(out)["accuracy"]
     assert main(["evaluate", str(out), "--data", str(few), "--out", str(tmp_path / "predictions.csv")]) == 0
-    assert f"top-1 {best['best_val_top1']:.4f}  " in capsys.readouterr().out
+    assert f"top-1 {100 * best['best_val_top1']:.2f} %, " in capsys.readouterr().out
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + 7
 
 

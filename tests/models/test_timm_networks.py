@@ -31,7 +31,7 @@ def test_run_evaluates_and_predicts_as_timm_does(run, pictures, tmp_path, capsys
     capsys.readouterr()
     assert main(["evaluate", str(run), "--data", str(pictures)]) == 0
     printed = capsys.readouterr().out
-    assert f"top-1 {best:.4f}" in printed
+    assert f"top-1 {100 * best:.2f} %" in printed
     assert "mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5]" in printed
     out = tmp_path / "hub"
     assert main(["export", str(run), "--to", "hub", "--out", str(out)]) == 0
