@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 DOCKER = ROOT / "docker"
 RUN_LINES = [
     shlex.split(line)
-    for block in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for block in re.findall(r"```sh\n(.*?)```", (ROOT / "docs/docker.md").read_text(), re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("docker run ")
 ]

@@ -36,6 +36,10 @@ INSTALL_CUDA_12 = 'pip install "torch==2.10.*" torchvision nvidia-dali-cuda120'
 INSTALL_CUDA_13 = "pip install -U torch torchvision nvidia-dali-cuda130"
 # The last torch on PyPI whose default build (CUDA 12.6) carries code for Pascal and Volta.
 INSTALL_OLD_GPU = 'pip install "torch==2.7.*" torchvision nvidia-dali-cuda120'
+# torch's own index has builds without CUDA's libraries; PyPI has none for Linux.
+INSTALL_CPU = (
+    "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu && pip install nvidia-dali-cuda120"
+)
 GIB = 2**30
 MIN_DISK_B = 2 * GIB
 MIN_SHARED_B = 1 * GIB
@@ -72,6 +76,8 @@ def diagnose() -> list[Check]:
         if all(check.status != MISSING for check in checks):
             checks += [*check_gpus(nvml), check_precision(), check_compiler()]
         checks += check_dali()
+        if nvml.devices or (nvml.reason == NO_DRIVER and _device() == "cpu"):
+            checks.append(Check("install", OK, f"the smallest set that fits: {install_line(nvml)}"))
     return [*checks, *check_energy(nvml), *check_host(len(nvml.devices))]
 
 
@@ -174,7 +180,9 @@ def gpu_findings(
 
 
 def install_line(nvml: NvmlSystem) -> str:
-    """The one pip line that fits the driver and the GPUs found."""
+    """The one pip line that fits the driver and the GPUs found; without a driver the one for the CPU."""
+    if nvml.reason == NO_DRIVER:
+        return INSTALL_CPU
     if nvml.cuda is None or nvml.cuda[0] < 12:
         return f"update the NVIDIA driver to {FIRST_DRIVER[12]} or newer, then: {INSTALL_CUDA_12}"
     if any((0, 0) < device.capability < (7, 5) for device in nvml.devices):

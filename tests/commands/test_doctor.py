@@ -97,6 +97,12 @@ def checks() -> list[Check]:
     return diagnose()
 
 
+def test_smallest_set_follows_the_driver() -> None:
+    lines = [doctor.install_line(found) for found in (NvmlSystem(reason=NO_DRIVER), T4, H200, P100)]
+    assert "whl/cpu" in lines[0]
+    assert [line.rpartition("-")[2] for line in lines[1:]] == ["cuda120", "cuda130", "cuda120"]
+
+
 def test_this_machine_can_train(checks: list[Check]) -> None:
     by_name = {check.name: check for check in checks}
     assert exit_code(checks) == 0

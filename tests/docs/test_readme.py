@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 
 import fastast
 from fastast.checkpoint.file_format import export_weights
-from fastast.cli import build_parser, main
+from fastast.cli import main
 from fastast.models.weights_info import WeightsInfo
 from tests.conftest import ROOT, write_pictures
 
@@ -76,11 +75,3 @@ def test_timm_loads_what_was_exported(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     exec(compile(lines, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip() == expected.top[0][0]
-
-
-def test_every_command_shown_parses():
-    lines = [line for block in blocks("sh") for line in block.replace("\\\n", "").splitlines()]
-    commands = [line for line in lines if line.startswith("fastast ")]
-    assert len(commands) >= 3
-    for command in commands:
-        build_parser().parse_args(shlex.split(command, comments=True)[1:])
