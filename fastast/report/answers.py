@@ -138,9 +138,11 @@ def _cheaper(record: RunRecord) -> str:
 
 
 def _bench_command(record: RunRecord) -> str:
-    gate, target = gate_of(record), record.number("gate", "target")
-    arm = gate if target is None else f"{gate}:target={target:g}"
-    return f'{_train_command(record, "bench")} --arms "dense;random;{arm}" --out runs/bench'
+    """A bench of the run's gate, a random one at the same share, and dense training."""
+    target = record.number("gate", "target")
+    at = "" if target is None else f":target={target:g}"
+    arms = dict.fromkeys(("dense", f"random{at}", f"{gate_of(record)}{at}"))
+    return f'{_train_command(record, "bench")} --arms "{";".join(arms)}" --out runs/bench'
 
 
 def _train_command(record: RunRecord, command: str = "train") -> str:

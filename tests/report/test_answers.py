@@ -53,7 +53,7 @@ def test_the_sentence_names_what_was_measured_first(run: Path, tmp_path: Path) -
         "accuracy lost: unknown, no dense run beside it:"
     )
     assert answer.command.startswith("fastast bench --data ")
-    assert '--arms "dense;random;forward:target=0.2"' in answer.command
+    assert '--arms "dense;random:target=0.2;forward:target=0.2"' in answer.command
     assert [entry["name"] for entry in answers.savings(read_record(run))] == [
         "joules",
         "time",
