@@ -3,8 +3,8 @@
     python -m benchmarks.fresh_install [--tests] [--out JSON]
 
 From a copy of the committed files: `pip install .` and `fastast train` in one environment; with --tests also
-`pip install -e '.[test]'` and `pytest` in another. The first command that fails ends it. It needs an
-index of packages, and shows most on a machine or in a container that has nothing but Python and git.
+`pip install -e '.[test]'` and `pytest` in another. The first command that fails ends it. It needs an index of packages,
+and shows most on a machine or in a container that has nothing but Python and git.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ USE = ("pip install .", "fastast train")
 TEST = ("pip install -e '.[test]'", "pytest")
 # What the names of packages begin with that serve NVIDIA GPUs only; DALI and what it decodes with serve a CPU too.
 GPU_ONLY = ("nvidia-cu", "nvidia-nccl", "nvidia-nvshmem", "nvidia-nvjitlink", "triton")
+Packages = dict[str, tuple[str, int]]  # by name, each with its version and its bytes
 PACKAGES = {"torch": "torch", "torchvision": "torchvision", "dali": "nvidia-dali-cuda120"}
 INSTALLED = """
 import importlib.metadata as m, json
@@ -39,9 +40,7 @@ print(json.dumps(found))
 """
 
 
-def walk(
-    commands: Sequence[str], source: Path, scratch: Path
-) -> tuple[list[dict[str, Any]], dict[str, tuple[str, int]]]:
+def walk(commands: Sequence[str], source: Path, scratch: Path) -> tuple[list[dict[str, Any]], Packages]:
     """Runs README's commands in a new environment.
 
     Args:
