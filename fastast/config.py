@@ -127,9 +127,15 @@ class TrainConfig:
         kind=int,
         metavar="N",
     )
+    optimizer: str = option(
+        "sgd",
+        "sgd: with Nesterov momentum, for convolutional networks; adamw: for transformers and ConvNeXt",
+        choices=("sgd", "adamw"),
+    )
     lr: float | None = option(
         None,
-        "peak learning rate; lower it if the loss diverges; default 0.1 x batch/256, with --weights 0.08 x batch/256",
+        "peak learning rate; lower it if the loss diverges; default 0.1 x batch/256, with --weights 0.08 x batch/256; "
+        "for adamw 0.001 x sqrt(batch/256), with --weights 0.00005 x sqrt(batch/256)",
         kind=float,
         metavar="LR",
     )
@@ -138,8 +144,14 @@ class TrainConfig:
         "share of the planned work over which the learning rate rises to its peak; longer for large batches",
         metavar="F",
     )
-    momentum: float = option(0.9, "Nesterov momentum of SGD; seldom changed", metavar="M")
-    weight_decay: float = option(1e-4, "L2 penalty on weights, none on norms and biases; seldom changed", metavar="WD")
+    momentum: float = option(0.9, "Nesterov momentum of SGD, the first beta of AdamW; seldom changed", metavar="M")
+    weight_decay: float | None = option(
+        None,
+        "decay of weights, none of norms and biases; default 0.0001 (an L2 penalty) for sgd, 0.05 (decoupled) for "
+        "adamw",
+        kind=float,
+        metavar="WD",
+    )
     label_smoothing: float = option(
         0.1, "share of the label spread over all classes, in the training loss only; 0: plain", metavar="F"
     )
@@ -289,6 +301,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             setattr(self, field.name, checked_value(field, getattr(self, field.name)))
+        if self.weight_decay is None:
+            self.weight_decay = 1e-4 if self.optimizer == "sgd" else 0.05
         kinds = GATES[self.gate].significance
         if self.target is None:
             self.target = GATES[self.gate].default_target

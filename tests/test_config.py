@@ -4,13 +4,16 @@ import dataclasses
 import math
 
 import pytest
+import torch
 
 from fastast.config import SIGNIFICANCE, TrainConfig, idle_gate
 from fastast.config_file import DEMO_DEFAULTS, read_toml, resolve
+from fastast.device import Runtime
 from fastast.errors import InputError
 from fastast.gates.memory import SCORES, Memory
 from fastast.gates.registry import GATES, unused_options
 from fastast.gates.significance import KINDS
+from fastast.train.defaults import complete_config
 
 
 def test_option_docs_are_one_line():
@@ -30,6 +33,17 @@ def test_defaults():
         "auto",
         "auto",
     )
+
+
+def test_learning_rate_and_decay_follow_the_optimizer():
+    found = []
+    for weights in ("none", "imagenet"):
+        for optimizer in ("sgd", "adamw"):
+            config = TrainConfig(gate="dense", optimizer=optimizer, weights=weights, batch_size=64)
+            complete_config(config, Runtime(torch.device("cpu"), torch.float32, "", False, ""), 1000)
+            found.append((config.lr, config.weight_decay))
+    assert found == [pytest.approx(pair) for pair in ((0.025, 1e-4), (5e-4, 0.05), (0.02, 1e-4), (2.5e-5, 0.05))]
+    assert TrainConfig(optimizer="adamw", weight_decay=0).weight_decay == 0
 
 
 @pytest.mark.parametrize(("gate", "target"), [("memory", "auto"), ("forward", "auto"), ("random", 0.1)])

@@ -38,6 +38,7 @@ FIXED_OPTIONS = frozenset(
         "start",
         "freeze",
         "freeze_bn",
+        "optimizer",
     )
 )
 PATH_OPTIONS = ("data", "val_dir", "out")

@@ -56,11 +56,21 @@ def complete_config(
         )
         config.batch_size = fits
     if config.lr is None:
-        # With weights 0.01 at batch 32, as our own fine-tuning bench needed (benchmarks/results/bench_finetune.md).
-        config.lr = (0.1 if config.weights == "none" else 0.08) * config.batch_size * num_ranks / 256
+        config.lr = _default_lr(config, config.batch_size * num_ranks / 256)
     if config.threads is None:
         config.threads = max(1, min(MAX_DECODER_THREADS, usable_cores() // num_local))
     return notes
+
+
+def _default_lr(config: TrainConfig, batches: float) -> float:
+    """The peak learning rate for a batch of `batches` x 256 over all ranks."""
+    is_new = config.weights == "none"
+    if config.optimizer == "adamw":
+        # Liu et al., "A ConvNet for the 2020s", CVPR 2022: 4e-3 at 4096 from scratch, 5e-5 at 512 in fine-tuning; by
+        # the square root, as adaptive optimizers take it (Malladi et al., NeurIPS 2022).
+        return (1e-3 if is_new else 5e-5) * math.sqrt(batches)
+    # With weights 0.01 at batch 32, as our own fine-tuning bench needed (benchmarks/results/bench_finetune.md).
+    return (0.1 if is_new else 0.08) * batches
 
 
 def check_plan(config: TrainConfig, num_train: int, *, num_ranks: int = 1) -> list[str]:

@@ -77,6 +77,7 @@ class Engine:
     ) -> None:
         assert config.batch_size is not None, "complete_config was not called"
         assert config.lr is not None, "complete_config was not called"
+        assert config.weight_decay is not None
         device, dtype = runtime.device, runtime.dtype
         compiled = runtime.compiled and runtime.compile_mode
         torch.manual_seed(config.seed)
@@ -93,7 +94,9 @@ class Engine:
         self.units = forward_units(twin, self._train_sizes, config.image_size)
         freeze(self.model, config.freeze, statistics=config.freeze_bn)
         self.train_cost = train_cost(self.model, config.image_size)
-        optimizer = build_optimizer(self.model, momentum=config.momentum, weight_decay=config.weight_decay)
+        optimizer = build_optimizer(
+            self.model, momentum=config.momentum, weight_decay=config.weight_decay, kind=config.optimizer
+        )
         self.guard = GuardedStep(self.model, optimizer, scale_loss=dtype == torch.float16, compiled=compiled)
         self.selector = Selector(
             config.target,

@@ -1,4 +1,4 @@
-"""SGD that decides on the device whether a step counts."""
+"""SGD or AdamW; whether a step counts is decided on the device."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from fastast.device import compile_step
 from fastast.errors import InputError
@@ -18,10 +19,16 @@ _NO_DECAY = re.compile(r"(^|\.)(layer_scale\w*|\w+_token|pos_embed\w*|relative_p
 FIRST_SCALE = 2.0**16
 
 
-def build_optimizer(model: nn.Module, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """Fused SGD with Nesterov momentum; `has_weight_decay` says which parameters are decayed.
+def build_optimizer(model: nn.Module, *, momentum: float, weight_decay: float, kind: str = "sgd") -> Optimizer:
+    """A fused optimizer; `has_weight_decay` says which parameters are decayed.
 
     The learning rate is a tensor on the model's device: it changes without a recompile or a new CUDA graph.
+
+    Args:
+        model: the network.
+        momentum: Nesterov momentum of SGD, the first beta of AdamW (the second is 0.999).
+        weight_decay: L2 penalty of SGD, decoupled decay of AdamW.
+        kind: "sgd" or "adamw".
 
     Raises:
         InputError: the network has no parameter that trains.
@@ -34,16 +41,19 @@ def build_optimizer(model: nn.Module, *, momentum: float, weight_decay: float) -
         {"params": [p for name, p in parameters.items() if name in decayed], "weight_decay": weight_decay},
         {"params": [p for name, p in parameters.items() if name not in decayed], "weight_decay": 0.0},
     ]
-    lr = torch.zeros((), device=next(iter(parameters.values())).device)
-    optimizer = torch.optim.SGD(
-        [group for group in groups if group["params"]], lr=0.0, momentum=momentum, nesterov=True, fused=True
-    )
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-        for p in group["params"]:
+    groups = [group for group in groups if group["params"]]
+    optimizer: Optimizer
+    if kind == "adamw":
+        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(momentum, 0.999), fused=True)
+    else:
+        optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=True, fused=True)
+        for p in parameters.values():
             # torch leaves a new momentum buffer unwritten when the first step is skipped. With zero dampening a
             # zero buffer gives the same first step as none.
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    lr = torch.zeros((), device=next(iter(parameters.values())).device)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
     return optimizer
 
 
@@ -62,7 +72,7 @@ def has_weight_decay(model: nn.Module, name: str, parameter: Tensor) -> bool:
 class GuardedStep(nn.Module):
     """Backward and one optimizer step that leaves no trace when the loss or a gradient is not finite.
 
-    The decision stays on the device. Parameters and momentum are kept by the fused optimizer's `found_inf`;
+    The decision stays on the device. Parameters and averages are kept by the fused optimizer's `found_inf`;
     BatchNorm's (and any other) buffers, which the forward has already changed, are put back. In fp16 the loss is
     scaled as `torch.amp.GradScaler` does it (growth 2x every 2000 good steps, backoff 0.5), without its host sync.
 
@@ -74,7 +84,14 @@ class GuardedStep(nn.Module):
 
     STEPS, NONFINITE, NONFINITE_RUN, SCALER_SKIPS = range(4)
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.SGD, *, scale_loss: bool, compiled: bool | str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        scale_loss: bool,
+        compiled: bool | str,
+    ) -> None:
         super().__init__()
         self.optimizer = optimizer
         self.lr = 0.0
@@ -106,7 +123,7 @@ class GuardedStep(nn.Module):
             group["lr"].fill_(value)
 
     def load_optimizer(self, state: dict[str, Any]) -> None:
-        """Takes over the optimizer's momentum; its options, weight decay and others, stay those of this run."""
+        """Takes over the optimizer's averages; its options, weight decay and others, stay those of this run."""
         own = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["state"], "param_groups": own})
 

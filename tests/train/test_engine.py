@@ -12,7 +12,8 @@ from tests.train.engines import B, batch, engine
 from tests.train.test_run import options, summary_of
 
 GROWING = {"image_size": 32, "train_size": "16:32"}
-VARIANTS = [{}, {"unbiased": True, "explore": 0.1, "ema": "auto"}, {"dtype": torch.float16}, GROWING]
+ADAMW = {"dtype": torch.float16, "optimizer": "adamw"}
+VARIANTS = [{}, {"unbiased": True, "explore": 0.1, "ema": "auto"}, ADAMW, GROWING]
 
 
 def run(one, seeds):

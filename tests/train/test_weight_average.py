@@ -77,7 +77,7 @@ def test_better_of_weights_and_average_is_kept(pictures, tmp_path, monkeypatch, 
         return found[-1]
 
     monkeypatch.setattr(Validation, "_evaluate", evaluate_and_change)
-    arguments = options(pictures, out, gate="dense", epochs=1, ema="auto", eval_every=1)
+    arguments = options(pictures, out, gate="dense", epochs=1, ema="auto", eval_every=1, optimizer="adamw", lr=0.01)
     assert main(["train", *arguments]) == 0
     plain, averaged = (accuracy.top1 for accuracy in found)
     accuracy = summary_of(out)["accuracy"]
