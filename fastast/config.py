@@ -129,7 +129,7 @@ class TrainConfig:
     )
     optimizer: str = option(
         "sgd",
-        "sgd: with Nesterov momentum, for convolutional networks; adamw: for transformers and ConvNeXt",
+        "sgd: with Nesterov momentum, for convolutional networks; adamw: for transformers, ConvNeXt and short runs",
         choices=("sgd", "adamw"),
     )
     lr: float | None = option(
