@@ -22,7 +22,7 @@ from fastast.run_folder import RunFolder, read_json
 # fingerprint tells whether it is the same.
 FREE_OPTIONS = frozenset(
     ("out", "data", "train_dir", "val_dir", "threads", "nproc", "log_every", "price_per_kwh", "gco2_per_kwh")
-    + ("checkpoint_every", "max_time", "stall_timeout", "tensorboard")
+    + ("checkpoint_every", "max_time", "stall_timeout", "tensorboard", "power_limit", "lock_clocks")
 )
 # What a checkpoint is built on: with another value there would be nothing to continue.
 FIXED_OPTIONS = frozenset(

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from fastast.energy.meter import EnergyMeter
 from fastast.energy.reading import Reading, merge_ranks
@@ -162,6 +162,19 @@ def _merge_blocks(ranks: list[Blocks]) -> Blocks:
     return merged
 
 
+class Search(Protocol):
+    """Changes what a part runs under, for a while."""
+
+    def start(self) -> None:
+        """A training interval begins."""
+
+    def step(self, num_samples: int, *, wait_s: float, on_cpu: float) -> bool:
+        """A batch, as for `PartMeter.step`; returns whether nothing will change any more."""
+
+    def stop(self) -> None:
+        """A training interval ends."""
+
+
 class PartMeter:
     """Adds up one part of a run over its training intervals, in blocks.
 
@@ -170,6 +183,9 @@ class PartMeter:
         skip_steps: steps at the start of the part that count in `whole` only.
         block_s: length of a block, seconds.
         reads: what the process has read.
+
+    Attributes:
+        search: looks for a power limit meanwhile, or None; blocks in which it does are left out.
 
     Call `start` where training begins, `step` after each offered batch, and `stop` before evaluation, checkpoints
     and the end; start and stop may alternate as often as needed.
@@ -195,11 +211,14 @@ class PartMeter:
         self._block_end_s = 0.0
         self._is_settled = True
         self._energy: PartEnergy | None = None
+        self.search: Search | None = None
 
     def start(self) -> None:
         """Begins a training interval; harmless within one."""
         if self._interval_start is not None:
             return
+        if self.search is not None:
+            self.search.start()
         now = self._meter.reading()
         self._interval_start = now
         if self._energy is None:
@@ -208,15 +227,15 @@ class PartMeter:
         if self._skip_left == 0:
             self._start_block(now)
 
-    def step(self, num_samples: int, *, wait_s: float = 0.0, on_cpu: float = 0.0, is_settled: bool = True) -> None:
+    def step(self, num_samples: int, *, wait_s: float = 0.0, on_cpu: float = 0.0) -> None:
         """Counts one offered batch.
 
         Args:
             num_samples: offered.
             wait_s: seconds that training waited for it.
             on_cpu: share of the batches that the CPU decodes at present.
-            is_settled: False while a power limit is being looked for; such blocks are left out.
         """
+        is_settled = self.search is None or self.search.step(num_samples, wait_s=wait_s, on_cpu=on_cpu)
         if self._skip_left > 0:
             self._skip_left -= 1
             if self._skip_left == 0:
@@ -241,6 +260,8 @@ class PartMeter:
         """Ends a training interval."""
         if self._interval_start is None or self._energy is None:
             return
+        if self.search is not None:
+            self.search.stop()
         now = self._meter.reading()
         self._energy.whole += now.since(self._interval_start)
         self._interval_start = None

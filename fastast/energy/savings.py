@@ -113,6 +113,7 @@ def energy_summary(
     gated_energy: PartEnergy | None = None,
     probe_units: float = 0.0,
     probe_j: float | None = None,
+    limits: dict[str, Any] | None = None,
     notes: Iterable[str] = (),
 ) -> dict[str, Any]:
     """The `energy` entry of `summary.json`.
@@ -127,6 +128,7 @@ def energy_summary(
         gated_energy: joules of the gated part; for a dense run, of all of it.
         probe_units: forward units of a probe.
         probe_j: its joules, or None.
+        limits: what was set on the GPUs for the run, or None.
         notes: further lines for `notes`, put first.
     """
     dense_of_run = gated_energy if gate_is_dense else dense_energy
@@ -139,12 +141,13 @@ def energy_summary(
     measured, with_cpu, measured_note = found.savings, found.with_cpu, found.note
     trained_some = any(part.backward for part in gated)
     sizes = [{part.unit for part in parts if part.offered} for parts in (dense, gated)]
-    if gate_is_dense and measured is not None:
+    was_measured = measured is not None or with_cpu is not None
+    if gate_is_dense and was_measured:
         measured_note = "a dense run is its own reference: savings 0"
-    elif measured is not None and not trained_some:
+    elif was_measured and not trained_some:
         measured = with_cpu = None
         measured_note = "savings not measured: the gated part trained no full batch"
-    elif measured is not None and sizes[0] != sizes[1]:
+    elif was_measured and sizes[0] != sizes[1]:
         measured = with_cpu = None
         measured_note = (
             "savings not measured: with --train-size the dense and the gated part had pictures of other sizes, so "
@@ -178,6 +181,7 @@ def energy_summary(
         "gated_j_per_sample": found.gated_j,
         "savings_with_cpu": with_cpu,
         "conditions": part_conditions(dense_of_run, gated_energy),
+        "limits": limits,
         "source": run.source,
         "notes": list(dict.fromkeys([*notes, *run.notes, *untrained, measured_note, *idle_notes])),
     }

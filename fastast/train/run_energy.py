@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fastast.distributed.ranks import Ranks
+from fastast.energy.limit_search import LimitSearch
+from fastast.energy.limits import AUTO, GpuLimits
 from fastast.energy.meter import EnergyMeter, IdlePower
 from fastast.energy.parts import PartEnergy, PartMeter, merge_part_ranks
 from fastast.energy.reading import Reading, merge_ranks
@@ -34,11 +36,14 @@ class RunEnergy:
 
     Attributes:
         idle: power before the run, or None.
+        limits: of this rank's GPU for the time of the run; None where nothing was asked for.
     """
 
     def __init__(self, meter: EnergyMeter) -> None:
         self.meter = meter
         self.idle: IdlePower | None = None
+        self.limits: GpuLimits | None = None
+        self._found_w: dict[str, float] = {}
         self._parts = {DENSE_PART: PartMeter(meter), GATED_PART: PartMeter(meter)}
         self._begun = meter.reading()
         self._earlier: dict[str, PartEnergy] = {}
@@ -48,7 +53,39 @@ class RunEnergy:
 
     def part_meter(self, phase: str) -> PartMeter:
         """The meter of the part that a phase belongs to."""
+        dense = self._parts[DENSE_PART]
+        if phase == GATED and isinstance(dense.search, LimitSearch):
+            dense.search.give_up()
         return self._parts[GATED_PART if phase == GATED else DENSE_PART]
+
+    def set_limits(self, limits: GpuLimits) -> None:
+        """Sets the limits that were asked for; "auto" takes what an earlier process of the run found, or looks for it.
+
+        Args:
+            limits: opened.
+        """
+        self.limits = limits
+        limits.apply()
+        if limits.power_limit == AUTO and limits.can_search():
+            if (found_w := self._found_w.get(limits.device.name)) is not None:
+                limits.set_power(found_w)
+            else:
+                self._parts[DENSE_PART].search = LimitSearch(limits, self.meter)
+
+    def restore_limits(self) -> None:
+        """Undoes what `set_limits` set; may be called again."""
+        search = self._parts[DENSE_PART].search
+        if isinstance(search, LimitSearch):
+            search.give_up()
+        if self.limits is not None:
+            self.limits.restore()
+
+    def _found(self) -> dict[str, float]:
+        """The power limits that were looked for and found, by model of GPU."""
+        search, limits = self._parts[DENSE_PART].search, self.limits
+        if not isinstance(search, LimitSearch) or not search.is_done or limits is None or limits.power_limit_w is None:
+            return self._found_w
+        return {**self._found_w, limits.device.name: limits.power_limit_w}
 
     def over_ranks(self, ranks: Ranks) -> EnergyTotals:
         """What all ranks have metered so far."""
@@ -95,6 +132,7 @@ class RunEnergy:
             "run": self.run().state_dict(),
             "epoch": self._epoch(self.meter.reading()).state_dict(),
             "parts": {name: part.state_dict() for name, part in parts.items() if part is not None},
+            "found_w": self._found(),
         }
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
@@ -103,6 +141,7 @@ class RunEnergy:
             return
         self._earlier_run = Reading.from_state(state["run"])
         self._earlier_epoch = Reading.from_state(state["epoch"])
+        self._found_w = state["found_w"]
         self._earlier = {name: PartEnergy.from_state(part) for name, part in state["parts"].items()}
 
     @staticmethod
@@ -121,7 +160,8 @@ class RunEnergy:
             ).state_dict()
             for name in names
         }
-        return [{**merged, "parts": parts}, *[None] * (size - 1)]
+        found_w = {name: watts for state in states for name, watts in state["found_w"].items()}
+        return [{**merged, "parts": parts, "found_w": found_w}, *[None] * (size - 1)]
 
 
 def _merged_joules(reading: Reading, ranks: Ranks) -> float | None:

@@ -40,6 +40,7 @@ from fastast.signals import Stopped, StopRequest
 from fastast.train.budget import MeteredBudget
 from fastast.train.checkpointer import Checkpointer, write_power
 from fastast.train.defaults import check_plan, complete_config
+from fastast.train.gpu_limits import limits_set
 from fastast.train.loaders import Loaders
 from fastast.train.out_of_memory import describe_out_of_memory, fitting_batch
 from fastast.train.run_energy import RunEnergy
@@ -274,6 +275,7 @@ def _fit(
             stack.enter_context(events_written(folder, reporter))
         if meter.devices:
             energy.idle = merge_idle(ranks.all_gather_object(meter.measure_idle()))
+        stack.enter_context(limits_set(config, energy, ranks, reporter))
         checkpointer = Checkpointer(trainer, folder, config.checkpoint_every, reporter)
         stopped = None
         with request.listening():  # until all is saved: another signal must not end that
@@ -289,6 +291,7 @@ def _fit(
                 raise InputError(f"{failure}; free some space or make the folder writable, then continue with --resume")
             trainer.budget_meter.synchronize()
             meter.stop()
+            energy.restore_limits()
             summary = build_summary(trainer, nvml.driver, argv, stopped=stopped.reason if stopped else None)
             trainer.log.merge_offered()
             # A set, since what stood in the file before a resume comes from every rank.

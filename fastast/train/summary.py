@@ -20,6 +20,7 @@ from fastast.models.weights_info import WeightsInfo
 from fastast.phases import WARMUP
 from fastast.run_folder import RunFolder, code_version
 from fastast.train.columns import write_columns
+from fastast.train.gpu_limits import limits_summary
 from fastast.train.run_energy import DENSE_PART, GATED_PART
 from fastast.train.trainer import Trainer
 
@@ -66,6 +67,7 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
         trainer.energy.over_ranks(trainer.ranks),
         trainer.ranks.all_gather_object(device_name(runtime.device)),
     )
+    limits, limit_notes = limits_summary(config, trainer.energy, trainer.ranks)
     counters = log.counters
     version, commit = code_version()
     whole, gated = counters.whole, total([counters.gated])
@@ -169,7 +171,8 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             gated_energy=energy.parts.get(gated_part),
             probe_units=log.probe_units,
             probe_j=probe["gpu_j"] if probe else None,
-            notes=price_notes(energy.run.joules, config.price_per_kwh, config.gco2_per_kwh),
+            limits=limits,
+            notes=[*price_notes(energy.run.joules, config.price_per_kwh, config.gco2_per_kwh), *limit_notes],
         ),
     }
 

@@ -8,17 +8,22 @@
  *   usage    instant | average | none: what GetPowerUsage gives
  *   mig, vgpu                                     lost   second at which the GPU falls off the bus
  *   flaky    every n-th read of power times out
+ * FAKE_NVML_LIMITS is a file without which there are no limits: every change of one is a line, "second index p watts" or
+ * "second index c megahertz" (0: unlocked). A power limit caps the curve. FAKE_NVML_DENY is set where none may change.
  * FAKE_NVML_T0 is second 0 of the curves on the monotonic clock. FAKE_NVML_INIT is an error code of nvmlInit.
  */
+#include <fcntl.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
-enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TIMEOUT = 10, LOST = 15 };
+enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, TIMEOUT = 10, LOST = 15 };
 enum { MAX_DEVICES = 16, MAX_POINTS = 64 };
+enum { MIN_W = 100, DEFAULT_W = 300, MAX_W = 350 };
 
 typedef struct {
     char name[64], uuid[80], usage[16];
@@ -43,10 +48,37 @@ static double now(void) {
     return t.tv_sec + t.tv_nsec * 1e-9 - t0;
 }
 
+/* The power limit at second t, and until when it holds. */
+static double limit(const Device *d, double t, double *until) {
+    double watts = DEFAULT_W, second, value;
+    int index;
+    char kind;
+    FILE *file = getenv("FAKE_NVML_LIMITS") ? fopen(getenv("FAKE_NVML_LIMITS"), "r") : NULL;
+    *until = INFINITY;
+    if (!file) return watts;
+    while (fscanf(file, "%lf %d %c %lf", &second, &index, &kind, &value) == 4) {
+        if (kind != 'p' || index != d - devices) continue;
+        if (second - t0 <= t) watts = value;
+        else { *until = second - t0; break; }
+    }
+    fclose(file);
+    return watts;
+}
+static int change(const Device *d, char kind, double value) {
+    char line[64];
+    if (!getenv("FAKE_NVML_LIMITS")) return NOT_SUPPORTED;
+    if (getenv("FAKE_NVML_DENY")) return NO_PERMISSION;
+    int file = open(getenv("FAKE_NVML_LIMITS"), O_WRONLY | O_APPEND | O_CREAT, 0644);
+    snprintf(line, sizeof line, "%.6f %d %c %g\n", now() + t0, (int)(d - devices), kind, value);
+    if (write(file, line, strlen(line)) < 0) abort();
+    close(file);
+    return OK;
+}
+
 static double power(const Device *d, double t) {
-    double w = d->watts[0];
+    double w = d->watts[0], until;
     for (int i = 0; i < d->points && d->at[i] <= t; i++) w = d->watts[i];
-    return w;
+    return fmin(w, limit(d, t, &until));
 }
 
 /* Joules from second 0 to t; the first value also holds before second 0. */
@@ -54,8 +86,11 @@ static double energy(const Device *d, double t) {
     double joules = 0;
     if (t <= 0) return d->watts[0] * t;
     for (int i = 0; i < d->points && d->at[i] < t; i++) {
-        double end = i + 1 < d->points && d->at[i + 1] < t ? d->at[i + 1] : t;
-        joules += d->watts[i] * (end - d->at[i]);
+        double end = i + 1 < d->points && d->at[i + 1] < t ? d->at[i + 1] : t, until;
+        for (double from = d->at[i]; from < end; from = until) {
+            double cap = limit(d, from, &until);
+            joules += fmin(d->watts[i], cap) * (fmin(until, end) - from);
+        }
     }
     return joules;
 }
@@ -171,3 +206,21 @@ int nvmlDeviceGetFieldValues(void *h, int n, FieldValue *values) {
     }
     return OK;
 }
+
+/* Without limits the calls are missing, as on most laptops. */
+int nvmlDeviceGetPowerManagementLimit(void *h, unsigned *out) {
+    ALIVE(h);
+    double until;
+    if (!getenv("FAKE_NVML_LIMITS")) return NOT_SUPPORTED;
+    *out = 1e3 * limit(d, now(), &until);
+    return OK;
+}
+int nvmlDeviceGetPowerManagementLimitConstraints(void *h, unsigned *low, unsigned *high) {
+    ALIVE(h); *low = 1e3 * MIN_W; *high = 1e3 * MAX_W; return OK;
+}
+int nvmlDeviceSetPowerManagementLimit(void *h, unsigned milliwatts) {
+    ALIVE(h);
+    return milliwatts < 1e3 * MIN_W || milliwatts > 1e3 * MAX_W ? INVALID : change(d, 'p', milliwatts / 1e3);
+}
+int nvmlDeviceSetGpuLockedClocks(void *h, unsigned low, unsigned high) { ALIVE(h); (void)low; return change(d, 'c', high); }
+int nvmlDeviceResetGpuLockedClocks(void *h) { ALIVE(h); return change(d, 'c', 0); }

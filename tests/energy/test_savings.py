@@ -15,7 +15,7 @@ KEYS = [
     *("savings_estimated", "savings_arithmetic", "savings_measured"),
     *("run_savings_estimated", "run_savings_arithmetic", "run_savings_measured"),
     *("gpu_j", "train_gpu_j", "gpu_j_above_idle", "cpu_j", "idle_w"),
-    *("dense_j_per_sample", "gated_j_per_sample", "savings_with_cpu", "conditions", "source", "notes"),
+    *("dense_j_per_sample", "gated_j_per_sample", "savings_with_cpu", "conditions", "limits", "source", "notes"),
 ]
 NONE = PartCounts()
 WARMUP = PartCounts(offered=10_000, selected=10_000, backward=10_000)

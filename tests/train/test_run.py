@@ -42,7 +42,7 @@ SUMMARY_KEYS = {
     "compute": "forward_units dense_forward_units speedup_ceiling",
     "energy": "savings_estimated savings_arithmetic savings_measured run_savings_estimated run_savings_arithmetic "
     "run_savings_measured gpu_j train_gpu_j gpu_j_above_idle cpu_j idle_w dense_j_per_sample gated_j_per_sample "
-    "savings_with_cpu conditions source notes",
+    "savings_with_cpu conditions limits source notes",
 }
 STEP_KEYS = (
     "kind epoch phase step offered backward loss lr activation threshold progress train_size offered_per_s data_wait_s "

@@ -1,6 +1,10 @@
 """Joules of a run: intervals end with the device's work, and the run folder has what a replayed GPU reads."""
 
 import csv
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -26,8 +30,11 @@ print(json.dumps(main(sys.argv[1:])))
 @pytest.fixture(scope="module")
 def metered(driver, pictures, tmp_path_factory):
     out = tmp_path_factory.mktemp("metered") / "run"
-    arguments = options(pictures, out, epochs=12, warmup_epochs=4, price_per_kwh=0.3, gco2_per_kwh=400)
-    environment = driver.environment("t4", curve="0:100", PYTHONPATH=str(ROOT))
+    more = {"price_per_kwh": 0.3, "gco2_per_kwh": 400, "power_limit": 200, "lock_clocks": 1200}
+    arguments = options(pictures, out, epochs=12, warmup_epochs=4, **more)
+    environment = driver.environment(
+        "t4", curve="0:100", PYTHONPATH=str(ROOT), FAKE_NVML_LIMITS=str(out.parent / "limits")
+    )
     assert driver.start(SCRIPT, environment, "train", *arguments)() == 0
     return out
 
@@ -61,6 +68,38 @@ def test_trace_and_metrics_have_watts_and_phases(metered):
     lines = lines_of(metered)
     assert all(line["gpu_w"] == pytest.approx(100, abs=1) for line in lines if line["kind"] == "step")
     assert sum(line["gpu_j"] for line in lines if line["kind"] == "epoch") > 0
+
+
+def test_limits_are_set_for_the_run_and_restored(metered):
+    limits = summary_of(metered)["energy"]["limits"]
+    assert (limits["power_limit"], limits["lock_clocks"]) == (200.0, 1200)
+    (card,) = limits["cards"]
+    assert (card["before_w"], card["power_limit_w"], card["clock_mhz"], card["restored"]) == (300.0, 200.0, 1200, True)
+    told = "Tesla T4: power limit 200 W (before 300 W), SM clock at most 1200 MHz during the run; restored"
+    assert told in summary_of(metered)["energy"]["notes"]
+    changed = [line.split()[2:] for line in (metered.parent / "limits").read_text().splitlines()]
+    assert changed == [["p", "200"], ["c", "1200"], ["p", "300"], ["c", "0"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_limits_of_a_run_that_is_stopped_are_restored(driver, pictures, tmp_path, number):
+    path = tmp_path / "limits"
+    arguments = options(pictures, tmp_path / "run", epochs=100_000, power_limit=200)
+    environment = driver.environment("t4", PYTHONPATH=str(ROOT), FAKE_NVML_LIMITS=str(path))
+    command = [sys.executable, "-c", SCRIPT, "train", *arguments]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as run:
+        wait_until(lambda: path.exists() and "p 200" in path.read_text(), 120)
+        time.sleep(1)
+        run.send_signal(number)
+    wait_until(lambda: path.read_text().split()[-1] == "300", 5)
+
+
+def wait_until(holds, seconds):
+    end_s = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
 
 
 def test_intervals_end_once_the_device_is_done(pictures, tmp_path, monkeypatch):
