@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,23 +15,30 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastast.checkpoint.reshard import reshard_module
 from fastast.config import TrainConfig
-from fastast.device import Runtime, compile_step, is_out_of_memory
+from fastast.device import Runtime, compile_step
 from fastast.distributed.gradient_averaging import averaged
 from fastast.distributed.ranks import Ranks
-from fastast.errors import InputError
 from fastast.feed import Batch
 from fastast.gates.queue import Rows, SampleQueue
 from fastast.gates.registry import GATES, make_gate
 from fastast.gates.score_memory import ScoreMemory
 from fastast.gates.selector import Selector
-from fastast.loggers.console import Reporter
 from fastast.loggers.device_status import NUM_FIELDS, DeviceStatus, merge_status
 from fastast.models.build import build_model, check_fits, scoring_twin
 from fastast.models.flops import forward_flops, forward_units
 from fastast.models.freezing import freeze, train_cost
 from fastast.models.head import Head
 from fastast.train.optimizer import GuardedStep, build_optimizer
-from fastast.train.steps import HIST_BINS, HIST_WIDTH, EvalStep, Objective, ScoreStep, TrainStep, run_network
+from fastast.train.steps import (
+    HIST_BINS,
+    HIST_WIDTH,
+    EvalStep,
+    Objective,
+    ScoreStep,
+    TrainStep,
+    balanced_weights,
+    run_network,
+)
 from fastast.train.weight_average import WeightAverage
 
 # Batches that the queue holds: with several ranks fills drift apart before rows are moved.
@@ -371,66 +378,6 @@ class Engine:
         return [state["score_step"]["queue._extra_state"] for state in states]
 
 
-def balanced_weights(counts: np.ndarray) -> np.ndarray:
-    """Weights of classes, float32[C]: the inverse of their counts, with a mean of 1 over the pictures.
-
-    Every class then has the same part in the loss, and the loss its usual size, so that a learning rate stays right.
-
-    Args:
-        counts: int[C]; a class without pictures weighs nothing.
-    """
-    known = counts > 0
-    shares = counts / counts.sum() * known.sum()
-    return np.divide(1.0, shares, out=np.zeros(len(counts)), where=known).astype(np.float32)
-
-
 def _flat(rows: Rows) -> list[Tensor]:
     """Rows as contiguous tensors, to be sent or filled."""
     return [rows.images.permute(0, 2, 3, 1), rows.labels, rows.ids, rows.weights]
-
-
-def build_engine(config: TrainConfig, runtime: Runtime, reporter: Reporter, **options: Any) -> tuple[Engine, Runtime]:
-    """Builds an engine and compiles its steps.
-
-    Args:
-        config: completed options.
-        runtime: device, number format and compiler.
-        reporter: shows what the user should know.
-        options: the other arguments of `Engine`.
-
-    Returns:
-        The engine, and the runtime: as given, or without the compiler if the network turned out not to compile.
-
-    Raises:
-        InputError: the network does not fit the data, or does not compile though that was asked for.
-    """
-    engine = Engine(config, runtime, **options)
-    if runtime.compiled:
-        reporter.note("compiling (once; not counted in the run's times)")
-        reason = _compile(engine, config)
-        failed = engine.ranks.all_max(reason is not None)
-        if failed and reason is None:
-            reason = "it did on another rank"
-        if reason is not None:
-            del engine  # before the next one takes as much memory
-            runtime = replace(runtime, compiled=False, compile_note=f"off: failed to compile ({reason})")
-            reporter.note(f"compile {runtime.compile_note}")
-            engine = Engine(config, runtime, **options)
-    for note in engine.notes:
-        reporter.note(note)
-    return engine, runtime
-
-
-def _compile(engine: Engine, config: TrainConfig) -> str | None:
-    """Returns why the steps do not compile, or None if they do."""
-    try:
-        engine.warm_up()
-    except Exception as error:  # the compiler stack raises its own kinds, none of them a common base
-        if is_out_of_memory(error):
-            raise
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        if config.compile != "auto":
-            message = f"--compile {config.compile}: {config.arch} does not compile ({reason}); use off"
-            raise InputError(message) from error
-        return reason
-    return None

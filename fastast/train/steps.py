@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -97,6 +98,19 @@ class ScoreStep(nn.Module):
         self.queue.push(images, labels, ids, mask, weights)
 
 
+def balanced_weights(counts: np.ndarray) -> np.ndarray:
+    """Weights of classes, float32[C]: the inverse of their counts, with a mean of 1 over the pictures.
+
+    Every class then has the same part in the loss, and the loss its usual size, so that a learning rate stays right.
+
+    Args:
+        counts: int[C]; a class without pictures weighs nothing.
+    """
+    known = counts > 0
+    shares = counts / counts.sum() * known.sum()
+    return np.divide(1.0, shares, out=np.zeros(len(counts)), where=known).astype(np.float32)
+
+
 class Objective(nn.Module):
     """The training forward: mean weighted cross entropy with label smoothing, and each row's plain cross entropy.
 
@@ -109,6 +123,8 @@ class Objective(nn.Module):
         class_weights: float32[C], what a row of each class weighs in the mean; None: all alike.
         compiled: whether, or in which mode, it goes through `torch.compile`.
     """
+
+    _class_weights: Tensor | None
 
     def __init__(
         self,
@@ -123,7 +139,7 @@ class Objective(nn.Module):
         self.model = model
         self._dtype = dtype
         self._label_smoothing = label_smoothing
-        self._class_weights = class_weights
+        self.register_buffer("_class_weights", class_weights, persistent=False)
         self._run = compile_step(self._compute, compiled)
 
     def forward(self, images: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,8 @@ from fastast.phases import EVAL, GATED, PROBE
 from fastast.run_folder import RunFolder
 from fastast.signals import stop_if_requested
 from fastast.train.budget_meter import BudgetMeter
-from fastast.train.engine import Engine, build_engine
+from fastast.train.compiled_engine import build_engine
+from fastast.train.engine import Engine
 from fastast.train.epoch_plan import EpochPlanner
 from fastast.train.evaluation import Accuracy
 from fastast.train.host_agreement import HostAgreement

@@ -51,7 +51,7 @@ def waiting(mode: str) -> Iterator[None]:
 
 
 def engine(compile: str, precision: str = "auto", train_size: str | None = None) -> Engine:
-    sizes = {"image_size": SIDE, "train_size": train_size, "batch_size": B}
+    sizes = {"image_size": SIDE, "train_size": train_size, "batch_size": B, "ema": "auto"}
     config = TrainConfig(arch="tests.nets:tiny", lr=0.1, epochs=4, target=0.5, device="cuda", **sizes, **FORWARD)
     runtime = open_runtime("cuda", precision, compile, deterministic=True)
     return Engine(config, runtime, weights="none", num_classes=CLASSES, num_train=TRAIN_SIZE)

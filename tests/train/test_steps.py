@@ -13,10 +13,18 @@ from fastast.gates.score_memory import ScoreMemory
 from fastast.gates.selector import Selector
 from fastast.models.build import scoring_twin
 from fastast.models.trained import top_classes
-from fastast.train.engine import balanced_weights
 from fastast.train.evaluation import Accuracy
 from fastast.train.optimizer import GuardedStep, build_optimizer
-from fastast.train.steps import HIST_BINS, HIST_WIDTH, EvalStep, Objective, ScoreStep, TrainStep, logits_of
+from fastast.train.steps import (
+    HIST_BINS,
+    HIST_WIDTH,
+    EvalStep,
+    Objective,
+    ScoreStep,
+    TrainStep,
+    balanced_weights,
+    logits_of,
+)
 from tests.nets import tiny
 from tests.train import engines
 from tests.train.engines import CLASSES, SIDE, B
