@@ -92,8 +92,8 @@ fastast {versions["fastast"]} ({versions["commit"]}), Python {versions["python"]
 EXPLAINED = """\
 What differs, and why:
 
-- With a counter both are within 1 %. It moves every 100 ms; Zeus takes it as it stands at both ends, this meter
-  extrapolates between two moves by power. Zeus' window lies within ours.
+- With a counter that moves, both are within 1.5 %. It moves every 100 ms; Zeus takes it as it stands at both ends,
+  this meter extrapolates between two moves by power. Zeus' window lies within ours, so it is a little shorter.
 - Without a counter Zeus integrates NVML's power fields (instant or average), which these models do not have; this meter
   falls back to `nvmlDeviceGetPowerUsage`. Whether a real P100 or L4 without a counter has the fields was not measured.
   Where that call gives 1 s averages, the integral lags, and a note says so.
