@@ -92,8 +92,10 @@ class TrainConfig:
         kind=str,
         metavar="STAGE",
     )
-    freeze_bn: bool = option(
-        False, "batch normalisation keeps the statistics of --weights: for fine-tuning on few or small pictures"
+    freeze_bn: str = option(
+        "auto",
+        "on: batch normalisation keeps the statistics of --weights, whatever pictures train; auto: on after a probe",
+        choices=("auto", "on", "off"),
     )
     image_size: int = option(
         224, "side of the training and evaluation crop, pixels; half the side costs about a quarter", metavar="PX"
@@ -134,8 +136,8 @@ class TrainConfig:
     )
     lr: float | None = option(
         None,
-        "peak learning rate; lower it if the loss diverges; default 0.1 x batch/256, with --weights 0.08 x batch/256; "
-        "for adamw 0.001 x sqrt(batch/256), with --weights 0.00005 x sqrt(batch/256)",
+        "peak learning rate; lower it if the loss diverges; default 0.1 x batch/256, with --weights 0.08 x batch/256, "
+        "after a probe 0.008 x batch/256; for adamw 0.001 x sqrt(batch/256), with --weights 0.00005 x sqrt(batch/256)",
         kind=float,
         metavar="LR",
     )
@@ -422,7 +424,7 @@ class TrainConfig:
         )
 
     def settle_start(self, *, new_head: bool) -> None:
-        """Sets `start` and `warmup_epochs` where they were left open.
+        """Sets `start`, and what follows from it where it was left open.
 
         Args:
             new_head: `weights` are for other classes.
@@ -431,6 +433,8 @@ class TrainConfig:
             self.start = PROBE if new_head else "random"
         if self.warmup_epochs is None:
             self.warmup_epochs = 0.0 if self.start == PROBE else 1.0
+        if self.freeze_bn == "auto":
+            self.freeze_bn = "on" if self.start == PROBE else "off"
 
     @property
     def train_sizes(self) -> tuple[int, ...]:

@@ -181,7 +181,7 @@ def probe_verdict(accuracy: dict[str, Any]) -> str:
     if last > probe:
         return f"{percent(probe)}; fine-tuning added {100 * (last - probe):.2f} points"
     lost = f"lost {100 * (probe - last):.2f} points" if last < probe else "changed nothing"
-    better = "; a smaller --lr or --freeze-bn may keep them" if last < probe else ""
+    better = "; a smaller --lr may keep them" if last < probe else ""
     return f"{percent(probe)}, and fine-tuning did not improve on it: it {lost}{better}"
 
 

@@ -10,6 +10,7 @@ from fastast.cores import usable_cores
 from fastast.device import Runtime
 from fastast.errors import InputError
 from fastast.gates.registry import make_gate
+from fastast.phases import PROBE
 from fastast.train.budget import MIN_STEPS
 
 # Hosts with hundreds of cores need no thread on each.
@@ -69,6 +70,8 @@ def _default_lr(config: TrainConfig, batches: float) -> float:
         # Liu et al., "A ConvNet for the 2020s", CVPR 2022: 4e-3 at 4096 from scratch, 5e-5 at 512 in fine-tuning; by
         # the square root, as adaptive optimizers take it (Malladi et al., NeurIPS 2022).
         return (1e-3 if is_new else 5e-5) * math.sqrt(batches)
+    if config.start == PROBE:
+        return 0.008 * batches  # benchmarks/results/bench_probe.md: 0.001 at batch 32
     # With weights 0.01 at batch 32, as our own fine-tuning bench needed (benchmarks/results/bench_finetune.md).
     return (0.1 if is_new else 0.08) * batches
 

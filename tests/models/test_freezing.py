@@ -31,7 +31,7 @@ WEIGHTS = {"0.weight", "1.weight", "1.bias", "5.weight", "5.bias"}
     ("changes", "expected"),
     [
         ({}, WEIGHTS | STATISTICS),
-        ({"freeze_bn": True}, WEIGHTS),
+        ({"freeze_bn": "on"}, WEIGHTS),
         ({"freeze": "0"}, WEIGHTS - {"0.weight"} | STATISTICS),
         ({"freeze": "1"}, {"5.weight", "5.bias"}),
     ],

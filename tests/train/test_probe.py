@@ -48,7 +48,8 @@ def run(pictures, tmp_path_factory, weights):
 
 def test_probe_is_the_default_for_other_classes_and_replaces_the_warmup(run):
     summary, config = summary_of(run), json.loads((run / "config.json").read_text())
-    assert (config["start"], config["warmup_epochs"], summary["model"]["start"]) == ("probe", 0.0, "probe")
+    assert (config["start"], config["warmup_epochs"], config["freeze_bn"]) == ("probe", 0.0, "on")
+    assert summary["model"]["start"] == "probe"
     probe = summary["probe"]
     assert probe["val_top1"] == summary["accuracy"]["probe_top1"] > 0.4  # by chance 0.25
     assert probe["pictures"] == NUM_TRAIN
@@ -75,7 +76,7 @@ def test_remembered_losses_are_those_of_unseen_pictures(run):
 
 def test_fine_tuning_that_spoils_the_probe_leaves_its_weights(pictures, tmp_path, weights, capsys):
     out = tmp_path / "run"
-    assert main(["train", *probed(pictures, out, weights, lr=30, gate="dense", target=1)]) == 0
+    assert main(["train", *probed(pictures, out, weights, lr=30, freeze_bn="off", gate="dense", target=1)]) == 0
     accuracy = summary_of(out)["accuracy"]
     assert accuracy["val_top1"] < accuracy["best_val_top1"] == accuracy["probe_top1"]
     assert accuracy["best_epoch"] == torch.load(out / "checkpoints" / "best.pt")["epoch"] == 0
