@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from fastast.gates.registry import AUTO, GATES, LEAST_SHARE
+from fastast.loggers.registry import LOGGERS, logger_names
 from fastast.options import checked_value, option, parse_budget, parse_duration, require
 from fastast.phases import PROBE
 from fastast.train_sizes import MIN_SIZE, train_sizes
@@ -312,7 +313,12 @@ class TrainConfig:
         None, "decoder threads; default the cores this process may use, at most 32", kind=int, metavar="N"
     )
     log_every: int = option(10, "offered batches between two step lines of metrics.jsonl", metavar="N")
-    tensorboard: bool = option(False, "also write TensorBoard event files, to the run's tensorboard/")
+    log: str | None = option(
+        None,
+        f"also send the lines of metrics.jsonl to loggers that are installed, comma-separated: {', '.join(LOGGERS)}",
+        kind=str,
+        metavar="A[,B]",
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -405,6 +411,7 @@ class TrainConfig:
             f"--nproc {self.nproc}: give a number of processes, or auto",
         )
         require(self.threads is None or self.threads >= 1, f"--threads {self.threads}: must be at least 1")
+        logger_names(self.log)
         require(self.log_every >= 1, f"--log-every {self.log_every}: must be at least 1")
         require(
             not (self.data and self.train_dir),

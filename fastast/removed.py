@@ -11,6 +11,7 @@ _OPTIONS = {
     "clip_weights": "was removed; --explore E bounds the weights of --unbiased by rate / E",
     "target_schedule": "was removed; --target holds for all gated epochs, --warmup-epochs and --anneal add dense ones",
     "read": "was removed; leave it out, since files are always read with pread",
+    "tensorboard": "was replaced; use --log tensorboard",
     "thumbnails": "was removed with the proxy gate; leave it out (packs that hold thumbnails can still be read)",
 }
 _VALUES = {

@@ -30,7 +30,7 @@ class RunFolder:
     `metrics.jsonl` and `quarantine.jsonl` grow a whole line at a time; every other file is written whole.
 
     Attributes:
-        on_metrics: called with each line of `metrics.jsonl` once it is written, or None.
+        listeners: called with each line of `metrics.jsonl` once it is written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -49,7 +49,8 @@ class RunFolder:
         self.predictions = self.path / "predictions.npz"
         self.power = self.path / "power.csv"
         self.spent = self.path / "spent.json"  # with a budget of time or energy
-        self.on_metrics: Callable[[dict[str, Any]], None] | None = None
+        self.logged = self.path / "loggers.json"  # with --log wandb or mlflow: their ids of this run
+        self.listeners: list[Callable[[dict[str, Any]], object]] = []
 
     def create(self) -> None:
         """Makes the folder.
@@ -125,6 +126,7 @@ class RunFolder:
         return [
             *(self.config, self.metrics, self.summary, self.quarantine, self.last, self.previous, self.best),
             *(self.weights, self.classes, self.samples, self.predictions, self.power, self.spent),
+            self.logged,
             *(self.path / "report.html", self.path / "stall.txt"),
         ]
 
@@ -138,8 +140,8 @@ class RunFolder:
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Adds one line to `metrics.jsonl`."""
         _append_line(self.metrics, line)
-        if self.on_metrics is not None:
-            self.on_metrics(line)
+        for listener in self.listeners:
+            listener(line)
 
     def append_quarantine(self, line: dict[str, Any]) -> None:
         """Adds one line (id or null, path, reason) to `quarantine.jsonl`."""

@@ -1,10 +1,11 @@
-"""Asking a run to stop: by a signal, or because its time is up."""
+"""Asking a run to stop: by a signal, by a callback, or because its time is up."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -12,13 +13,19 @@ from typing import Any, NoReturn
 # SLURM sends SIGUSR1 ahead of a time limit (`sbatch --signal=USR1@120`), a terminal that closes SIGHUP.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 EXIT_MAX_TIME = 3
-TIME_IS_UP = 1000  # above every signal
+TIME_IS_UP, BY_CALLBACK = 1000, 1001  # above every signal
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
 @contextlib.contextmanager
 def stop_signals_handled(handle: Callable[[int, Any], None]) -> Iterator[None]:
-    """Calls `handle` for signals that ask to stop, within the block; `nohup` keeps its meaning."""
+    """Calls `handle` for signals that ask to stop, within the block; `nohup` keeps its meaning.
+
+    Python lets only the main thread do so; in others, as of a server, signals keep their meaning.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     previous = {s: signal.signal(s, handle) for s in SIGNALS if not (ignored and s == signal.SIGHUP)}
     try:
@@ -32,8 +39,8 @@ class Stopped(Exception):
     """The run was asked to stop.
 
     Attributes:
-        reason: "signal" or "max_time", as `summary.json` says it.
-        exit_code: 128 + the signal's number, or 3.
+        reason: "signal", "max_time" or "callback", as `summary.json` says it.
+        exit_code: 128 + the signal's number, 3, or 0.
     """
 
     def __init__(self, reason: str, exit_code: int, message: str) -> None:
@@ -50,10 +57,12 @@ class StopRequest:
 
     Attributes:
         signum: the first signal that asked, or None.
+        by_callback: whether a callback asked.
     """
 
     def __init__(self, max_time_s: float | None = None) -> None:
         self.signum: int | None = None
+        self.by_callback = False
         self._max_time_s = max_time_s
         self._began = time.monotonic()
 
@@ -62,9 +71,11 @@ class StopRequest:
         stop_if_requested(self.requested())
 
     def requested(self) -> int:
-        """What this rank was asked for: the number of a signal, TIME_IS_UP, or 0 for nothing."""
+        """What this rank was asked for: the number of a signal, TIME_IS_UP, BY_CALLBACK, or 0 for nothing."""
         if self.signum is not None:
             return self.signum
+        if self.by_callback:
+            return BY_CALLBACK
         up = self._max_time_s is not None and time.monotonic() - self._began >= self._max_time_s
         return TIME_IS_UP if up else 0
 
@@ -85,6 +96,8 @@ def stop_if_requested(request: int) -> None:
     """Raises Stopped for what `StopRequest.requested` returned, or for the largest that it returned on any rank."""
     if request == TIME_IS_UP:
         raise Stopped("max_time", EXIT_MAX_TIME, "stopped: --max-time is up")
+    if request == BY_CALLBACK:
+        raise Stopped("callback", 0, "stopped by a callback")
     if request:
         raise Stopped("signal", 128 + request, f"stopped by {signal.Signals(request).name}")
 

@@ -20,7 +20,7 @@ ADVANCED = (
     "--train-dir --val-dir --val-split --lr-warmup --momentum --weight-decay --label-smoothing --min-crop --no-flip "
     "--selection --explore --unbiased --prune --warmup-epochs --anneal --significance --checkpoint-every "
     "--stall-timeout --dense-calibration --power-limit --lock-clocks --price-per-kwh --gco2-per-kwh --precision "
-    "--compile --decode --deterministic --threads --log-every --tensorboard --eval-every --train-size --class-weights "
+    "--compile --decode --deterministic --threads --log-every --log --eval-every --train-size --class-weights "
     "--start --freeze --freeze-bn --ema --optimizer"
 )
 TRAIN = "--out --gate --epochs --budget --resume --max-time"

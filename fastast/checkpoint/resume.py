@@ -22,7 +22,7 @@ from fastast.run_folder import RunFolder, read_json
 # fingerprint tells whether it is the same.
 FREE_OPTIONS = frozenset(
     ("out", "data", "train_dir", "val_dir", "threads", "nproc", "log_every", "price_per_kwh", "gco2_per_kwh")
-    + ("checkpoint_every", "max_time", "stall_timeout", "tensorboard", "power_limit", "lock_clocks")
+    + ("checkpoint_every", "max_time", "stall_timeout", "log", "power_limit", "lock_clocks")
 )
 # What a checkpoint is built on: with another value there would be nothing to continue.
 FIXED_OPTIONS = frozenset(
@@ -119,7 +119,7 @@ def find_start(typed: dict[str, Any], resume: str | None, *, force: bool = False
                 "--resume for the demo set"
             )
         config = resolve(typed)
-        folder = folder or _new_folder(config)
+        folder = folder or new_folder(config)
         folder.require_free()
         return RunStart(config, folder)
     if resume is None:
@@ -150,7 +150,8 @@ def absolute_paths(typed: dict[str, Any]) -> dict[str, Any]:
     return {**typed, **changed}
 
 
-def _new_folder(config: TrainConfig) -> RunFolder:
+def new_folder(config: TrainConfig) -> RunFolder:
+    """Where a run goes without `--out`."""
     return RunFolder(
         Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub('[:/]', '.', config.arch)}-{config.gate}"
     )

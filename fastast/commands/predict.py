@@ -18,7 +18,7 @@ from fastast.run_folder import find_weights
 
 if TYPE_CHECKING:
     from fastast.loggers.console import Reporter
-    from fastast.predict.classifier import Prediction
+    from fastast.predict.prediction import Prediction
 
 EXIT_UNREADABLE = 4
 
@@ -59,16 +59,16 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     kind = _choose_format(args.format, args.out)
 
     from fastast.loggers.console import Reporter, open_console
-    from fastast.predict.classifier import Classifier
     from fastast.predict.find_pictures import matches
     from fastast.predict.writers import TEXTS, require_pyarrow, write_parquet
+    from fastast.python.run import load
 
     if kind == "parquet":
         require_pyarrow()
     for path in args.paths:
         if not os.path.lexists(path) and not matches(path):
             raise InputError(f"{path}: no such file or folder, and no file matches it")
-    network = Classifier(args.model, arch=args.arch, image_size=args.image_size, device=args.device)
+    network = load(args.model, arch=args.arch, image_size=args.image_size, device=args.device)
     reporter = Reporter(open_console(stderr=True))
     top = min(args.top, len(network.classes))
     counted = _Counted(network.stream(args.paths, top=top, batch_size=args.batch_size), reporter, args.out is not None)

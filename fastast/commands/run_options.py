@@ -27,7 +27,7 @@ COMMON = {
     *("data", "out", "arch", "weights", "image_size", "epochs", "budget", "batch_size", "lr", "gate", "target"),
     *("max_time", "seed", "device", "nproc"),
 }
-REMOVED = ("proxy_size", "proxy_arch", "proxy_bn_every", "clip_weights", "target_schedule", "read")
+REMOVED = ("proxy_size", "proxy_arch", "proxy_bn_every", "clip_weights", "target_schedule", "read", "tensorboard")
 
 
 def add_run_options(parser: Parser, leave_out: Sequence[str] = ()) -> None:

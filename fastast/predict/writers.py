@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from fastast.errors import InputError
-from fastast.predict.classifier import Prediction
+from fastast.predict.prediction import Prediction
 from fastast.run_folder import printable
 
 _ROW_GROUP = 65536  # rows of a Parquet file held in memory

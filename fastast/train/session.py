@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ from fastast.energy.nvml import open_nvml
 from fastast.errors import InputError, ReportedByOtherRank
 from fastast.gates.registry import unused_options
 from fastast.loggers.console import Reporter, verdict
-from fastast.loggers.tensorboard import events_written, require_tensorboard
+from fastast.loggers.extra_logs import ExtraLogs
+from fastast.loggers.registry import logger_names, require_loggers
 from fastast.models.build import check_names
 from fastast.models.head import head_is_new
 from fastast.options import flag_of, parse_budget, parse_duration
@@ -66,6 +68,7 @@ def train(
     argv: list[str],
     reporter: Reporter,
     force: bool = False,
+    callbacks: Sequence[Callable[[dict[str, Any]], object]] = (),
 ) -> int:
     """Runs `fastast train`.
 
@@ -75,9 +78,11 @@ def train(
         argv: the command line, for the summary.
         reporter: shows progress.
         force: continue although options have changed.
+        callbacks: called with each line of an epoch, on the first rank; one that returns True stops the run.
 
     Returns:
-        The exit code: 0, 3 where `--max-time` stopped the run, 128 + n where signal n did.
+        The exit code: 0 (a callback may have stopped the run), 3 where `--max-time` stopped it, 128 + n where signal n
+        did.
 
     Raises:
         InputError: something that the user can fix.
@@ -94,7 +99,7 @@ def train(
         began_s = float(os.environ[BEGAN])
     try:
         with open_ranks(options.get("device", "auto"), float(options.get("stall_timeout", STALL_TIMEOUT_S))) as ranks:
-            return _train(options, resume, argv, reporter, ranks, began_s, force=force)
+            return _train(options, resume, argv, reporter, ranks, began_s, force=force, callbacks=callbacks)
     except RankLost as lost:
         print(
             f"fastast train: error: {lost}; continue from the last checkpoint with --resume",
@@ -113,6 +118,7 @@ def _train(
     began_s: float,
     *,
     force: bool,
+    callbacks: Sequence[Callable[[dict[str, Any]], object]],
 ) -> int:
     if not ranks.is_first:
         reporter = Reporter(Console(quiet=True))
@@ -132,7 +138,14 @@ def _train(
     if note := idle_gate(start.config):
         reporter.note(note)
     max_time_s = parse_duration(start.config.max_time, "--max-time") if start.config.max_time else None
-    return _run(start, StopRequest(max_time_s), argv, reporter, ranks, began_s, force=force)
+    request = StopRequest(max_time_s)
+
+    def call_back(line: dict[str, Any]) -> None:
+        if line["kind"] == "epoch":
+            request.by_callback |= True in [callback(dict(line)) is True for callback in callbacks]
+
+    start.folder.listeners.append(call_back)
+    return _run(start, request, argv, reporter, ranks, began_s, force=force)
 
 
 def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
@@ -170,8 +183,7 @@ def _run(
 ) -> int:
     config, folder, state = start.config, start.folder, start.state
     check_names(config.arch, config.weights if state is None else "none")
-    if config.tensorboard:
-        require_tensorboard()
+    require_loggers(config.log)
     require_outside(folder.path, config.data, (config.train_dir or "").split(","), config.val_dir)
     dataset = ranks.call_in_turn(lambda: open_data(config, reporter))
     _require_one_data_set(dataset, ranks)
@@ -271,8 +283,10 @@ def _fit(
         else:
             ranks.call_on_first(lambda: start_run(trainer, folder))
             trainer.log.counters.quarantined = len(dataset.quarantined)
-        if config.tensorboard and ranks.is_first:
-            stack.enter_context(events_written(folder, reporter))
+        logs = ExtraLogs(
+            logger_names(config.log) if ranks.is_first else [], folder, dataclasses.asdict(config), reporter
+        )
+        stack.enter_context(logs)
         if meter.devices:
             energy.idle = merge_idle(ranks.all_gather_object(meter.measure_idle()))
         stack.enter_context(limits_set(config, energy, ranks, reporter))
@@ -300,6 +314,7 @@ def _fit(
                 write_power(rows, folder)
                 write_samples(folder, trainer)
                 folder.write_json(folder.summary, summary)  # last, since it says that all is done
+        logs.finish(summary)
         exit_code = stopped.exit_code if stopped else 0
         if not ranks.is_first:
             return exit_code

@@ -12,6 +12,9 @@ from fastast.cli import main
 from fastast.data.dataset import open_folder
 from fastast.feed import TrainLoader
 from fastast.gates import registry
+from fastast.loggers.console import Reporter
+from fastast.loggers.extra_logs import ExtraLogs
+from fastast.loggers.registry import LOGGERS, LoggerEntry, logger_names
 from fastast.run_folder import RunFolder
 from tests.conftest import ROOT
 from tests.docs.pages import blocks, commands
@@ -48,10 +51,14 @@ def test_augmentation_depends_on_seed_epoch_and_id_alone(pictures):
     assert len(names["whole"]) == 12
 
 
-def test_logger_keeps_the_best_accuracy(tmp_path):
-    names = {"folder": RunFolder(tmp_path)}
-    for index in range(2):
-        run_block("add-a-logger.md", index, names)
-    for line in ({"kind": "step"}, *({"kind": "epoch", "val_top1": top1} for top1 in (0.5, None, 0.4))):
-        names["folder"].append_metrics(line)
+def test_logger_keeps_the_best_accuracy(tmp_path, monkeypatch):
+    page, module = "add-a-logger.md", types.ModuleType("fastast.loggers.best_file")
+    run_block(page, 0, vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(LOGGERS, "best", None)
+    run_block(page, 1, {"LOGGERS": LOGGERS, "LoggerEntry": LoggerEntry})
+    folder = RunFolder(tmp_path)
+    with ExtraLogs(logger_names("best"), folder, {}, Reporter()):
+        for top1 in (0.5, None, 0.4):
+            folder.append_metrics({"kind": "epoch", "offered": 8, "val_loss": 1.0, "val_top1": top1, "val_top5": top1})
     assert (tmp_path / "best.txt").read_text() == "0.5000\n"
