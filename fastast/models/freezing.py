@@ -21,17 +21,18 @@ def freeze(model: nn.Module, stage: str | None, *, statistics: bool) -> None:
 
     Args:
         model: changed in place.
-        stage: name of a module: all that is registered up to its end is frozen, its batch statistics too; None for
-            nothing.
+        stage: name of a module: all that is registered up to its end is frozen, its batch statistics too, and what the
+            modules around it hold themselves, such as tokens and position embeddings; None for nothing.
         statistics: all batch normalisation uses the moving statistics that it has, and leaves them.
 
     Raises:
         InputError: there is no such stage, or nothing but it.
     """
     if stage is not None:
-        frozen = _up_to(model, stage)
+        frozen, around = _up_to(model, stage)
         for module in frozen:
             module.eval()
+        for module in (*frozen, *around):
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad = False
     if statistics:
@@ -40,21 +41,22 @@ def freeze(model: nn.Module, stage: str | None, *, statistics: bool) -> None:
                 module.eval()
 
 
-def _up_to(model: nn.Module, stage: str) -> list[nn.Module]:
-    """The modules that are registered up to the end of a stage, without those around it."""
+def _up_to(model: nn.Module, stage: str) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The modules that are registered up to the end of a stage, and those around it, which go on after it."""
     names = [name for name, _ in model.named_modules()]
     if stage not in names or not stage:
         shown = difflib.get_close_matches(stage, names, n=3) or [name for name, _ in model.named_children()]
         raise InputError(f"--freeze {stage}: the network has no such part; for example {', '.join(shown[:8])}")
     last = max(place for place, name in enumerate(names) if name == stage or name.startswith(f"{stage}."))
-    around = [f"{name}." if name else "" for name in names]
-    modules = dict(model.named_modules())
-    frozen = [modules[name] for place, name in enumerate(names[: last + 1]) if not stage.startswith(around[place])]
-    frozen.append(modules[stage])
-    own = {id(parameter) for module in frozen for parameter in module.parameters(recurse=False)}
+    frozen: list[nn.Module] = []
+    around: list[nn.Module] = []
+    for name, module in list(model.named_modules())[: last + 1]:
+        goes_on = not name or stage.startswith(f"{name}.")
+        (around if goes_on else frozen).append(module)
+    own = {id(parameter) for module in (*frozen, *around) for parameter in module.parameters(recurse=False)}
     if all(id(parameter) in own for parameter in model.parameters()):
         raise InputError(f"--freeze {stage}: leaves nothing to train; name an earlier part")
-    return frozen
+    return frozen, around
 
 
 def train_cost(model: nn.Module, size: int) -> float:

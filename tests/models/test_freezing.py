@@ -58,6 +58,15 @@ def test_what_is_nested_deeper_is_frozen_to_its_end():
     assert not any(name.startswith(("layer2.1", "layer3", "layer4", "fc")) for name in frozen)
 
 
+def test_tokens_and_position_embeddings_before_a_frozen_layer_are_frozen():
+    sizes = {"num_layers": 4, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32, "num_classes": 3}
+    model = torchvision.models.VisionTransformer(image_size=32, patch_size=8, **sizes)
+    freeze(model, "encoder.layers.encoder_layer_2", statistics=False)
+    trained = {name.split(".")[-3] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"encoder_layer_3", "self_attention", "mlp", "encoder", "heads"}
+    assert train_cost(model, 32) < 1.5  # no backward through three layers of four
+
+
 @pytest.mark.parametrize(
     ("stage", "message"), [("layer9", "no such part; for example layer"), ("fc", "nothing to train")]
 )
