@@ -12,6 +12,8 @@ from fastast.audit.pictures import Pictures
 
 LEAK, TWO_CLASSES, REPEATED = "leak", "two classes", "repeated"
 KINDS = (LEAK, TWO_CLASSES, REPEATED)
+# Of pictures that differ in their bytes alone, such as PNGs of another compression.
+_MOST_ALIKE = np.nextafter(np.float32(1), np.float32(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def find_groups(pictures: Pictures, prints: Fingerprints, progress: Progress | N
     a, b = distinct[pairs.a], distinct[pairs.b]
     copies = readable != original
     a, b = np.concatenate([a, original[copies]]), np.concatenate([b, readable[copies]])
-    alike = np.concatenate([pairs.likeness, np.ones(copies.sum(), np.float32)])
+    alike = np.concatenate([np.minimum(pairs.likeness, _MOST_ALIKE), np.ones(copies.sum(), np.float32)])
     likeness: dict[int, float] = {}
     for one, other, value in zip(a.tolist(), b.tolist(), alike.tolist(), strict=True):
         for row in (one, other):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 import warnings
 from collections import Counter, deque
@@ -66,10 +67,11 @@ def read_fingerprints(pictures: Pictures, progress: Callable[[int, int], object]
         progress: called as `progress(done, total)`.
 
     Raises:
-        InputError: their folder is gone.
+        InputError: their folder is gone, or there is no room for the thumbnails.
     """
     num = len(pictures)
     with tempfile.TemporaryFile() as file:  # which lives as long as its map
+        _reserve(file.fileno(), num * SIDE * SIDE)
         thumbs = np.memmap(file, np.uint8, "w+", shape=(num, SIDE, SIDE))
     prints = Fingerprints(
         np.zeros((num, 2), np.uint64),
@@ -85,6 +87,17 @@ def read_fingerprints(pictures: Pictures, progress: Callable[[int, int], object]
         prints.kinds.update(chunk.kinds)
         progress(chunk.rows.stop, num)
     return prints
+
+
+def _reserve(descriptor: int, num_bytes: int) -> None:
+    """Takes the room for a file at once: a full disk would kill a process that writes to its map."""
+    try:
+        os.posix_fallocate(descriptor, 0, num_bytes)
+    except OSError as error:
+        raise InputError(
+            f"{tempfile.gettempdir()}: has no room for {num_bytes / 1e9:.1f} GB of thumbnails "
+            f"({os.strerror(error.errno or 0)}); free some space, or name another folder in TMPDIR"
+        ) from error
 
 
 def _chunks(pictures: Pictures) -> Iterator[_Chunk]:

@@ -62,11 +62,12 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     from fastast.loggers.console import Reporter
 
     is_run = folder is not None and folder.config.exists()
-    name = Path(args.data or _data_of(folder)).resolve().name
+    options = {"data": args.data} if args.data is not None else _options_of(folder)
+    name = Path(options.get("data") or args.model).resolve().name
     out = Path(args.out or (folder.path / "audit" if folder is not None and is_run else f"audit-{name}"))
-    require_outside(out, args.data)
+    require_outside(out, options.get("data"), options.get("train_dir", "").split(","), options.get("val_dir"))
     reporter = Reporter()
-    pictures = _open(args.data, folder, reporter)
+    pictures = _open(args.data, options, reporter)
     prints = read_fingerprints(pictures, reporter.counter("reading"))
     groups = find_groups(pictures, prints, reporter.counter("comparing"))
     findings = Findings(name, pictures, prints, groups)
@@ -89,14 +90,15 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     return 0
 
 
-def _data_of(folder: RunFolder | None) -> str:
-    """The `--data` of a run."""
+def _options_of(folder: RunFolder | None) -> dict[str, Any]:
+    """The options that say which pictures a run was trained on."""
     assert folder is not None
-    return str(read_json(folder.config).get("data") or folder.path)
+    config = read_json(folder.config)
+    return {key: config[key] for key in _DATA_OPTIONS if config.get(key) is not None}
 
 
-def _open(data: str | None, folder: RunFolder | None, reporter: Reporter) -> Pictures:
-    """The pictures that were named, or those of the run."""
+def _open(data: str | None, options: dict[str, Any], reporter: Reporter) -> Pictures:
+    """The pictures that were named, or those of the run with these options."""
     from fastast.audit.pictures import Pictures, open_pictures
 
     if data is not None:
@@ -104,9 +106,6 @@ def _open(data: str | None, folder: RunFolder | None, reporter: Reporter) -> Pic
     from fastast.config import TrainConfig
     from fastast.train.session import open_data
 
-    assert folder is not None
-    config = read_json(folder.config)
-    options = {key: config[key] for key in _DATA_OPTIONS if config.get(key) is not None}
     dataset = open_data(TrainConfig(**options), reporter)
     return Pictures({"train": dataset.train, "val": dataset.val})
 

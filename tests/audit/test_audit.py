@@ -1,7 +1,9 @@
 """`fastast audit`: planted faults are found, in a drawn set at once and in Imagenette (slow)."""
 
 import csv
+import errno
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastast.audit.duplicates import find_groups, is_exact
+from fastast.audit.fingerprints import read_fingerprints
+from fastast.audit.pictures import open_pictures
 from fastast.cli import main
 from fastast.gates.memory import SCORES
 from fastast.gates.sampling import adaptive_share
@@ -83,6 +88,30 @@ def test_planted_faults_of_a_drawn_set_are_found(drawn, tmp_path, capsys):
     assert not (out / "labels.csv").exists()
 
 
+def test_same_pixels_in_other_bytes_are_no_exact_copies(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize((96, 96), Image.Resampling.NEAREST)
+        for level in (1, 9):
+            path = tmp_path / "train" / f"class{i % 2}" / f"{i}-{level}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path, compress_level=level)
+    pictures = open_pictures(tmp_path, progress=lambda *_: None, on_note=lambda _: None)
+    groups = find_groups(pictures, read_fingerprints(pictures, lambda *_: None))
+    assert [len(group.rows) for group in groups] == [2] * 12
+    assert min(min(group.likeness) for group in groups) > 0.99
+    assert not any(map(is_exact, (value for group in groups for value in group.likeness)))
+
+
+def test_full_disk_is_named_before_the_thumbnails_are_mapped(drawn, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert main(["audit", "--data", str(drawn), "--out", str(tmp_path / "out")]) == 2
+    assert "another folder in TMPDIR" in capsys.readouterr().err
+
+
 def test_audit_of_a_run_contradicts_wrong_labels_and_forecasts(pictures, tmp_path, capsys):
     run = tmp_path / "run"
     options = ["--arch", "tests.nets:tiny", "--image-size", "32", "--batch-size", "16", "--epochs", "4", "--lr", "0.05"]
@@ -102,6 +131,8 @@ def test_audit_of_a_run_contradicts_wrong_labels_and_forecasts(pictures, tmp_pat
     page = (run / "audit" / "audit.html").read_text()
     assert f"= {scores.mean() ** 2 / (scores**2).mean():.2f} of the scores" in page
     assert f"would train {adaptive_share(scores):.0%}".replace("%", " %") in page
+    assert main(["audit", str(run), "--out", str(pictures / "train" / "x")]) == 2
+    assert "name one outside it" in capsys.readouterr().err
 
 
 def test_what_cannot_be_audited_is_refused(pictures, tmp_path, capsys):
