@@ -159,7 +159,7 @@ def test_predictions_of_the_last_evaluation(gated):
 
 
 def test_network_learns_and_reloads_without_fastast(gated):
-    """The README's four lines."""
+    """The four lines of docs/trained-networks.md."""
     summary = summary_of(gated)
     assert summary["accuracy"]["best_val_top1"] > 0.5
     classes = json.loads((gated / "classes.json").read_text())

@@ -1,7 +1,6 @@
-"""What the README shows works as it stands there."""
+"""The Python that README and the page on trained networks show works as it stands there."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,16 +15,13 @@ from fastast.checkpoint.file_format import export_weights
 from fastast.cli import main
 from fastast.models.weights_info import WeightsInfo
 from tests.conftest import ROOT, write_pictures
+from tests.docs.pages import blocks
 
-README = (ROOT / "README.md").read_text()
-
-
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+README, NETWORKS = ROOT / "README.md", ROOT / "docs" / "trained-networks.md"
 
 
 def test_the_four_lines_load_the_weights_without_fastast(tmp_path):
-    (lines,) = (block for block in blocks("python") if "torchvision" in block)
+    (lines,) = (block for block in blocks(NETWORKS, "python") if "import json, torchvision" in block)
     assert len([line for line in lines.splitlines() if line]) == 4
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=3)
@@ -44,7 +40,7 @@ def test_the_four_lines_load_the_weights_without_fastast(tmp_path):
 
 
 def test_predictions_in_python(tmp_path, monkeypatch, capsys):
-    (lines,) = (block for block in blocks("python") if "fastast.load" in block)
+    (lines,) = (block for block in blocks(README, "python") if "fastast.load" in block)
     monkeypatch.chdir(tmp_path)
     write_pictures(tmp_path / "pictures", num_classes=2, per_class=2, seed=0)
     (tmp_path / "pictures" / "bad.jpg").write_bytes(b"")
@@ -63,7 +59,7 @@ def test_predictions_in_python(tmp_path, monkeypatch, capsys):
 
 def test_timm_loads_what_was_exported(tmp_path, monkeypatch, capsys):
     pytest.importorskip("timm", reason="timm is not installed")
-    (lines,) = (block for block in blocks("python") if "import timm" in block)
+    (lines,) = (block for block in blocks(NETWORKS, "python") if "import timm" in block)
     monkeypatch.chdir(tmp_path)
     write_pictures(tmp_path / "pictures", num_classes=2, per_class=2, seed=0)
     Image.new("RGB", (90, 70), (200, 10, 10)).save("holiday.jpg")
@@ -75,3 +71,14 @@ def test_timm_loads_what_was_exported(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     exec(compile(lines, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip() == expected.top[0][0]
+
+
+@pytest.mark.slow
+def test_the_page_on_python_runs(pictures, tmp_path, monkeypatch, capsys):
+    (lines,) = blocks(ROOT / "docs" / "python.md", "python")
+    monkeypatch.chdir(tmp_path)
+    Path("imagenette").symlink_to(pictures)
+    Path("pictures").symlink_to(pictures / "val")
+    exec(compile(lines, "python.md", "exec"), {})
+    assert Path("runs/python/report.html").exists()
+    assert "'val_top1':" in capsys.readouterr().out  # the callback

@@ -1,0 +1,73 @@
+"""README's table and picture say what the result files say."""
+
+from __future__ import annotations
+
+import json
+import xml.dom.minidom
+
+import pytest
+
+from benchmarks.common import RESULTS
+from benchmarks.readme_figure import README, benches, fill, headline, picture
+
+
+def test_readme_is_up_to_date():
+    text = README.read_text()
+    assert fill(text, RESULTS) == text, "run `python -m benchmarks.readme_figure`"
+
+
+def test_picture_has_a_panel_for_each_bench():
+    drawn = picture(RESULTS)
+    xml.dom.minidom.parseString(drawn)
+    for _, result in benches(RESULTS):
+        assert f">{result['title'].partition(':')[0]}</text>" in drawn
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A bench of three seeds, the same with a peer, one of two seeds, and a result that is no bench."""
+    arms = [
+        {"name": "dense", "options": {"gate": "dense"}},
+        {"name": "memory:target=auto", "options": {"gate": "memory", "target": "auto"}},
+        {"name": "memory:target=0.1", "options": {"gate": "memory", "target": 0.1}},
+        {"name": "timm", "options": {"lr": 0.1}, "peer": True},
+    ]
+    ratios = {"memory:target=auto": 0.5, "memory:target=0.1": 0.25, "timm": 1.25}
+    bench = {
+        "title": "Digits: a test",
+        "hardware": {"device": "cpu", "name": "a machine", "threads": 2},
+        "command": "fastast bench",
+        "seeds": [0, 1, 2],
+        "budgets": [{"name": "1ep"}, {"name": "2ep"}],
+        "arms": arms[:3],
+        "points": [
+            {"arm": "dense", "budget": budget, "top1": {"mean": top1, "se": 0.01}, "units": 10, "n": 3}
+            for budget, top1 in (("1ep", 0.4), ("2ep", 0.5))
+        ],
+        "cost_at_equal_accuracy": [
+            {
+                **{"arm": arm, "against": "dense", "budget": budget, "unit": "units", "reached": True},
+                **{"ratio": ratio * (2 if budget == "1ep" else 1), "interval": [0.1, None]},
+            }
+            for arm, ratio in ratios.items()
+            for budget in ("1ep", "2ep")
+        ],
+    }
+    with_peers = {**bench, "arms": arms, "command": "fastast bench && python -m benchmarks.peers R"}
+    two_seeds = {**bench, "seeds": [0, 1], "command": "another"}
+    results = {"bench_digits": bench, "peers_digits": with_peers, "bench_few": two_seeds, "feed": {"title": "no bench"}}
+    for name, result in results.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    return tmp_path
+
+
+def test_each_bench_has_a_row_at_the_largest_budget(folder):
+    head, _, row, *rest = headline(folder).splitlines()
+    cells = dict(zip(head.split("|"), row.split("|"), strict=True))
+    assert cells[" data "] == " Digits "
+    assert cells[" dense fastast "] == " 50.00 ± 1.00 %, 2ep "
+    assert cells[" `memory`: work "] == " 0.50 (at least 0.10) "  # the adaptive share, not the cheapest arm
+    assert cells[" timm "] == " 1.25 (at least 0.10) "
+    assert cells[" torchvision "] == cells[" time "] == " - "
+    assert cells[" measured "] == " n = 3, a machine, 2 threads: [command](benchmarks/results/peers_digits.md) "
+    assert rest == ["", "Joules were not measured in these benches: none ran on a GPU."]
