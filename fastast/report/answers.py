@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastast.config import TrainConfig
 from fastast.number_text import duration, percent
+from fastast.options import flag_of
 from fastast.phases import DENSE
 from fastast.report.run_record import RunRecord, clean
 
@@ -20,6 +23,13 @@ SAVINGS = (
     ("work", "arithmetic", "Counted: forwards of the full-size network, of which a dense picture takes three."),
     ("by AST's count", "estimated", "Estimated: a trained picture counts 1, a skipped one 0.01."),
 )
+
+# Options by which a run of another gate or budget compares with this one.
+_OF_DATA_AND_NETWORK = (
+    *("data", "train_dir", "val_dir", "val_split", "arch", "weights", "freeze", "freeze_bn", "image_size"),
+    *("train_size", "optimizer", "ema", "class_weights", "min_crop", "no_flip"),
+)
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 
 
 class Answer(NamedTuple):
@@ -146,10 +156,14 @@ def _bench_command(record: RunRecord) -> str:
 
 
 def _train_command(record: RunRecord, command: str = "train") -> str:
+    """The command with the run's data and network, and what else decides what its network can learn."""
     words = ["fastast", command]
-    for name in ("data", "train_dir", "val_dir", "arch", "image_size"):
-        if record.config.get(name) is not None:
-            words += ["--" + name.replace("_", "-"), clean(str(record.config[name]))]
+    for name in _OF_DATA_AND_NETWORK:
+        value = record.config.get(name)
+        if value is True:
+            words.append(flag_of(name))
+        elif value is not None and (value != _DEFAULTS[name] or name in ("arch", "image_size")):
+            words += [flag_of(name), clean(str(value))]
     return shlex.join(words)
 
 
@@ -216,7 +230,8 @@ def _time_saved(record: RunRecord) -> list[float | None]:
     seconds, offered = record.number("time_s", "train"), record.number("samples", "offered")
     if not ratio or dense is None or seconds is None or not offered:
         return [None, None]
-    return [1 - 1 / ratio, 1 - seconds * dense / offered]
+    probe = record.number("probe", "seconds") or 0.0
+    return [1 - 1 / ratio, 1 - (probe + seconds) * dense / offered]
 
 
 def unmeasured(record: RunRecord) -> str:

@@ -78,16 +78,16 @@ def gallery(record: RunRecord) -> dict[str, Any]:
 
 
 def suspects(record: RunRecord, *, max_pictures: int = MAX_SUSPECTS) -> dict[str, Any]:
-    """Pictures whose label was improbable when they were last trained, the least probable first.
+    """Pictures whose label was improbable when they were last trained or probed, the least probable first.
 
     A network learns a wrong label late or never, so these are where to look for wrong labels.
 
     Returns:
-        pictures: what the page shows of each; num: how many there are in all; num_trained: of so many.
+        pictures: what the page shows of each; num: how many there are in all; num_known: of so many.
     """
     samples = record.samples
     if samples is None:
-        return {"pictures": [], "num": 0, "num_trained": 0}
+        return {"pictures": [], "num": 0, "num_known": 0}
     found = np.flatnonzero(samples.last_loss > -np.log(IMPROBABLE))  # false for NaN
     found = found[np.argsort(-samples.last_loss[found], kind="stable")]
     pictures: list[dict[str, Any]] = []
@@ -96,7 +96,7 @@ def suspects(record: RunRecord, *, max_pictures: int = MAX_SUSPECTS) -> dict[str
             label = int(samples.label[row])
             name = record.classes[label] if 0 <= label < len(record.classes) else f"class {label}"
             pictures.append({**shown, "label": name})
-    return {"pictures": pictures, "num": len(found), "num_trained": int(np.isfinite(samples.last_loss).sum())}
+    return {"pictures": pictures, "num": len(found), "num_known": int(np.isfinite(samples.last_loss).sum())}
 
 
 def _sample(run: Path, samples: Samples, row: int, unreadable: list[tuple[str, str]]) -> dict[str, Any] | None:

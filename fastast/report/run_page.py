@@ -100,6 +100,7 @@ def describe_run(record: RunRecord, *, prefix: str, beside: Beside | None = None
         "choosing": [] if answers.gate_of(record) == DENSE else _drawn(choosing),
         "gallery": gallery(record),
         "suspects": suspects(record),
+        "probed": bool(record.summary.get("probe")),
         "improbable": percent(IMPROBABLE, 0),
         "speed": _drawn(speed),
         "power": power(record),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def changed(run: Path, path: Path, **groups: dict[str, Any]) -> Path:
             (path / file.name).write_bytes(file.read_bytes())
     summary = json.loads((path / "summary.json").read_text())
     for group, values in groups.items():
-        summary[group] |= values
+        summary[group] = {**summary.get(group, {}), **values}
     (path / "summary.json").write_text(json.dumps(summary))
     return path
 
@@ -54,6 +55,9 @@ def test_the_sentence_names_what_was_measured_first(run: Path, tmp_path: Path) -
     )
     assert answer.command.startswith("fastast bench --data ")
     assert '--arms "dense;random:target=0.2;forward:target=0.2"' in answer.command
+    config = {"weights": "imagenet", "no_flip": True, "optimizer": "sgd"}
+    tuned = dataclasses.replace(read_record(run), config=config)
+    assert answers.answer(tuned).command.startswith("fastast bench --weights imagenet --no-flip --arms")
     assert [entry["name"] for entry in answers.savings(read_record(run))] == [
         "joules",
         "time",
@@ -64,6 +68,9 @@ def test_the_sentence_names_what_was_measured_first(run: Path, tmp_path: Path) -
         changed(run, tmp_path / "a", throughput={"dense_offered_per_s": None}, energy={"savings_measured": None})
     )
     assert answers.answer(record).text.startswith("By counting, 47 % less work a picture than dense training;")
+    probed = answers.savings(read_record(changed(run, tmp_path / "c", probe={"seconds": 40.0})))
+    whole = [entry["bars"][1]["value"] for entry in (*answers.savings(read_record(run)), *probed)]
+    assert whole[5] == pytest.approx(whole[1] - 40 / 120 * (1 - whole[1]))
     assert "time" not in [entry["name"] for entry in answers.savings(record)]
     record = read_record(changed(run, tmp_path / "b", gate={"activation_rate": None}))
     assert "the gate never ran" in answers.answer(record).text

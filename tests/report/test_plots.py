@@ -104,7 +104,7 @@ def test_suspected_labels_are_the_least_probable(tmp_path: Path) -> None:
     losses[:5], losses[7] = [4.0, np.nan, 9.0, 2.9, 3.1], 3.0
     record = dataclasses.replace(record, samples=record.samples._replace(last_loss=losses))
     found = suspects(record, max_pictures=3)
-    assert (found["num"], found["num_trained"]) == (4, len(losses) - 1)  # 2.9 and less are probable enough
+    assert (found["num"], found["num_known"]) == (4, len(losses) - 1)  # 2.9 and less are probable enough
     names = [Path(record.samples.path(row)).name for row in (2, 4, 7)]  # 0 is unreadable
     assert [picture["name"] for picture in found["pictures"]] == names
     assert "probability of the label 0.00012" in found["pictures"][0]["tip"]
