@@ -440,8 +440,11 @@ class TrainConfig:
             self.start = PROBE if new_head else "random"
         if self.warmup_epochs is None:
             self.warmup_epochs = 0.0 if self.start == PROBE else 1.0
-        if self.freeze_bn == "auto":
-            self.freeze_bn = "on" if self.start == PROBE else "off"
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether batch normalisation keeps the statistics of the weights."""
+        return self.freeze_bn == "on" or (self.freeze_bn == "auto" and self.start == PROBE)
 
     @property
     def train_sizes(self) -> tuple[int, ...]:

@@ -99,7 +99,7 @@ class Engine:
             if size != config.image_size:
                 check_fits(twin, config.arch, size, num_classes, grows=True)
         self.units = forward_units(twin, self._train_sizes, config.image_size)
-        freeze(self.model, config.freeze, statistics=config.freeze_bn == "on")
+        freeze(self.model, config.freeze, statistics=config.keeps_statistics)
         self.train_cost = train_cost(self.model, config.image_size)
         optimizer = build_optimizer(
             self.model, momentum=config.momentum, weight_decay=config.weight_decay, kind=config.optimizer

@@ -42,8 +42,8 @@ def write_samples(folder: RunFolder, trainer: Trainer) -> None:
     """Writes `samples.npz`: for each training picture how often it was offered and selected, and its last loss.
 
     Arrays of N pictures, by id: `id` int64, `label` int32, `offered` int32; `selected` int32, the steps that trained
-    it; `last_loss` float32, its cross entropy in the last of them, NaN if there was none; `path_bytes` uint8, all paths
-    end to end; and `path_starts` int64[N + 1]: path i is
+    it; `last_loss` float32, its cross entropy in the last of them, before the first that of the probe, NaN without
+    either; `path_bytes` uint8, all paths end to end; and `path_starts` int64[N + 1]: path i is
     `path_bytes[path_starts[i] : path_starts[i + 1]].tobytes()`.
     """
     catalog = trainer.dataset.train

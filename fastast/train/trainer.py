@@ -80,7 +80,8 @@ class Trainer:
         state: of `state_dict`, from which the run resumes; None starts it.
 
     Raises:
-        InputError: the network does not fit the data, or does not compile though that was asked for.
+        InputError: the network does not fit the data, has no head for a probe, or does not compile though that was
+            asked for.
         StateMismatch: the state is of another run.
 
     Attributes:
@@ -127,6 +128,8 @@ class Trainer:
             ranks=ranks,
             num_waiting=0 if state is None else Engine.num_waiting(_part(state, "engine"), ranks.size),
         )
+        if config.start == PROBE and state is None:
+            self.engine.open_head()  # refused before the folder is taken
         self.planner = EpochPlanner(
             config,
             num_train,
@@ -300,7 +303,7 @@ class Trainer:
         self.log.counters.of(segment.phase, self.engine.train_size).seconds += self._lap()
 
     def _check(self) -> None:
-        """Between two batches of the evaluation."""
+        """Between two batches of an evaluation or a probe, and two iterations of its regression."""
         request, _ = self._hosts.push(self.requested())
         self.between()
         stop_if_requested(request)

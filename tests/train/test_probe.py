@@ -48,7 +48,7 @@ def run(pictures, tmp_path_factory, weights):
 
 def test_probe_is_the_default_for_other_classes_and_replaces_the_warmup(run):
     summary, config = summary_of(run), json.loads((run / "config.json").read_text())
-    assert (config["start"], config["warmup_epochs"], config["freeze_bn"]) == ("probe", 0.0, "on")
+    assert (config["start"], config["warmup_epochs"], config["freeze_bn"]) == ("probe", 0.0, "auto")
     assert summary["model"]["start"] == "probe"
     probe = summary["probe"]
     assert probe["val_top1"] == summary["accuracy"]["probe_top1"] > 0.4  # by chance 0.25
@@ -137,12 +137,15 @@ def test_networks_without_a_head_to_fit_are_refused(pictures, tmp_path, capsys, 
         torch.save(torchvision.models.squeezenet1_1().state_dict(), weights)
     assert main(["train", *probed(pictures, tmp_path / "run", **{"weights": weights, **changes})]) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()  # the same command with the remedy works
 
 
 def test_start_is_settled_by_the_weights():
     assert TrainConfig().start == "random"
     assert TrainConfig(weights="imagenet").start is None  # the classes will tell
-    assert TrainConfig(weights="imagenet", start="probe").warmup_epochs == 0
+    probed = TrainConfig(weights="imagenet", start="probe")
+    assert (probed.warmup_epochs, probed.keeps_statistics) == (0, True)
+    assert not TrainConfig(weights="imagenet", start="probe", freeze_bn="off").keeps_statistics
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
