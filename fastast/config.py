@@ -6,25 +6,18 @@ The command line, its `--help`, TOML files and `config.json` are all made from t
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
-from fastast.gates.registry import AUTO, GATES, LEAST_SHARE
-from fastast.loggers.registry import LOGGERS, logger_names
-from fastast.options import checked_value, option, parse_budget, parse_duration, require
+from fastast.config_checks import check_config
+from fastast.gates.registry import AUTO, GATES
+from fastast.loggers.registry import LOGGERS
+from fastast.options import checked_value, option, parse_budget
 from fastast.phases import PROBE
-from fastast.train_sizes import MIN_SIZE, train_sizes
+from fastast.train_sizes import train_sizes
 
 SIGNIFICANCE = tuple(dict.fromkeys(kind for entry in GATES.values() for kind in entry.significance))
 
 STALL_TIMEOUT_S = 1800.0
-
-
-def _is_positive(text: str) -> bool:
-    try:
-        return 0 < float(text) < math.inf
-    except ValueError:
-        return False
 
 
 @dataclass(kw_only=True, slots=True)
@@ -325,110 +318,13 @@ class TrainConfig:
             setattr(self, field.name, checked_value(field, getattr(self, field.name)))
         if self.weight_decay is None:
             self.weight_decay = 1e-4 if self.optimizer == "sgd" else 0.05
-        kinds = GATES[self.gate].significance
         if self.target is None:
             self.target = GATES[self.gate].default_target
-        if isinstance(self.target, str):
-            require(
-                GATES[self.gate].adapts or "target" not in GATES[self.gate].options,
-                f"--target {self.target}: {self.gate} has no scores to find its share in; give a number, for example "
-                "--target 0.1",
-            )
-        else:
-            require(0 < self.target <= 1, f"--target {self.target:g}: must be in (0, 1], for example 0.1")
-        require(
-            self.significance is None or not kinds or self.significance in kinds,
-            f"--significance {self.significance}: not with --gate {self.gate}; choose from {', '.join(kinds)}",
-        )
-        require(
-            self.eval_every == "auto" or _is_positive(self.eval_every),
-            f"--eval-every {self.eval_every}: give auto, or a number of epochs above 0, for example 1",
-        )
-        if self.budget is None:
-            self.epochs = 40.0 if self.epochs is None else self.epochs
-            require(self.epochs > 0, f"--epochs {self.epochs:g}: must be above 0, for example 10")
-        else:
-            require(
-                self.epochs is None,
-                f"--budget {self.budget} and --epochs {self.epochs or 0:g}: exclude each other; leave one of them out",
-            )
-            parse_budget(self.budget, "--budget")
-        require(
-            self.start != PROBE or self.weights != "none",
-            "--start probe: needs --weights, since a network that knows nothing has no features worth a probe",
-        )
+        if self.budget is None and self.epochs is None:
+            self.epochs = 40.0
         if self.weights == "none" or self.start is not None:
             self.settle_start(new_head=False)
-        warmup_epochs = self.warmup_epochs or 0.0
-        require(warmup_epochs >= 0, f"--warmup-epochs {warmup_epochs:g}: must be 0 or more")
-        require(self.anneal >= 0, f"--anneal {self.anneal:g}: must be 0 or more")
-        require(
-            self.gate == "dense" or self.epochs is None or warmup_epochs + self.anneal <= self.epochs + 1e-9,
-            f"--warmup-epochs {warmup_epochs:g} and --anneal {self.anneal:g}: take more than "
-            f"--epochs {self.epochs or 0:g} has; shorten them, for example --warmup-epochs 0",
-        )
-        most = LEAST_SHARE if isinstance(self.target, str) else self.target
-        require(
-            0 <= self.explore < most,
-            f"--explore {self.explore:g}: must be 0 or more and below "
-            + (f"{most:g}, the least share of --target auto" if most != self.target else f"--target {most:g}"),
-        )
-        require(
-            not (self.unbiased and self.selection == "hard"),
-            "--unbiased needs --selection soft: under the hard rule a sample's probability is 0 or 1",
-        )
-        require(0 <= self.prune < 1, f"--prune {self.prune:g}: must be in [0, 1), for example 0.5")
-        require(self.image_size >= MIN_SIZE, f"--image-size {self.image_size}: must be at least {MIN_SIZE} pixels")
-        train_sizes(self.train_size, self.image_size)
-        require(
-            self.batch_size is None or self.batch_size >= 2,
-            f"--batch-size {self.batch_size}: must be at least 2 (batch normalisation needs two samples)",
-        )
-        require(self.lr is None or self.lr > 0, f"--lr {self.lr}: must be above 0, for example 0.1")
-        require(0 <= self.lr_warmup < 1, f"--lr-warmup {self.lr_warmup:g}: must be in [0, 1)")
-        require(0 < self.momentum < 1, f"--momentum {self.momentum:g}: must be in (0, 1), for example 0.9")
-        require(self.weight_decay >= 0, f"--weight-decay {self.weight_decay:g}: must be 0 or more")
-        require(0 <= self.label_smoothing < 1, f"--label-smoothing {self.label_smoothing:g}: must be in [0, 1)")
-        require(0 < self.min_crop <= 1, f"--min-crop {self.min_crop:g}: must be in (0, 1], for example 0.25")
-        require(
-            self.val_split is None or 0 < self.val_split < 1,
-            f"--val-split {self.val_split}: must be in (0, 1), for example 0.05",
-        )
-        require(self.checkpoint_every >= 0, f"--checkpoint-every {self.checkpoint_every:g}: must be 0 or more minutes")
-        require(self.stall_timeout >= 0, f"--stall-timeout {self.stall_timeout:g}: must be 0 or more seconds")
-        if self.max_time is not None:
-            parse_duration(self.max_time, "--max-time")
-        require(self.dense_calibration >= 0, f"--dense-calibration {self.dense_calibration}: must be 0 or more steps")
-        if isinstance(self.power_limit, float):
-            require(self.power_limit > 0, f"--power-limit {self.power_limit:g}: must be above 0 watts, for example 250")
-        clock = self.lock_clocks
-        require(clock is None or clock > 0, f"--lock-clocks {clock}: must be above 0 MHz, for example 1200")
-        for flag, value in (("--price-per-kwh", self.price_per_kwh), ("--gco2-per-kwh", self.gco2_per_kwh)):
-            require(value is None or value >= 0, f"{flag} {value}: must be 0 or more")
-        require(0 <= self.seed < 2**63, f"--seed {self.seed}: must be 0 or more, and below 2^63")
-        require(
-            self.nproc in (None, "auto") or ((self.nproc or "").isdecimal() and int(self.nproc or 0) > 0),
-            f"--nproc {self.nproc}: give a number of processes, or auto",
-        )
-        require(self.threads is None or self.threads >= 1, f"--threads {self.threads}: must be at least 1")
-        logger_names(self.log)
-        require(self.log_every >= 1, f"--log-every {self.log_every}: must be at least 1")
-        require(
-            not (self.data and self.train_dir),
-            "--data and --train-dir exclude each other: both name training folders, so leave one out",
-        )
-        require(
-            all(part.strip() for part in (self.train_dir or "-").split(",")),
-            f"--train-dir {self.train_dir}: has an empty part; leave out that comma",
-        )
-        require(
-            not self.val_dir or bool(self.data or self.train_dir),
-            "--val-dir needs --data or --train-dir: name the training folders too",
-        )
-        require(
-            not (self.val_dir and self.val_split),
-            "--val-dir and --val-split exclude each other: leave out --val-split to use the folder",
-        )
+        check_config(self)
 
     def settle_start(self, *, new_head: bool) -> None:
         """Sets `start`, and what follows from it where it was left open.

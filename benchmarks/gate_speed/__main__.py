@@ -49,8 +49,8 @@ from fastast.loggers.counters import PhaseCounts
 from fastast.packing.packer import run_pack
 from fastast.run_folder import RunFolder
 from fastast.train.defaults import complete_config
+from fastast.train.run_data import open_data
 from fastast.train.run_energy import RunEnergy
-from fastast.train.session import open_data
 from fastast.train.trainer import Trainer
 
 SETTLE_BATCHES = 4  # enough for the controller's first threshold

@@ -104,7 +104,7 @@ def _open(data: str | None, options: dict[str, Any], reporter: Reporter) -> Pict
     if data is not None:
         return open_pictures(data, progress=reporter.counter("scanning"), on_note=reporter.note)
     from fastast.config import TrainConfig
-    from fastast.train.session import open_data
+    from fastast.train.run_data import open_data
 
     dataset = open_data(TrainConfig(**options), reporter)
     return Pictures({"train": dataset.train, "val": dataset.val})

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from fastast.atomic_files import cache_root
 from fastast.checkpoint.resume import RunStart, find_start
 from fastast.config import STALL_TIMEOUT_S, TrainConfig, idle_gate
-from fastast.data import Dataset, draw_dataset, open_dataset, require_outside
+from fastast.data import Dataset, require_outside
 from fastast.device import Runtime, is_out_of_memory, limit_torch_threads, open_runtime
 from fastast.distributed.environment import find_world, is_elastic, is_restart, launched_by_torchrun
 from fastast.distributed.launch import BEGAN, count_processes, launch
@@ -45,6 +44,7 @@ from fastast.train.defaults import check_plan, complete_config
 from fastast.train.gpu_limits import limits_set
 from fastast.train.loaders import Loaders
 from fastast.train.out_of_memory import describe_out_of_memory, fitting_batch
+from fastast.train.run_data import open_data, require_one_data_set
 from fastast.train.run_energy import RunEnergy
 from fastast.train.spent import meter_budget, unreadable_energy
 from fastast.train.start import (
@@ -57,8 +57,6 @@ from fastast.train.start import (
 from fastast.train.summary import build_summary, write_samples
 from fastast.train.trainer import StateMismatch, Trainer
 from fastast.train.watchdog import close_or_leave, supervised
-
-DEMO_SET = {"num_classes": 12, "train_per_class": 400, "val_per_class": 50}
 
 
 def train(
@@ -148,29 +146,6 @@ def _train(
     return _run(start, request, argv, reporter, ranks, began_s, force=force)
 
 
-def open_data(config: TrainConfig, reporter: Reporter) -> Dataset:
-    """Opens the run's data set, drawing the demo set where none is named.
-
-    Raises:
-        InputError: the folders do not hold what a run needs.
-    """
-    data = config.data
-    if not (config.data or config.train_dir):
-        root = cache_root() / "demo"
-        reporter.note(f"no --data given: training on a drawn demo set in {root}")
-        draw_dataset(root, **DEMO_SET, progress=reporter.counter("drawing"))
-        data = str(root)
-    return open_dataset(
-        data,
-        train_dirs=config.train_dir.split(",") if config.train_dir else None,
-        val_dir=config.val_dir,
-        val_split=config.val_split,
-        seed=config.seed,
-        progress=reporter.counter("scanning"),
-        on_note=None if reporter.console.quiet else reporter.note,
-    )
-
-
 def _run(
     start: RunStart,
     request: StopRequest,
@@ -186,7 +161,7 @@ def _run(
     require_loggers(config.log)
     require_outside(folder.path, config.data, (config.train_dir or "").split(","), config.val_dir)
     dataset = ranks.call_in_turn(lambda: open_data(config, reporter))
-    _require_one_data_set(dataset, ranks)
+    require_one_data_set(dataset, ranks)
     limit_torch_threads(ranks.local_size)
     runtime = open_runtime(config.device, config.precision, config.compile, deterministic=config.deterministic)
     if state is not None:
@@ -223,15 +198,6 @@ def _run(
     fitting = fitting_batch(config, runtime, len(dataset.classes), open_loaders)
     advice = describe_out_of_memory(config, fitting)
     raise InputError(advice if state is None else f"{advice}; that takes a new run, with another --out")
-
-
-def _require_one_data_set(dataset: Dataset, ranks: Ranks) -> None:
-    """Refuses machines that see different pictures."""
-    fingerprints = ranks.all_gather_object(dataset.fingerprint)
-    if len(set(fingerprints)) == 1:
-        return
-    message = "the machines see different pictures under the same path: copy or mount the same data on all of them"
-    raise InputError(message) if ranks.is_first else ReportedByOtherRank(message)
 
 
 def _fit(

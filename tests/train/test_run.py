@@ -21,8 +21,8 @@ from fastast.run_folder import RunFolder
 from fastast.train.checkpointer import Checkpointer
 from fastast.train.defaults import complete_config
 from fastast.train.epoch_plan import EpochPlanner
+from fastast.train.run_data import open_data
 from fastast.train.run_energy import RunEnergy
-from fastast.train.session import open_data
 from fastast.train.trainer import Trainer
 from tests.conftest import ROOT, damaged_png, run_fastast
 from tests.nets import tiny
