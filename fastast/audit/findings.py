@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fastast.atomic_files import write_whole
-from fastast.audit.duplicates import KINDS, LEAK, REPEATED, TWO_CLASSES, Group, is_exact
 from fastast.audit.fingerprints import Fingerprints
 from fastast.audit.forecast import Forecast
+from fastast.audit.groups import KINDS, LEAK, REPEATED, TWO_CLASSES, Group, is_exact
 from fastast.audit.judgement import Judgement
 from fastast.audit.pictures import Pictures
 

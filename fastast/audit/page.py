@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from fastast.audit.duplicates import LEAK, REPEATED, TWO_CLASSES, Group, is_exact
 from fastast.audit.findings import Findings
 from fastast.audit.fingerprints import UNDECODABLE
+from fastast.audit.groups import LEAK, REPEATED, TWO_CLASSES, Group, is_exact
 from fastast.audit.judgement import IMPROBABLE, PROBABLE
 from fastast.data.catalog import UnreadableError
 from fastast.number_text import percent

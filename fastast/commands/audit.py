@@ -54,9 +54,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     if args.data is None and (folder is None or not folder.config.exists()):
         raise InputError(f"{args.model}: no run that says where its pictures are; add --data DIR")
 
-    from fastast.audit.duplicates import find_groups
     from fastast.audit.findings import Findings, write_tables
     from fastast.audit.fingerprints import read_fingerprints
+    from fastast.audit.groups import find_groups
     from fastast.audit.page import write_audit_page
     from fastast.data import require_outside
     from fastast.loggers.console import Reporter

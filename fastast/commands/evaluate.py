@@ -126,7 +126,7 @@ def evaluate_model(
         on_note=reporter.note,
     )
     loader = EvalLoader(catalog, options)
-    rows = Predictions(catalog.num_samples)
+    rows = EvaluatedPictures(catalog.num_samples)
     reporter.begin("evaluating", catalog.num_samples)
     try:
         accuracy = evaluate(step, loader, on_logits=lambda batch, logits: reporter.advance(rows.add(batch, logits)))
@@ -152,7 +152,7 @@ def evaluate_model(
     return 0
 
 
-class Predictions:
+class EvaluatedPictures:
     """The most probable class of each picture, by id; pictures that were not delivered stay without one."""
 
     def __init__(self, num_samples: int) -> None:

@@ -14,7 +14,7 @@ from fastast.train.validation import Validation
 from fastast.train_sizes import size_at
 
 
-class Pace:
+class RunPace:
     """Sets the learning rate of each step by the share of the training that is done.
 
     Args:

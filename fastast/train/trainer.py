@@ -34,7 +34,7 @@ from fastast.train.epoch_plan import EpochPlanner
 from fastast.train.evaluation import Accuracy
 from fastast.train.host_agreement import HostAgreement
 from fastast.train.loaders import Loaders
-from fastast.train.pace import Pace
+from fastast.train.pace import RunPace
 from fastast.train.probe import begin_budget, run_probe
 from fastast.train.progress import EpochProgress
 from fastast.train.quarantine import Quarantine
@@ -164,7 +164,7 @@ class Trainer:
             num_pictures=dataset.val.num_samples,
             batch_size=config.batch_size,
         )
-        self._pace = Pace(config, self.planner, self.engine, self.log, self.budget_meter, self.validation)
+        self._pace = RunPace(config, self.planner, self.engine, self.log, self.budget_meter, self.validation)
         self.position = RunPosition(self.planner)
         self._lap_s = self._began_s = time.monotonic()
         if state is not None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastast.audit.duplicates import find_groups, is_exact
 from fastast.audit.fingerprints import read_fingerprints
+from fastast.audit.groups import find_groups, is_exact
 from fastast.audit.pictures import open_pictures
 from fastast.cli import main
 from fastast.gates.memory import SCORES

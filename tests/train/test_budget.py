@@ -14,7 +14,7 @@ from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
 from fastast.train.budget import Budget
 from fastast.train.open_schedule import OpenSchedule
-from fastast.train.pace import Pace
+from fastast.train.pace import RunPace
 from tests.stops import stopping_at
 from tests.train.test_run import lines_of, options, summary_of
 
@@ -221,8 +221,10 @@ def test_every_counts_dense_work():
 
 
 def test_fixed_epochs_report_the_progress_that_drives_the_learning_rate(pictures, tmp_path, monkeypatch):
-    progress, set_progress = [], Pace.set_progress
-    monkeypatch.setattr(Pace, "set_progress", lambda self, share: (progress.append(share), set_progress(self, share)))
+    progress, set_progress = [], RunPace.set_progress
+    monkeypatch.setattr(
+        RunPace, "set_progress", lambda self, share: (progress.append(share), set_progress(self, share))
+    )
     out = tmp_path / "run"
     assert main(["train", *options(pictures, out, epochs=2, gate="dense")]) == 0
     lines = [line["progress"] for line in lines_of(out) if line["kind"] == "step"]

@@ -44,7 +44,7 @@ def find_groups(pictures: Pictures, prints: Fingerprints, progress: Progress | N
     same = same.reshape(-1)
     distinct = np.sort(readable[first])  # one of each
     original = readable[first][same]  # of each readable picture, the one that stands for it
-    pairs = find_pairs(prints.views[distinct], _Rows(prints.thumbs, distinct), progress)
+    pairs = find_pairs(prints.views[distinct], _MappedRows(prints.thumbs, distinct), progress)
     a, b = distinct[pairs.a], distinct[pairs.b]
     copies = readable != original
     a, b = np.concatenate([a, original[copies]]), np.concatenate([b, readable[copies]])
@@ -62,7 +62,7 @@ def is_exact(likeness: float) -> bool:
     return likeness == 1.0
 
 
-class _Rows:
+class _MappedRows:
     """Some rows of an array that is mapped from a file, read as they are asked for."""
 
     def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
