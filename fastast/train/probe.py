@@ -94,6 +94,6 @@ def begin_budget(trainer: Trainer) -> None:
     if not budget.pays_for(log.step_units(trainer.config.train_sizes[-1])):
         took = log.probe_units / (DENSE_COST * trainer.dataset.train.num_samples)
         raise InputError(
-            f"--budget {trainer.config.budget}: the probe took {took:.2g}ep, which leaves nothing for training; give "
-            "more, or use --start random"
+            f"--budget {trainer.config.budget}: the probe took {took:.3g}ep, which leaves nothing for training; give "
+            "more, in another --out or with --resume --force, or use --start random in another --out"
         )

@@ -95,6 +95,17 @@ def test_budget_pays_for_the_probe_and_the_training_still_decays(pictures, tmp_p
     assert steps[-1]["progress"] > 0.98
 
 
+def test_budget_that_the_probe_takes_is_refused_with_what_works(pictures, tmp_path, weights, capsys):
+    out = tmp_path / "run"
+    words = probed(pictures, out, weights, batch_size=2, gate="dense", target=1)
+    place = words.index("--epochs")
+    words[place : place + 2] = ["--budget", "1ep"]
+    assert main(["train", *words]) == 2
+    assert "more, in another --out or with --resume --force" in capsys.readouterr().err
+    words[place : place + 2] = ["--budget", "3ep"]
+    assert main(["train", *words, "--resume", "--force"]) == 0
+
+
 def test_resumed_probe_equals_undisturbed_run(pictures, tmp_path, monkeypatch, weights, run):
     """Stops among the features, in the regression, in the evaluation of its head, and in training."""
     parts = tmp_path / "parts"
