@@ -55,15 +55,15 @@ def _named(name: str) -> Callable[[str, Options], bool]:
 KINDS: dict[str, Callable[[str, Options], bool]] = {
     "fastast, every picture": _named("dense"),  # or whatever the bench compares with
     "fastast, gate memory (the default)": _is(gate="memory", target="auto"),
-    "fastast, memory and small pictures first": _is(gate="memory", target="auto", train_size="auto"),
     "fastast, small pictures first": _is(gate="dense", train_size="auto"),
     "fastast, a random share": _is(gate="random", target=...),
     "fastast, the published rule": _is(gate="forward", selection="hard", target=0.1),
+    "fastast, every picture, class weights": _is(gate="dense", class_weights="balanced"),
     "torchvision's loop": _named("torchvision"),
     "timm's loop": _named("timm"),
 }
 DENSE, *OTHERS = KINDS
-DEFAULT, RANDOM, TORCHVISION, TIMM = OTHERS[0], OTHERS[3], OTHERS[5], OTHERS[6]
+DEFAULT, SMALL_FIRST, RANDOM, TORCHVISION, TIMM = (OTHERS[index] for index in (0, 1, 2, 5, 6))
 PANEL_PX, PANEL_HEIGHT_PX, TITLE_PX, LINE_PX = 370, 330, 30, 22
 
 
@@ -112,12 +112,22 @@ def _row(name: str, result: Result) -> dict[str, str]:
     def cost(kind: str, unit: str = "units") -> str:
         return costs.get((arms.get(kind), unit), "-")
 
+    def gain(kind: str) -> str:
+        key = (arms.get(kind), arms[DENSE], budget)
+        row = next((row for row in result["paired"] if (row["arm"], row["against"], row["budget"]) == key), None)
+        if row is None:
+            return "-"
+        points = "{:+.2f} ({:+.2f} to {:+.2f})"
+        return points.format(*(100 * value for value in (row["difference"], *row["interval"])))
+
     return {
         "data": result["title"].partition(":")[0],
         "dense fastast": f"{100 * top1['mean']:.2f} ± {100 * top1['se']:.2f} %, {budget}",
-        "`memory`: work": cost(DEFAULT),
-        "time": cost(DEFAULT, "seconds"),
+        "`memory`: points": gain(DEFAULT),
+        "work": cost(DEFAULT),
         "joules": cost(DEFAULT, "joules"),
+        "small pictures first: points": gain(SMALL_FIRST),
+        "its work": cost(SMALL_FIRST),
         "`random`": cost(RANDOM),
         "torchvision": cost(TORCHVISION),
         "timm": cost(TIMM),

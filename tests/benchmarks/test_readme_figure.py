@@ -44,6 +44,15 @@ def folder(tmp_path):
             {"arm": "dense", "budget": budget, "top1": {"mean": top1, "se": 0.01}, "units": 10, "n": 3}
             for budget, top1 in (("1ep", 0.4), ("2ep", 0.5))
         ],
+        "paired": [
+            {
+                "arm": "memory:target=auto",
+                "against": "dense",
+                "budget": "2ep",
+                "difference": 0.02,
+                "interval": [0, 0.04],
+            }
+        ],
         "cost_at_equal_accuracy": [
             {
                 **{"arm": arm, "against": "dense", "budget": budget, "unit": "units", "reached": True},
@@ -66,8 +75,9 @@ def test_each_bench_has_a_row_at_the_largest_budget(folder):
     cells = dict(zip(head.split("|"), row.split("|"), strict=True))
     assert cells[" data "] == " Digits "
     assert cells[" dense fastast "] == " 50.00 ± 1.00 %, 2ep "
-    assert cells[" `memory`: work "] == " 0.50 (at least 0.10) "  # the adaptive share, not the cheapest arm
+    assert cells[" `memory`: points "] == " +2.00 (+0.00 to +4.00) "
+    assert cells[" work "] == " 0.50 (at least 0.10) "  # the adaptive share, not the cheapest arm
     assert cells[" timm "] == " 1.25 (at least 0.10) "
-    assert cells[" torchvision "] == cells[" time "] == " - "
+    assert cells[" torchvision "] == cells[" its work "] == " - "
     assert cells[" measured "] == " n = 3, a machine, 2 threads: [command](benchmarks/results/peers_digits.md) "
     assert rest == ["", "Joules were not measured in these benches: none ran on a GPU."]
