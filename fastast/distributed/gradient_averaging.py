@@ -55,9 +55,15 @@ def _has_unused(network: nn.Module, image_size: int) -> bool:
 
 @torch.no_grad()
 def average_statistics(network: nn.Module, ranks: Ranks) -> None:
-    """Gives all ranks the mean of their floating-point buffers (BatchNorm's), so that they evaluate one network."""
+    """Gives all ranks the mean of their floating-point buffers (BatchNorm's), so that they evaluate one network.
+
+    Args:
+        network: in training mode; parts in eval mode are frozen, the same on all ranks, and stay so to the bit.
+        ranks: who takes part.
+    """
     if ranks.size == 1:
         return
-    for buffer in network.buffers():
-        if buffer.is_floating_point():
-            ranks.all_reduce(buffer).div_(ranks.size)
+    for module in network.modules():
+        for buffer in module.buffers(recurse=False):
+            if module.training and buffer.is_floating_point():
+                ranks.all_reduce(buffer).div_(ranks.size)

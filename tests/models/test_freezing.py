@@ -3,8 +3,12 @@
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 from fastast.cli import main
+from fastast.distributed.environment import WorldInfo
+from fastast.distributed.gradient_averaging import average_statistics
+from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
 from fastast.models.freezing import freeze, train_cost
 from tests.nets import tiny
@@ -38,6 +42,21 @@ WEIGHTS = {"0.weight", "1.weight", "1.bias", "5.weight", "5.bias"}
 )
 def test_step_changes_what_is_not_frozen(changes, expected):
     assert trained(**changes) == expected
+
+
+def test_frozen_statistics_stay_to_the_bit_among_three_ranks(monkeypatch):
+    ranks = Ranks(WorldInfo(size=3))
+    monkeypatch.setattr(ranks, "all_reduce", lambda tensor: tensor.copy_(tensor + tensor + tensor))
+    frozen, trained = nn.BatchNorm2d(999), nn.BatchNorm2d(999)
+    network = nn.Sequential(frozen, trained)
+    for norm in network:
+        norm.running_mean.uniform_()
+    before = [norm.running_mean.clone() for norm in network]
+    frozen.eval()
+    average_statistics(network, ranks)
+    assert torch.equal(frozen.running_mean, before[0])
+    assert not torch.equal(trained.running_mean, before[1])  # x + x + x is rounded
+    torch.testing.assert_close(trained.running_mean, before[1])
 
 
 def test_cost_of_training_the_rest_is_counted():
