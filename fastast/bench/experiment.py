@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ from fastast.run_folder import RunFolder, code_version, finite, read_json
 from fastast.signals import Stopped
 
 PLAN_SCHEMA = 2
+
+
+def with_seeds(argv: Sequence[str], number: int) -> list[str]:
+    """The words of a command with another number of seeds."""
+    kept, words = [], iter(argv)
+    for word in words:
+        if word == "--seeds":
+            next(words, None)
+        elif not word.startswith("--seeds="):
+            kept.append(word)
+    return [*kept, "--seeds", str(number)]
 
 
 class Bench:
@@ -137,7 +149,7 @@ class Bench:
         if result["failures"]:
             self._reporter.note(f"failed runs: {len(result['failures'])}; the same command tries them again")
         self._reporter.note(f"written: {self._out / 'bench.json'} (bench.html beside it shows it)")
-        self._reporter.next(f"{shlex.join(['fastast', *self._argv])} --seeds {len(self._seeds) + 2}")
+        self._reporter.next(shlex.join(["fastast", *with_seeds(self._argv, len(self._seeds) + 2)]))
         return 0 if result["runs"] else 1
 
     def _write(self, *, finished: bool) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def grids(result: Row) -> list[Grid]:
     for against in dict.fromkeys(row["against"] for row in result["paired"]):
         rows = [row for row in result["paired"] if row["against"] == against]
         add(f"Against {against} for the same budget, points of top-1", rows, _outcome)
-        known = [row for row in rows if row["balanced"]]
+        known = [row for row in rows if row.get("balanced")]  # a bench of an older version has none
         if known and is_unbalanced(result):
             title = f"Against {against} for the same budget, points of balanced top-1 (intervals uncorrected)"
             add(title, known, lambda row: _difference(row["balanced"]))

@@ -85,6 +85,11 @@ def test_bench_continues_with_more_seeds_budgets_and_arms(runner, tmp_path, caps
     assert "--lr 0.1: the bench in" in capsys.readouterr().err
 
 
+def test_next_command_names_its_seeds_once():
+    for seeds in (["--seeds", "3"], ["--seeds=3"], []):
+        assert experiment.with_seeds(["bench", *seeds, "--out", "R"], 5) == ["bench", "--out", "R", "--seeds", "5"]
+
+
 def test_bench_of_another_version_is_refused(runner, tmp_path, capsys):
     (tmp_path / "plan.json").write_text('{"schema": 1, "options": {}, "epochs": 4}')
     assert bench(tmp_path) == 2
