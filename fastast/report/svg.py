@@ -187,9 +187,9 @@ def short(value: float, _position: object = None) -> str:
 
 
 def percent_axis(axes: Axes) -> None:
-    """Shares on the vertical axis as whole percent."""
+    """Shares on the vertical axis as percent."""
     few_ticks(axes)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.3g} %"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.4g} %"))
 
 
 def number_axis(axes: Axes, label: str) -> None:
