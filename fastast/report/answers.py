@@ -173,7 +173,9 @@ def tiles(record: RunRecord) -> list[tuple[str, str, str]]:
     found = []
     if top1 is not None:
         error = f"± {100 * standard_error(top1, num):.2f} on {num:,} pictures" if num else ""
-        other = f"best {percent(best)}" if best is not None and best != top1 else ""
+        other = ""
+        if best is not None and best != top1:
+            other = f"best {percent(best)}".replace(" ", "\N{NO-BREAK SPACE}")  # or a line starts with its %
         found.append((percent(top1), "validation top-1", ", ".join(filter(None, (error, other)))))
     if (probe := record.number("accuracy", "probe_top1")) is not None:
         gained = "" if top1 is None else f"{100 * (top1 - probe):+.2f} points by training"
