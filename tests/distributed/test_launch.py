@@ -105,7 +105,7 @@ def test_ranks_end_when_their_launcher_is_killed(pictures, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "code"),
-    [(["--epochs", "2"], 0), (["--max-time", "0.01s"], 3), (["--arch", "no_such_network"], 2), (["--resume", "no.pt"], 2)],
+    [(["--epochs", "2"], 0), (["--max-time", "0.01s"], 3), (["--arch", "nothing"], 2), (["--resume", "no.pt"], 2)],
 )
 def test_the_exit_code_is_that_of_one_process(pictures, tmp_path, more, code):
     out, log = tmp_path / "run", tmp_path / "log"
