@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fastast.config_checks import check_config
 from fastast.gates.registry import AUTO, GATES
-from fastast.loggers.registry import LOGGERS
+from fastast.loggers.available import LOGGERS
 from fastast.options import checked_value, option, parse_budget
 from fastast.phases import PROBE
 from fastast.train_sizes import train_sizes

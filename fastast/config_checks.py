@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from fastast.gates.registry import GATES, LEAST_SHARE
-from fastast.loggers.registry import logger_names
+from fastast.loggers.available import logger_names
 from fastast.options import parse_budget, parse_duration, require
 from fastast.phases import PROBE
 from fastast.train_sizes import MIN_SIZE, train_sizes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from fastast.errors import InputError
@@ -39,6 +39,17 @@ def option(
 def flag_of(name: str) -> str:
     """The option on the command line for a field name."""
     return "--" + name.replace("_", "-")
+
+
+def command_words(options: Mapping[str, Any]) -> list[str]:
+    """Options by field name as words of a command line; None and False are left out, 0 is not."""
+    words = []
+    for name, value in options.items():
+        if value is True:
+            words.append(flag_of(name))
+        elif value is not None and value is not False:
+            words += [flag_of(name), str(value)]
+    return words
 
 
 def require(holds: bool, message: str) -> None:

@@ -22,11 +22,10 @@ from fastast.cores import usable_cores
 from fastast.data.catalog import UnreachableError, UnreadableError
 from fastast.data.file_index import show_path
 from fastast.errors import InputError
+from fastast.report.gallery import UNDECODABLE
 
 _CHUNK = 256  # pictures that a thread reads at a time
 _DECODED = 2 * SIDE  # pixels of a side at which JPEGs are decoded at least
-# What Pillow raises for pictures that it cannot decode.
-UNDECODABLE = (OSError, ValueError, SyntaxError, ArithmeticError, Image.DecompressionBombError)
 
 
 @dataclass

@@ -14,10 +14,11 @@ from fastast.device import open_runtime
 from fastast.errors import InputError
 from fastast.feed import EvalLoader
 from fastast.models.trained import TrainedNetwork, top_classes
+from fastast.report.gallery import IMPROBABLE
 from fastast.train.steps import logits_of
 
-# A label is suspected if its probability is below the first, and that of another class above the second.
-IMPROBABLE, PROBABLE = 0.05, 0.5
+# A label is suspected if it is improbable, and another class has more than this probability.
+PROBABLE = 0.5
 
 
 class Judgement(NamedTuple):
@@ -60,10 +61,10 @@ def judge(
         raise InputError(
             f"{network.weights}: does not know the classes {some_names(unknown)}; name the run of this data"
         )
-    output_of = np.array([names.index(name) for name in pictures.classes])  # by label
-    label_of = np.full(len(names), -1, np.int32)
-    label_of[output_of] = np.arange(len(pictures.classes))
     runtime = open_runtime(device)
+    output_of = torch.tensor([names.index(name) for name in pictures.classes], device=runtime.device)  # by label
+    label_of = np.full(len(names), -1, np.int32)
+    label_of[output_of.cpu().numpy()] = np.arange(len(pictures.classes))
     model = network.build(runtime.device, len(names))
     options = network.loader_options(batch_size=batch_size, device=runtime.device, dtype=runtime.image_dtype)
     num, before = len(pictures), 0
@@ -72,10 +73,9 @@ def judge(
         loader = EvalLoader(catalog, options)
         try:
             for batch in loader:
-                logits = logits_of(model, batch.images, runtime.dtype).float()
+                logits = logits_of(model, batch.images, runtime.dtype)
                 sure, other = top_classes(logits, 1)
-                outputs = torch.from_numpy(output_of).to(logits.device)[batch.labels]
-                label = logits.softmax(1).gather(1, outputs[:, None])
+                label = logits.softmax(1).gather(1, output_of[batch.labels][:, None])
                 valid = batch.valid.cpu().numpy()
                 rows = before + batch.ids.cpu().numpy()[valid]
                 found.label[rows], found.sure[rows] = (part[:, 0].cpu().numpy()[valid] for part in (label, sure))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from fastast.audit.findings import Findings
-from fastast.audit.fingerprints import UNDECODABLE
 from fastast.audit.groups import LEAK, REPEATED, TWO_CLASSES, Group, is_exact
-from fastast.audit.judgement import IMPROBABLE, PROBABLE
+from fastast.audit.judgement import PROBABLE
 from fastast.data.catalog import UnreadableError
 from fastast.number_text import percent
 from fastast.report import svg
-from fastast.report.gallery import square
+from fastast.report.gallery import IMPROBABLE, UNDECODABLE, embedded, square
 from fastast.report.render import write_page
 from fastast.report.run_record import MAX_QUARANTINED, clean
 
@@ -116,13 +114,12 @@ def _suspect(findings: Findings, row: int) -> dict[str, Any] | None:
 
 def _picture(findings: Findings, row: int) -> dict[str, Any] | None:
     """The picture itself, its name, and a tip; None if it is gone by now."""
-    path = clean(findings.pictures.path(row))
+    path = findings.pictures.path(row)
     try:
         jpeg = square(io.BytesIO(findings.pictures.read(row).data))
     except (UnreadableError, *UNDECODABLE):
         return None
-    uri = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
-    return {"data_uri": uri, "name": clean(Path(path).name), "tip": path}
+    return {**embedded(jpeg, path), "tip": clean(path)}
 
 
 def _classes(findings: Findings) -> list[tuple[str, str, str]]:

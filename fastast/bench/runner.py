@@ -18,6 +18,7 @@ from fastast.bench.matrix import Job
 from fastast.distributed.parent_death import with_parent_death_signal
 from fastast.errors import InputError
 from fastast.loggers.console import Reporter
+from fastast.options import command_words
 from fastast.run_folder import RunFolder, read_json
 from fastast.signals import Stopped, stop_signals_handled
 
@@ -31,18 +32,6 @@ PACE_MAX_SHARE = 0.1
 
 class BadInput(Exception):
     """The run refused its options or its data; all runs of the bench would."""
-
-
-def flags(options: Mapping[str, Any]) -> list[str]:
-    """Options by field name of `TrainConfig` as words of a command line."""
-    words = []
-    for name, value in options.items():
-        flag = "--" + name.replace("_", "-")
-        if value is True:
-            words.append(flag)
-        elif value is not None and value is not False:
-            words += [flag, str(value)]
-    return words
 
 
 class Runner:
@@ -81,7 +70,9 @@ class Runner:
         start_s = time.monotonic()
         log = self._log(folder.name)
         resume = ["--resume"] if RunFolder(folder).holds_run() else []
-        code, printed = self._execute(["-m", "fastast", "train", *flags(options), "--out", str(folder), *resume], log)
+        code, printed = self._execute(
+            ["-m", "fastast", "train", *command_words(options), "--out", str(folder), *resume], log
+        )
         seconds = time.monotonic() - start_s
         if code in (0, 3) and RunFolder(folder).summary.exists():
             return Outcome(read_json(RunFolder(folder).summary), seconds=seconds)

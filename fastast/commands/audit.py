@@ -51,7 +51,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     if args.model is None and args.data is None:
         raise InputError("name a run, or the pictures: fastast audit RUN, or fastast audit --data DIR")
     folder = None if args.model is None else find_weights(args.model)[1]
-    if args.data is None and (folder is None or not folder.config.exists()):
+    is_run = folder is not None and folder.config.exists()
+    if args.data is None and not is_run:
         raise InputError(f"{args.model}: no run that says where its pictures are; add --data DIR")
 
     from fastast.audit.findings import Findings, write_tables
@@ -61,7 +62,6 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     from fastast.data import require_outside
     from fastast.loggers.console import Reporter
 
-    is_run = folder is not None and folder.config.exists()
     options = {"data": args.data} if args.data is not None else _options_of(folder)
     name = Path(options.get("data") or args.model).resolve().name
     out = Path(args.out or (folder.path / "audit" if folder is not None and is_run else f"audit-{name}"))

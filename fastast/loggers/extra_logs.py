@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from fastast.loggers.available import logger_class
 from fastast.loggers.console import Reporter
-from fastast.loggers.registry import logger_class
 from fastast.run_folder import RunFolder, finite
 
 # Seconds that a logger may take for its end: one that waits for a network must not keep a finished run.

@@ -7,7 +7,8 @@ import time
 
 from rich.console import Console
 
-from fastast.loggers.console import Reporter, percent
+from fastast.loggers.console import Reporter
+from fastast.number_text import percent
 
 _INTERVAL_S = 0.5  # between two writes of the line: each is a message to the browser
 _COLUMNS = 110

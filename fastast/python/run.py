@@ -201,5 +201,5 @@ def load(path: str | Path, *, arch: str | None = None, image_size: int | None = 
         InputError: there is no such network, or nothing says what its classes are.
     """
     run = Run(path, arch=arch, image_size=image_size, device=device)
-    assert run.model is not None
+    _ = run.model  # so that what is wrong with it is said here
     return run

@@ -16,7 +16,7 @@ from fastast.distributed.launch import count_processes
 from fastast.errors import InputError
 from fastast.loggers.console import Reporter
 from fastast.loggers.notebook import NotebookReporter, in_notebook
-from fastast.options import checked_value, flag_of
+from fastast.options import checked_value, command_words
 from fastast.python.run import Run
 from fastast.run_folder import RunFolder
 from fastast.signals import EXIT_MAX_TIME
@@ -62,7 +62,8 @@ def train(
             if find_world().size > 1:
                 raise InputError("name the run's folder with out=, since all processes have to agree on it")
             chosen["out"] = str(new_folder(config).path)
-    argv = ["train", *_words(chosen), *_words({"resume": source, "force": force})]
+    # For the summary, and for other processes.
+    argv = ["train", *command_words({**chosen, "resume": source, "force": force})]
     reporter = NotebookReporter() if in_notebook() else Reporter()
     if quiet:
         reporter = Reporter(Console(quiet=True))
@@ -85,12 +86,3 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
         if value is not None:
             chosen[field.name] = checked_value(field, value)
     return chosen
-
-
-def _words(options: dict[str, Any]) -> list[str]:
-    """The options as words of the command line, for the summary and for other processes."""
-    words = []
-    for name, value in options.items():
-        if value not in (None, False):
-            words += [flag_of(name)] if value is True else [flag_of(name), str(value)]
-    return words

@@ -24,6 +24,8 @@ MAX_SUSPECTS = 24
 IMPROBABLE = 0.05  # probability of the label below which it is suspected
 # Larger files are skipped: they would delay the report.
 MAX_PIXELS, MAX_BYTES = 100_000_000, 100_000_000
+# What Pillow raises for pictures that it cannot decode.
+UNDECODABLE = (OSError, ValueError, SyntaxError, ArithmeticError, Image.DecompressionBombError)
 
 
 def choose(samples: Samples, *, max_pictures: int = MAX_PICTURES) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -123,7 +125,7 @@ def picture(
     """
     try:
         jpeg = thumbnail(path)
-    except (OSError, ValueError, SyntaxError, ArithmeticError, Image.DecompressionBombError) as error:
+    except UNDECODABLE as error:
         if unreadable is not None:
             unreadable.append((clean(path), clean(getattr(error, "strerror", None) or str(error))))
         return None
@@ -131,8 +133,13 @@ def picture(
         with contextlib.suppress(OSError):  # a read-only run folder is fine
             keep.parent.mkdir(exist_ok=True)
             write_whole(keep, jpeg)
+    return {**embedded(jpeg, path), "tip": f"{clean(path)}: {tip}"}
+
+
+def embedded(jpeg: bytes, path: str) -> dict[str, str]:
+    """A thumbnail as an address that holds it, and the name of its picture."""
     uri = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
-    return {"data_uri": uri, "name": clean(Path(path).name), "tip": f"{clean(path)}: {tip}"}
+    return {"data_uri": uri, "name": clean(Path(path).name)}
 
 
 def thumbnail(path: str | os.PathLike[str]) -> bytes:

@@ -92,9 +92,11 @@ def _most_confident(record: RunRecord, wrong: np.ndarray) -> list[dict[str, Any]
     assert known is not None
     pictures: list[dict[str, Any]] = []
     for row in wrong[np.argsort(-known.probability[wrong], kind="stable")][: 2 * NUM_MISTAKES]:  # some may be gone
+        if len(pictures) == NUM_MISTAKES:
+            break
         label, guess = record.classes[known.label[row]], record.classes[known.predicted[row]]
         sure = percent(float(known.probability[row]), 0).replace(" ", "\N{NO-BREAK SPACE}")
         shown = picture(known.path(row), f"{label}, taken for {guess} with probability {sure}")
-        if shown and len(pictures) < NUM_MISTAKES:
+        if shown:
             pictures.append({**shown, "label": label, "guess": guess, "sure": sure})
     return pictures

@@ -27,9 +27,9 @@ from fastast.energy.meter import EnergyMeter, merge_idle
 from fastast.energy.nvml import open_nvml
 from fastast.errors import InputError, ReportedByOtherRank
 from fastast.gates.registry import unused_options
+from fastast.loggers.available import logger_names, require_loggers
 from fastast.loggers.console import Reporter, verdict
 from fastast.loggers.extra_logs import ExtraLogs
-from fastast.loggers.registry import logger_names, require_loggers
 from fastast.models.build import check_names
 from fastast.models.head import head_is_new
 from fastast.options import flag_of, parse_budget, parse_duration

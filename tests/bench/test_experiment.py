@@ -11,8 +11,9 @@ import pytest
 
 from fastast.bench import experiment
 from fastast.bench import runner as runner_module
-from fastast.bench.runner import failure_reason, flags
+from fastast.bench.runner import failure_reason
 from fastast.cli import main
+from fastast.options import command_words
 from tests.bench.fake_runs import FakeRunner
 from tests.conftest import ROOT, run_fastast
 
@@ -239,7 +240,7 @@ def test_options_from_toml_file(runner, tmp_path):
 
 def test_flags_and_failure_reasons():
     options = {"image_size": 32, "unbiased": True, "deterministic": False, "lr": 0.1, "threads": None, "explore": 0.0}
-    assert flags(options) == ["--image-size", "32", "--unbiased", "--lr", "0.1", "--explore", "0.0"]
+    assert command_words(options) == ["--image-size", "32", "--unbiased", "--lr", "0.1", "--explore", "0.0"]
     assert failure_reason(2, "a\nfastast train: error: no data\nb\n") == "no data"
     assert failure_reason(-9, "a\n") == "ended by SIGKILL"
     assert failure_reason(1, "Traceback\nValueError: x\n\n") == "exit code 1: ValueError: x"

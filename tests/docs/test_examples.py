@@ -12,9 +12,9 @@ from fastast.cli import main
 from fastast.data.dataset import open_folder
 from fastast.feed import TrainLoader
 from fastast.gates import registry
+from fastast.loggers.available import LOGGERS, LoggerEntry, logger_names
 from fastast.loggers.console import Reporter
 from fastast.loggers.extra_logs import ExtraLogs
-from fastast.loggers.registry import LOGGERS, LoggerEntry, logger_names
 from fastast.run_folder import RunFolder
 from tests.conftest import ROOT
 from tests.docs.pages import blocks, commands

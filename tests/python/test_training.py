@@ -14,7 +14,7 @@ from tests.train.test_run import lines_of, losses, options, summary_of
 
 OPTIONS = {
     **{"arch": "tests.nets:tiny", "image_size": 32, "batch_size": 16, "epochs": 2, "lr": 0.05, "log_every": 5},
-    **{"gate": "memory", "target": 0.3, "eval_every": 0.01},
+    **{"gate": "memory", "target": 0.3, "eval_every": 0.01, "anneal": 0.0},
 }
 
 
@@ -29,7 +29,9 @@ def test_run_is_that_of_the_command_line(run, pictures, tmp_path):
     assert main(["train", *words]) == 0
     assert losses(out) == losses(run.path)
     assert (out / "model.safetensors").read_bytes() == (run.path / "model.safetensors").read_bytes()
-    assert run.summary["argv"][:3] == ["train", *words[:2]]
+    argv = run.summary["argv"]  # which other processes of a run would get
+    assert argv[:3] == ["train", *words[:2]]
+    assert argv[argv.index("--anneal") + 1] == "0.0"
 
 
 def test_run_tells_what_its_folder_holds(run, pictures, monkeypatch):
