@@ -65,6 +65,24 @@ class RunFolder:
         except OSError as error:
             raise self._not_writable(error) from error
 
+    def claim(self) -> bool:
+        """Makes the folder; False if it is there already, or another process got ahead.
+
+        Raises:
+            InputError: it cannot be made.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._not_writable(error) from error
+        try:
+            self.path.mkdir()
+        except (FileExistsError, FileNotFoundError):  # not found: a run that was refused has removed the parent
+            return False
+        except OSError as error:
+            raise self._not_writable(error) from error
+        return True
+
     def _not_writable(self, error: OSError) -> InputError:
         reason = os.strerror(error.errno or 0)
         return InputError(f"--out {self.path}: {reason}; name a folder that can be written to")

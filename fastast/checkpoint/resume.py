@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +122,8 @@ def find_start(typed: dict[str, Any], resume: str | None, *, force: bool = False
                 "--resume for the demo set"
             )
         config = resolve(typed)
-        folder = folder or new_folder(config)
+        if folder is None:
+            return RunStart(config, new_folder(config))
         folder.require_free()
         return RunStart(config, folder)
     if resume is None:
@@ -151,10 +155,28 @@ def absolute_paths(typed: dict[str, Any]) -> dict[str, Any]:
 
 
 def new_folder(config: TrainConfig) -> RunFolder:
-    """Where a run goes without `--out`."""
-    return RunFolder(
-        Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub('[:/]', '.', config.arch)}-{config.gate}"
-    )
+    """Makes the folder of a run without `--out`; runs that start in the same second get one each.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub('[:/]', '.', config.arch)}-{config.gate}"
+    for number in itertools.count(1):
+        folder = RunFolder(Path("runs") / (name if number == 1 else f"{name}-{number}"))
+        if folder.claim():
+            return folder
+    raise AssertionError
+
+
+@contextlib.contextmanager
+def removed_if_empty(folder: RunFolder) -> Iterator[None]:
+    """Removes what `new_folder` made if the run was refused before it wrote anything."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # which is what it says of a folder that is not empty
+            folder.path.rmdir()
+            folder.path.parent.rmdir()
 
 
 def _continue(

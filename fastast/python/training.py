@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fastast.checkpoint.resume import new_folder
+from fastast.checkpoint.resume import new_folder, removed_if_empty
 from fastast.config_file import option_named, resolve
 from fastast.distributed.environment import find_world
 from fastast.distributed.launch import count_processes
@@ -55,19 +56,23 @@ def train(
     source = None if resume is False else "auto" if resume is True else os.fspath(resume)
     if callbacks and count_processes(chosen.get("nproc"), chosen.get("device", "auto")) > 1:
         raise InputError("callbacks are not called in other processes: leave nproc out, or start with torchrun")
+    unused = contextlib.ExitStack()
     continues = source is not None and "out" in chosen and RunFolder(chosen["out"]).holds_run()
     if source in (None, "auto") and not continues:
         config = resolve(chosen)
         if "out" not in chosen and source is None:
             if find_world().size > 1:
                 raise InputError("name the run's folder with out=, since all processes have to agree on it")
-            chosen["out"] = str(new_folder(config).path)
+            folder = new_folder(config)
+            unused.enter_context(removed_if_empty(folder))
+            chosen["out"] = str(folder.path)
     # For the summary, and for other processes.
     argv = ["train", *command_words({**chosen, "resume": source, "force": force})]
     reporter = NotebookReporter() if in_notebook() else Reporter()
     if quiet:
         reporter = Reporter(Console(quiet=True))
-    code = train_session(chosen, resume=source, force=force, argv=argv, reporter=reporter, callbacks=callbacks)
+    with unused:
+        code = train_session(chosen, resume=source, force=force, argv=argv, reporter=reporter, callbacks=callbacks)
     if code == 130:
         raise KeyboardInterrupt
     if code > 128:

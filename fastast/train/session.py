@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from fastast.checkpoint.resume import RunStart, find_start
+from fastast.checkpoint.resume import RunStart, find_start, removed_if_empty
 from fastast.config import STALL_TIMEOUT_S, TrainConfig, idle_gate
 from fastast.data import Dataset, require_outside
 from fastast.device import Runtime, is_out_of_memory, limit_torch_threads, open_runtime
@@ -143,7 +143,9 @@ def _train(
             request.by_callback |= True in [callback(dict(line)) is True for callback in callbacks]
 
     start.folder.listeners.append(call_back)
-    return _run(start, request, argv, reporter, ranks, began_s, force=force)
+    is_named = "out" in options or not ranks.is_first
+    with contextlib.nullcontext() if is_named else removed_if_empty(start.folder):
+        return _run(start, request, argv, reporter, ranks, began_s, force=force)
 
 
 def _run(

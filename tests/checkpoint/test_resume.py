@@ -3,10 +3,12 @@
 import json
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from benchmarks.robustness.crash_test import differences
+from fastast.checkpoint.resume import find_start
 from fastast.cli import main
 from fastast.config import GATES
 from fastast.run_folder import RunFolder
@@ -282,3 +284,16 @@ def test_resume_says_what_it_finds_no_run_in(gated, pictures, tmp_path, monkeypa
 def test_the_data_folder_is_refused_as_a_run_folder(pictures, capsys):
     assert main(["train", *options(pictures, pictures)]) == 2
     assert "is the data folder" in capsys.readouterr().err
+
+
+def test_runs_that_start_in_the_same_second_get_a_folder_each(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fastast.checkpoint.resume.time.strftime", lambda _: "20270101-120000")
+    with ThreadPoolExecutor(8) as threads:
+        starts = list(threads.map(lambda _: find_start({"arch": "resnet18"}, None), range(8)))
+    assert len({start.folder.path for start in starts}) == 8
+    assert all(start.folder.path.is_dir() for start in starts)
+    shutil.rmtree("runs")
+    assert main(["train", "--data", "absent"]) == 2  # nor does a run that is refused leave one behind
+    assert "absent" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
