@@ -19,10 +19,13 @@ from fastast.run_folder import code_version, read_json
 
 COPIES = 70  # of the drawn pictures in an epoch, so that the fastest gate's takes longer than 2 s on an H100
 BENCH_SHARE = 0.9  # of the time left is the bench's budget; the rest is its start and end
-# Of the bench; the last is the rule as it was published.
-ARMS = "dense;random:target=0.3;memory:target=auto;forward:selection=hard,target=0.1"
+# Of the bench: the default gate and small pictures first, each alone and both; the last is the rule as published.
+ARMS = (
+    "dense;random:target=0.3;memory:target=auto;dense:train-size=auto;memory:target=auto,train-size=auto;"
+    "forward:selection=hard,target=0.1"
+)
 STOP_S = 20.0  # for a bench to stop with a checkpoint
-THREE_SEEDS_S = 1800.0  # in less time, one seed has to do
+LONG_S = 1800.0  # in less time, one seed and one budget have to do: every run starts anew
 SPARE_S = 15.0  # for the start of the item's own process, and for its report
 DONE, ALL_FAILED = 0, 1  # exit codes of a bench
 
@@ -58,7 +61,9 @@ gates_at_30 = partial(gates_at, 0.3)
 
 
 def accuracy(settings: Settings, report: Report) -> None:
-    """`fastast bench` within the item's time: gates beside dense and random at equal budgets, three seeds if they fit.
+    """`fastast bench` within the item's time: gates and growing pictures beside dense and random at equal budgets.
+
+    Three seeds and three budgets if they fit. NVML reads the joules of every run.
 
     ResNet-50 at 128 px, on the pictures of --data (Imagenette, say), else on the drawn ones.
 
@@ -68,14 +73,14 @@ def accuracy(settings: Settings, report: Report) -> None:
     end = time.monotonic() + settings.seconds - STOP_S - SPARE_S
     name, pictures = next(iter(picture_sets(settings).items()))
     image_size = 32 if settings.tiny else 128
-    arms, budgets = ("dense;random", "9ep") if settings.tiny else (ARMS, "4,8,16ep")
+    long = settings.seconds > LONG_S
+    arms, budgets = ("dense;random", "9ep") if settings.tiny else (ARMS, "4,8,16ep" if long else "8ep")
     out = settings.work / f"bench-{name}-{'tiny' if settings.tiny else 'full'}-{code_version()[1]}"
     command = [sys.executable, "-m", "fastast", "bench", "--data", os.fspath(pictures), "--out", os.fspath(out)]
     options = f"--arch {settings.arch} --image-size {image_size} --batch-size {settings.batch_size} --arms {arms}"
     command += f"{options} --budgets {budgets} --device {settings.device} --seed {settings.seed}".split()
     limit = "" if settings.tiny else f"--time {max(1.0, BENCH_SHARE * (end - time.monotonic())):.0f}s"
-    num_seeds = 3 if settings.seconds > THREE_SEEDS_S else 1
-    code = run_until(end, [*command, *f"--seeds {num_seeds} {limit}".split()])
+    code = run_until(end, [*command, *f"--seeds {3 if long else 1} {limit}".split()])
     late = time.monotonic() >= end
     points = []
     if (late or code in (DONE, ALL_FAILED)) and (out / "bench.json").exists():

@@ -281,7 +281,7 @@ def test_command_refuses_bad_usage(tmp_path, capsys):
     assert main(["--device", "cpu", "--out", str(tmp_path / "a.json")]) == 2
     assert "add --tiny" in capsys.readouterr().err
     assert main(["--device", "cpu", "--tiny", "--out", str(tmp_path / "a.json"), "--items", "nothing"]) == 2
-    assert "choose from mixed_pixels" in capsys.readouterr().err
+    assert "choose from dense" in capsys.readouterr().err
 
 
 def test_visible_gpus_follow_cuda_visible_devices(monkeypatch):
@@ -294,7 +294,7 @@ def test_visible_gpus_follow_cuda_visible_devices(monkeypatch):
 def test_all_gpus_add_short_items_and_scaling():
     found = all_items(3, every_gpu=True)
     assert [item.name for item in found[len(ITEMS) :]] == [
-        *("ceilings, GPU 1", "dense, GPU 1", "ceilings, GPU 2", "dense, GPU 2", "scaling")
+        *("dense, GPU 1", "ceilings, GPU 1", "dense, GPU 2", "ceilings, GPU 2", "scaling")
     ]
     assert [item.gpu for item in found[len(ITEMS) :]] == [1, 1, 2, 2, None]
     assert all_items(3, every_gpu=False) == list(ITEMS)
