@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from fastast.config_checks import check_config
 from fastast.gates.registry import AUTO, GATES
 from fastast.loggers.available import LOGGERS
-from fastast.options import checked_value, option, parse_budget
+from fastast.options import checked_value, command_words, option
 from fastast.phases import PROBE
+from fastast.presets import PRESETS
 from fastast.train_sizes import train_sizes
 
 SIGNIFICANCE = tuple(dict.fromkeys(kind for entry in GATES.values() for kind in entry.significance))
@@ -70,6 +71,13 @@ class TrainConfig:
         "what to start from: none, imagenet (torchvision's best, or timm's; a module:function gets weights= too), or a "
         ".pt/.pth/.safetensors file; with few pictures, start from imagenet",
         metavar="none|imagenet|FILE",
+    )
+    preset: str | None = option(
+        None,
+        "defaults for a purpose, which every other option overrides: "
+        + "; ".join(f"{name}: {' '.join(command_words(options))}" for name, options in PRESETS.items()),
+        kind=str,
+        choices=PRESETS,
     )
     start: str | None = option(
         None,
@@ -346,22 +354,3 @@ class TrainConfig:
     def train_sizes(self) -> tuple[int, ...]:
         """Sides of the training pictures, pixels, in the order in which a run uses them."""
         return train_sizes(self.train_size, self.image_size)
-
-
-def planned_epochs(config: TrainConfig) -> float | None:
-    """Epochs that dense training would make; None where a time or an energy decides."""
-    if config.budget is None:
-        return config.epochs
-    kind, value = parse_budget(config.budget, "--budget")
-    return value if kind == "ep" else None
-
-
-def idle_gate(config: TrainConfig) -> str | None:
-    """A line for the user where the dense epochs leave the gate nothing, else None."""
-    epochs, warmup_epochs = planned_epochs(config), config.warmup_epochs or 0.0
-    if config.gate == "dense" or epochs is None or warmup_epochs + config.anneal < epochs:
-        return None
-    dense = f"--warmup-epochs {warmup_epochs:g}" + (f" and --anneal {config.anneal:g}" if config.anneal else "")
-    whole = f"--epochs {epochs:g}" if config.budget is None else f"--budget {config.budget}"
-    more = "give more epochs" if config.budget is None else "give a larger budget"
-    return f"--gate {config.gate} never runs: {dense} take all {whole}; {more}, or --warmup-epochs 0"

@@ -25,6 +25,25 @@ def check_config(config: TrainConfig) -> None:
         check(config)
 
 
+def planned_epochs(config: TrainConfig) -> float | None:
+    """Epochs that dense training would make; None where a time or an energy decides."""
+    if config.budget is None:
+        return config.epochs
+    kind, value = parse_budget(config.budget, "--budget")
+    return value if kind == "ep" else None
+
+
+def idle_gate(config: TrainConfig) -> str | None:
+    """A line for the user where the dense epochs leave the gate nothing, else None."""
+    epochs, warmup_epochs = planned_epochs(config), config.warmup_epochs or 0.0
+    if config.gate == "dense" or epochs is None or warmup_epochs + config.anneal < epochs:
+        return None
+    dense = f"--warmup-epochs {warmup_epochs:g}" + (f" and --anneal {config.anneal:g}" if config.anneal else "")
+    whole = f"--epochs {epochs:g}" if config.budget is None else f"--budget {config.budget}"
+    more = "give more epochs" if config.budget is None else "give a larger budget"
+    return f"--gate {config.gate} never runs: {dense} take all {whole}; {more}, or --warmup-epochs 0"
+
+
 def _check_schedule(config: TrainConfig) -> None:
     require(
         config.eval_every == "auto" or _is_positive(config.eval_every),

@@ -1,4 +1,4 @@
-"""Where the options of a run come from: defaults, those of the demo, a TOML file."""
+"""Where the options of a run come from: defaults, those of the demo and of a preset, a TOML file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from fastast.config import TrainConfig
 from fastast.errors import InputError
 from fastast.options import checked_value, flag_of
+from fastast.presets import DEMO, PRESETS
 from fastast.removed import removed_option
 
 if sys.version_info >= (3, 11):
@@ -18,19 +19,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# What learns the demo set in the time that somebody who tries fastast will wait.
-DEMO_DEFAULTS: dict[str, Any] = {
-    "arch": "resnet18",
-    "image_size": 48,
-    "epochs": 8.0,
-    "batch_size": 32,
-    "lr": 0.02,
-    "min_crop": 0.5,
-}
-
 
 def resolve(options: dict[str, Any]) -> TrainConfig:
-    """Makes the config of a run: the defaults, then the demo's where no data is named, then `options`.
+    """Makes the config of a run: the defaults, the demo's where no data is named, the preset's, then `options`.
 
     Args:
         options: those that the user chose, by field name.
@@ -38,10 +29,12 @@ def resolve(options: dict[str, Any]) -> TrainConfig:
     Raises:
         InputError: a wrong type or a value out of range.
     """
-    defaults = {} if names_data(options) else dict(DEMO_DEFAULTS)
-    if options.get("budget") is not None:
-        defaults.pop("epochs", None)
-    return TrainConfig(**{**defaults, **options})
+    chosen: dict[str, Any] = {}
+    for layer in ({} if names_data(options) else DEMO, PRESETS.get(options.get("preset", ""), {}), options):
+        if any(layer.get(name) is not None for name in ("epochs", "budget")):  # of which a run has one
+            chosen = {name: value for name, value in chosen.items() if name not in ("epochs", "budget")}
+        chosen |= layer
+    return TrainConfig(**chosen)
 
 
 def names_data(options: dict[str, Any]) -> bool:

@@ -14,7 +14,8 @@ from fastast.cli import build_parser, main
 from tests.conftest import ROOT, run_fastast
 
 COMMON = (
-    "--help --help-all --config --data --arch --weights --image-size --batch-size --lr --target --seed --device --nproc"
+    "--help --help-all --config --data --arch --weights --preset --image-size --batch-size --lr --target --seed "
+    "--device --nproc"
 )
 ADVANCED = (
     "--train-dir --val-dir --val-split --lr-warmup --momentum --weight-decay --label-smoothing --min-crop --no-flip "

@@ -6,13 +6,15 @@ import math
 import pytest
 import torch
 
-from fastast.config import SIGNIFICANCE, TrainConfig, idle_gate
-from fastast.config_file import DEMO_DEFAULTS, read_toml, resolve
+from fastast.config import SIGNIFICANCE, TrainConfig
+from fastast.config_checks import idle_gate
+from fastast.config_file import read_toml, resolve
 from fastast.device import Runtime
 from fastast.errors import InputError
 from fastast.gates.memory import SCORES, Memory
 from fastast.gates.registry import GATES, unused_options
 from fastast.gates.significance import KINDS
+from fastast.presets import DEMO, PRESETS
 from fastast.train.defaults import complete_config
 
 
@@ -155,10 +157,26 @@ def test_idle_gate():
 
 
 def test_demo_defaults():
-    assert resolve({}).arch == DEMO_DEFAULTS["arch"]
+    assert resolve({}).arch == DEMO["arch"]
     assert resolve({"arch": "resnet34"}).arch == "resnet34"
     assert resolve({"data": "d"}).arch == "resnet50"
     assert resolve({"train_dir": "d", "val_split": 0.1}).epochs == 40
+
+
+def test_preset_stands_between_the_defaults_and_every_other_option(tmp_path):
+    for name, values in PRESETS.items():
+        config = resolve({"data": "d", "preset": name})
+        assert {option: getattr(config, option) for option in values} == values
+        assert config.epochs is None
+    assert resolve({"data": "d", "preset": "scratch", "epochs": 3}).budget is None
+    assert resolve({"data": "d", "preset": "finetune", "weights": "w.pt"}).weights == "w.pt"
+    (tmp_path / "c.toml").write_text('preset = "scratch"\nbudget = "1ep"')
+    config = resolve({**read_toml(str(tmp_path / "c.toml")), "data": "d"})
+    assert (config.budget, config.train_size) == ("1ep", "auto")
+    demo = resolve({"preset": "finetune"})
+    assert (demo.arch, demo.lr, demo.epochs) == (DEMO["arch"], None, None)
+    with pytest.raises(InputError, match="--preset quick: choose from finetune, scratch"):
+        resolve({"preset": "quick"})
 
 
 def test_toml_keys_take_hyphen_or_underscore(tmp_path):

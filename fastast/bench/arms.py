@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastast.config import idle_gate
+from fastast.config_checks import idle_gate
 from fastast.config_file import option_named, resolve
 from fastast.errors import InputError
 from fastast.gates.registry import GATES, unused_options

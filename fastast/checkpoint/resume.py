@@ -42,6 +42,7 @@ FIXED_OPTIONS = frozenset(
         "freeze",
         "freeze_bn",
         "optimizer",
+        "preset",
     )
 )
 PATH_OPTIONS = ("data", "val_dir", "out")

@@ -24,8 +24,8 @@ GROUPS = {
 }
 # What `--help` shows; the others are for `--help-all`.
 COMMON = {
-    *("data", "out", "arch", "weights", "image_size", "epochs", "budget", "batch_size", "lr", "gate", "target"),
-    *("max_time", "seed", "device", "nproc"),
+    *("data", "out", "arch", "weights", "preset", "image_size", "epochs", "budget", "batch_size", "lr", "gate"),
+    *("target", "max_time", "seed", "device", "nproc"),
 }
 REMOVED = ("proxy_size", "proxy_arch", "proxy_bn_every", "clip_weights", "target_schedule", "read", "tensorboard")
 

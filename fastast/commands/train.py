@@ -16,7 +16,7 @@ examples:
   fastast train --data D --gate forward --selection hard --target 0.1    Adaptive Sparse Training as published
   fastast train --data D --gate dense             the baseline: every sample reaches backward
   fastast train --data D --budget 8h50m           train for as long as there is; also 5ep (epochs' work), 500kJ
-  fastast train --data D --weights imagenet --lr 0.002 --epochs 10
+  fastast train --data D --preset finetune        few pictures: start from ImageNet weights
   fastast train --out runs/a --resume             continue a run that was stopped, or killed
   fastast train --data D --out runs/a --resume --max-time 8h50m    start or continue, and stop in time
 

@@ -132,7 +132,7 @@ def _imagenet_state(arch: str) -> dict[str, Tensor]:
         place = Path(torch.hub.get_dir()) / "checkpoints"
         raise InputError(
             f"--weights imagenet: could not download ({error}); fetch {weights.url} where there is a network, and put "
-            f"it into {place}, or name it with --weights"
+            f"it into {place}, or pass it as --weights {weights.url.rsplit('/', 1)[-1]}"
         ) from error
 
 
@@ -231,7 +231,7 @@ def last_module(model: nn.Module) -> str:
     return names[-1].rpartition(".")[0]
 
 
-def check_fits(twin: nn.Module, arch: str, image_size: int, num_classes: int, *, grows: bool = False) -> None:
+def check_fits(twin: nn.Module, arch: str, image_size: int, num_classes: int, *, grows_to: int | None = None) -> None:
     """Runs one blank picture through a network in eval mode.
 
     Args:
@@ -239,7 +239,7 @@ def check_fits(twin: nn.Module, arch: str, image_size: int, num_classes: int, *,
         arch: its name, for the message.
         image_size: side of the picture, pixels.
         num_classes: scores that it is to give.
-        grows: the size is one of `--train-size`, not of `--image-size`.
+        grows_to: `--image-size`, where the size is one of `--train-size`.
 
     Raises:
         InputError: it cannot take pictures of that size, or gives something other than one score for each class.
@@ -250,10 +250,10 @@ def check_fits(twin: nn.Module, arch: str, image_size: int, num_classes: int, *,
             output = twin(torch.zeros(1, 3, image_size, image_size, device=device))
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
-        if grows:
+        if grows_to is not None:
             raise InputError(
-                f"--arch {arch} takes no pictures of {image_size} px ({reason}); leave out --train-size, or start it "
-                "at a larger size if the network takes more than one"
+                f"--arch {arch} takes no pictures of {image_size} px ({reason}); train at one size, "
+                f"--train-size {grows_to}:{grows_to}, or start at a larger one if the network takes several"
             ) from error
         made_for = f"{settings(arch).input_size[-1]}" if is_timm(arch) else "such as 224 or 299"
         raise InputError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from fastast.config import TrainConfig, planned_epochs
+from fastast.config import TrainConfig
+from fastast.config_checks import planned_epochs
 from fastast.cores import usable_cores
 from fastast.device import Runtime
 from fastast.errors import InputError

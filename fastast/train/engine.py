@@ -97,7 +97,7 @@ class Engine:
         self._arch, self._image_size, self._train_sizes = config.arch, config.image_size, config.train_sizes
         for size in self._train_sizes:
             if size != config.image_size:
-                check_fits(twin, config.arch, size, num_classes, grows=True)
+                check_fits(twin, config.arch, size, num_classes, grows_to=config.image_size)
         self.units = forward_units(twin, self._train_sizes, config.image_size)
         freeze(self.model, config.freeze, statistics=config.keeps_statistics)
         self.train_cost = train_cost(self.model, config.image_size)

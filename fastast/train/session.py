@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 
 from fastast.checkpoint.resume import RunStart, find_start, removed_if_empty
-from fastast.config import STALL_TIMEOUT_S, TrainConfig, idle_gate
+from fastast.config import STALL_TIMEOUT_S, TrainConfig
+from fastast.config_checks import idle_gate
 from fastast.data import Dataset, require_outside
 from fastast.device import Runtime, is_out_of_memory, limit_torch_threads, open_runtime
 from fastast.distributed.environment import find_world, is_elastic, is_restart, launched_by_torchrun

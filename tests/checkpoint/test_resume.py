@@ -11,6 +11,8 @@ from benchmarks.robustness.crash_test import differences
 from fastast.checkpoint.resume import find_start
 from fastast.cli import main
 from fastast.config import GATES
+from fastast.errors import InputError
+from fastast.presets import PRESETS
 from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
 from fastast.train import session
@@ -71,6 +73,21 @@ def test_line_of_the_last_batch_survives_a_stop(pictures, tmp_path, monkeypatch)
         codes = [main(["train", *options(pictures, parts, **changes), "--resume"]) for _ in range(3)]
     assert codes == [128 + signal.SIGUSR1] * 2 + [0]
     assert differences(RunFolder(parts), RunFolder(whole)) == []
+
+
+def test_resumed_run_keeps_what_its_preset_was(pictures, tmp_path, monkeypatch):
+    """A later version may change the preset, but not a run that started from it."""
+    out = tmp_path / "run"
+    words = [word for word in options(pictures, out) if word not in ("--epochs", "3")]
+    words += ["--preset", "scratch", "--train-size", "24:32", "--max-time", "0.001s"]
+    assert main(["train", *words]) == 3
+    config = json.loads((out / "config.json").read_text())
+    assert (config["preset"], config["budget"]) == ("scratch", PRESETS["scratch"]["budget"])
+    monkeypatch.setitem(PRESETS, "scratch", {"budget": "3ep", "ema": "auto"})
+    start = find_start({"preset": "scratch", "out": str(out)}, "auto")
+    assert (start.config.budget, start.config.ema) == (config["budget"], "off")
+    with pytest.raises(InputError, match="--preset finetune: the run was started with scratch"):
+        find_start({"preset": "finetune", "out": str(out)}, "auto", force=True)
 
 
 def test_max_time_stops_with_a_checkpoint_and_its_exit_code(gated, pictures, tmp_path, capsys):

@@ -17,6 +17,8 @@ from PIL import Image
 from fastast.checkpoint.file_format import export_weights
 from fastast.cli import build_parser, main
 from fastast.models.weights_info import WeightsInfo
+from fastast.options import command_words
+from fastast.presets import PRESETS
 from tests.conftest import ROOT
 from tests.docs.pages import PAGES, blocks, commands, name_of
 
@@ -33,6 +35,7 @@ SMALL_PICTURES = ["--image-size", "32"]  # where the page does not say another s
 # What in a command of ours says that it is parsed, but not run, and why.
 NOT_RUN = {
     "--weights imagenet": "downloads",
+    "--preset finetune": "downloads",
     "--budget 40m": "takes that long",
     "--budget 500kJ": "needs a GPU",
     "--gate cycle": "the test of the example runs it",
@@ -93,6 +96,12 @@ def test_programs_modules_and_extras_exist(page):
 def test_options_in_running_text_exist(page):
     text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     assert set(re.findall(r"`(--[a-z0-9][a-z0-9-]*)", text)) <= known_options() | OF_OTHERS
+
+
+def test_presets_are_as_documented():
+    page = (ROOT / "docs" / "fine-tuning.md").read_text()
+    for name, options in PRESETS.items():
+        assert f"| `{name}` | `{' '.join(command_words(options))}` |" in page
 
 
 @functools.cache

@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.robustness.crash_test import differences
 from fastast.cli import main
-from fastast.config import GATES, TrainConfig, idle_gate
+from fastast.config import GATES, TrainConfig
+from fastast.config_checks import idle_gate
 from fastast.errors import InputError
 from fastast.options import Amount, parse_budget
 from fastast.phases import ANNEAL, DENSE, GATED, WARMUP

@@ -120,7 +120,7 @@ def test_network_of_one_size_is_refused_in_one_line(pictures, tmp_path, capsys):
     assert main(["train", *arguments]) == 2
     error = capsys.readouterr().err
     assert "--arch tests.nets:fixed takes no pictures of 16 px" in error
-    assert "leave out --train-size" in error
+    assert "--train-size 32:32" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
