@@ -282,6 +282,12 @@ def code_version() -> tuple[str, str | None]:
     return __version__, described.stdout.strip()
 
 
+def version_words() -> str:
+    """`code_version` as one line: "0.1.0 (commit 69bcb73fc82d)"."""
+    version, commit = code_version()
+    return f"{version} (commit {commit})" if commit else version
+
+
 def _open_locked(path: Path) -> int | None:
     """Opens and locks a file; None on a file system that has no locks.
 

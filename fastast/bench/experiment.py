@@ -18,12 +18,12 @@ from fastast.bench.notes import NO_RANDOM, notes_of
 from fastast.bench.runner import BadInput, Runner, measure_pace
 from fastast.bench.statistics import summarise
 from fastast.bench.tables import plan_lines, result_lines, run_line
-from fastast.checkpoint.resume import FREE_OPTIONS, absolute_paths
+from fastast.checkpoint.resume import FREE_OPTIONS, absolute_paths, stored_options
 from fastast.config_file import resolve
 from fastast.data import require_outside
 from fastast.errors import InputError
 from fastast.loggers.console import Reporter
-from fastast.options import flag_of, parse_duration, require
+from fastast.options import command_words, flag_of, parse_duration, require
 from fastast.report.bench_page import write_bench_report
 from fastast.run_folder import RunFolder, code_version, finite, read_json
 from fastast.signals import Stopped
@@ -208,15 +208,21 @@ class Bench:
         """Takes up the bench in the folder; False if there is none."""
         if not self._plan_path.exists():
             return False
-        plan, remedy = read_json(self._plan_path), "name another folder with --out, or leave the option as it was"
+        plan = read_json(self._plan_path)
         if plan.get("schema") != PLAN_SCHEMA:
             raise InputError(f"{self._plan_path}: of another version of fastast; name another folder with --out")
         stored, scale = plan.get("options"), plan.get("scale")
         if not isinstance(stored, dict) or not isinstance(scale, float | int | None):
             raise InputError(f"{self._plan_path}: damaged; name another folder with --out")
+        stored = stored_options({**stored, "gate": self._config.gate}, self._plan_path)
         for name, value in self._fixed_options().items():
-            if stored.get(name) != value:
-                raise InputError(f"{flag_of(name)} {value}: the bench in {self._out} has {stored.get(name)}; {remedy}")
+            if stored[name] != value:
+                flag, words = flag_of(name), command_words({name: stored[name]})
+                remedy = f"give {' '.join(words)}" if words else f"leave {flag} out"
+                raise InputError(
+                    f"{flag}{'' if value is None else f' {value}'}: the bench in {self._out} has {stored[name]}; "
+                    f"{remedy}, or name another folder with --out"
+                )
         if (self._time is None) != (scale is None):
             had = (
                 "was started without --time; leave it out" if scale is None else "was started with --time; give it too"

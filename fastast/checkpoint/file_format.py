@@ -163,8 +163,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: damaged, or holds more than plain tensors; not loaded") from error
     except Exception as error:  # torch.load raises many kinds for what it cannot read
         raise InputError(f"{path}: damaged or not a checkpoint ({type(error).__name__})") from error
-    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
-        raise InputError(f"{path}: not a fastast checkpoint of schema {SCHEMA}")
+    if not isinstance(state, dict) or "schema" not in state:
+        raise InputError(f"{path}: not a fastast checkpoint")
+    if state["schema"] != SCHEMA:
+        raise InputError(
+            f"{path}: was written by another version of fastast (its schema is {state['schema']}, here {SCHEMA}); "
+            "continue with that version, or start anew with another --out"
+        )
     return state
 
 

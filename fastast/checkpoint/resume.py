@@ -46,6 +46,8 @@ FIXED_OPTIONS = frozenset(
     )
 )
 PATH_OPTIONS = ("data", "val_dir", "out")
+# What runs did before there was the option, where its default does something else: `start` would probe a new head.
+BEFORE_THE_OPTION = {"start": "random"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,18 +214,12 @@ def _same_options(
     stored: dict[str, Any], typed: dict[str, Any], source: Path, *, force: bool = False
 ) -> tuple[TrainConfig, tuple[str, ...]]:
     """The options of a run that resumes, and the changes among them."""
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
-    if not isinstance(stored, dict) or not all(isinstance(name, str) for name in stored):
-        raise InputError(f"{source}: its options are damaged; start anew with another --out")
-    for name in sorted(stored.keys() - known):
-        removed = removed_option(name)
-        reason = f"{flag_of(name)} {removed}" if removed else f"unknown option {name}"
-        raise InputError(f"{source}: {reason}; it was written by another version, start anew with another --out")
+    stored = stored_options(stored, source)
     changed = []
     for name, value in typed.items():
-        if name in FREE_OPTIONS or value == stored.get(name):
+        if name in FREE_OPTIONS or value == stored[name]:
             continue
-        if name == "batch_size" and type(value) is int and value > (stored.get(name) or value):
+        if name == "batch_size" and type(value) is int and value > (stored[name] or value):
             continue  # which shrinks to what is stored if the training set is too small for it, as the run will check
         flag = flag_of(name)
         if name in FIXED_OPTIONS or not force:
@@ -231,8 +227,28 @@ def _same_options(
                 "" if name in FIXED_OPTIONS else ", add --force to change it"
             )
             raise InputError(
-                f"{flag} {value}: the run was started with {stored.get(name)}; {remedy}, or start anew with another "
-                "--out"
+                f"{flag} {value}: the run was started with {stored[name]}; {remedy}, or start anew with another --out"
             )
-        changed.append(f"{flag} {stored.get(name)} -> {value}")
+        changed.append(f"{flag} {stored[name]} -> {value}")
     return TrainConfig(**{**stored, **typed}), tuple(changed)
+
+
+def stored_options(stored: Any, source: Path) -> dict[str, Any]:
+    """All options, by field name, of a run or bench that this version or an earlier one started.
+
+    Args:
+        stored: those that were written down. One that is not there was not yet to be had: it counts as what was done
+            then, which is its default but for `BEFORE_THE_OPTION`.
+        source: the file that they come from.
+
+    Raises:
+        InputError: they are damaged, or one of them is not to be had any more.
+    """
+    known = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    if not isinstance(stored, dict) or not all(isinstance(name, str) for name in stored):
+        raise InputError(f"{source}: its options are damaged; start anew with another --out")
+    for name in sorted(stored.keys() - known.keys()):
+        removed = removed_option(name)
+        reason = f"{flag_of(name)} {removed}" if removed else f"unknown option {name}"
+        raise InputError(f"{source}: {reason}; it was written by another version, start anew with another --out")
+    return dataclasses.asdict(TrainConfig(**{**known, **BEFORE_THE_OPTION, **stored}))

@@ -12,7 +12,7 @@ from fastast.checkpoint.writer import CheckpointWriter
 from fastast.energy.power_log import PowerRow, write_power_csv
 from fastast.loggers.console import Reporter
 from fastast.models.weights_info import WeightsInfo
-from fastast.run_folder import RunFolder
+from fastast.run_folder import RunFolder, version_words
 from fastast.train.predictions import write_predictions
 from fastast.train.summary import write_best
 from fastast.train.trainer import Trainer
@@ -38,6 +38,7 @@ class Checkpointer:
         self._every_s = every_min * 60
         self._saved_at = time.monotonic()
         config, dataset = trainer.config, trainer.dataset
+        self._version = version_words()
         self._info = WeightsInfo.of(config.arch, dataset.classes, config.image_size, dataset.train.bits)
         self._writer = CheckpointWriter(folder, on_error=reporter.note)
         self._predictions: dict[str, Any] = {}  # still to be written
@@ -61,6 +62,7 @@ class Checkpointer:
             return
         state = {
             "trainer": trained,
+            "version": self._version,
             "config": dataclasses.asdict(self._trainer.config),
             "dtype": str(self._trainer.runtime.dtype),
             "fingerprint": self._trainer.dataset.fingerprint,

@@ -51,6 +51,7 @@ from fastast.train.spent import meter_budget, unreadable_energy
 from fastast.train.start import (
     changed_dtype,
     changed_world_size,
+    describe_mismatch,
     require_same_pictures,
     resume_run,
     start_run,
@@ -234,7 +235,7 @@ def _fit(
                 state=None if state is None else state["trainer"],
             )
         except StateMismatch as error:
-            raise InputError(f"{start.checkpoint}: does not fit this run ({error})") from error
+            raise InputError(describe_mismatch(start, str(error))) from error
         exit_code = 1  # for as long as nothing better can be said
         stack.callback(lambda: close_or_leave(trainer, request, exit_code))
 

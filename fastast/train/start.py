@@ -12,7 +12,7 @@ from fastast.device import Runtime
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
 from fastast.loggers.console import Reporter
-from fastast.run_folder import RunFolder
+from fastast.run_folder import RunFolder, version_words
 from fastast.train.summary import write_classes
 from fastast.train.trainer import Trainer
 from fastast.train.watchdog import STALL_FILE
@@ -51,6 +51,20 @@ def changed_world_size(state: dict[str, Any], ranks: Ranks) -> tuple[str, ...]:
     """One line if a checkpoint is of another number of ranks, else none."""
     before = len(state["trainer"]["ranks"])
     return () if before == ranks.size else (f"the number of processes has changed since ({before} -> {ranks.size})",)
+
+
+def describe_mismatch(start: RunStart, reason: str) -> str:
+    """What to tell of a checkpoint whose state the trainer cannot load: who wrote it, and what to do."""
+    assert start.state is not None
+    version, remedy = start.state.get("version"), "start anew with another --out (--weights takes this run's "
+    remedy += "model.safetensors)"
+    if version == version_words():
+        return f"{start.checkpoint}: does not fit this run ({reason}); {remedy}"
+    writer = f"fastast {version}" if isinstance(version, str) else "an earlier version of fastast"
+    return (
+        f"{start.checkpoint}: was written by {writer}, whose state fastast {version_words()} cannot load ({reason}); "
+        f"continue with that version, or {remedy}"
+    )
 
 
 def _restore_folder(trainer: Trainer, start: RunStart, sizes: dict[str, int]) -> None:

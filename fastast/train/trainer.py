@@ -6,9 +6,10 @@ samples wait in the queue: full batches are then trained. Every shape is constan
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -116,6 +117,10 @@ class Trainer:
         self.waiting: Callable[[], None] = lambda: None
         self.requested: Callable[[], int] = lambda: 0
         num_train = dataset.train.num_samples
+        num_waiting = 0
+        if state is not None:
+            with _mismatches():
+                num_waiting = Engine.num_waiting(_part(state, "engine"), ranks.size)
         self.engine, self.runtime = build_engine(
             config,
             runtime,
@@ -126,7 +131,7 @@ class Trainer:
             num_train=num_train,
             class_counts=np.bincount(dataset.train.labels, minlength=len(dataset.classes)),
             ranks=ranks,
-            num_waiting=0 if state is None else Engine.num_waiting(_part(state, "engine"), ranks.size),
+            num_waiting=num_waiting,
         )
         if config.start == PROBE and state is None:
             self.engine.open_head()  # refused before the folder is taken
@@ -168,10 +173,8 @@ class Trainer:
         self.position = RunPosition(self.planner)
         self._lap_s = self._began_s = time.monotonic()
         if state is not None:
-            try:
+            with _mismatches():
                 self._load(state)
-            except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-                raise StateMismatch((str(error).splitlines() or [type(error).__name__])[0]) from error
 
     def _note_loader(self, line: str) -> None:
         if self.ranks.is_first:
@@ -405,6 +408,15 @@ class Trainer:
         self.schedule.load_state_dict(shared["schedule"])
         self._pace.progress = shared["run_progress"]
         self.position.load_state_dict(shared, self.runtime.device, batch_size=self.batch_size, ranks=ranks)
+
+
+@contextlib.contextmanager
+def _mismatches() -> Iterator[None]:
+    """Takes what a state of another run or version may raise for a `StateMismatch`."""
+    try:
+        yield
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise StateMismatch(": ".join([type(error).__name__, *str(error).splitlines()[:1]])) from error
 
 
 def _part(state: dict[str, Any], name: str) -> list[Any]:

@@ -86,6 +86,28 @@ def test_bench_continues_with_more_seeds_budgets_and_arms(runner, tmp_path, caps
     assert "--lr 0.1: the bench in" in capsys.readouterr().err
 
 
+def test_bench_continues_where_options_were_added_since(runner, tmp_path, capsys):
+    out, weights = tmp_path / "b", ["--weights", str(tmp_path / "a.pt")]
+    assert bench(out, "--seeds", "1", "--start", "random", *weights) == 0
+    plan = json.loads((out / "plan.json").read_text())
+    for name in ("start", "optimizer", "weight_decay", "freeze_bn"):
+        del plan["options"][name]
+    (out / "plan.json").write_text(json.dumps(plan))
+    assert bench(out, "--seeds", "2", "--start", "random", *weights) == 0
+    assert len(result_of(out)["runs"]) == 12
+    capsys.readouterr()
+    for more, words in (
+        (["--start", "random", "--optimizer", "adamw"], f"the bench in {out} has sgd; give --optimizer sgd, or"),
+        (["--start", "probe"], f"--start probe: the bench in {out} has random; give --start random, or"),
+        ([], f"--start: the bench in {out} has random; give --start random"),  # today's default would probe
+    ):
+        assert bench(out, *more, *weights) == 2
+        assert words in capsys.readouterr().err
+    (out / "plan.json").write_text(json.dumps({**plan, "options": {**plan["options"], "read": "pread"}}))
+    assert bench(out, "--start", "random", *weights) == 2
+    assert "--read was removed" in capsys.readouterr().err
+
+
 def test_next_command_names_its_seeds_once():
     for seeds in (["--seeds", "3"], ["--seeds=3"], []):
         assert experiment.with_seeds(["bench", *seeds, "--out", "R"], 5) == ["bench", "--out", "R", "--seeds", "5"]

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from benchmarks.robustness.crash_test import differences
+from fastast.checkpoint.file_format import load_checkpoint, save_checkpoint
 from fastast.checkpoint.resume import find_start
 from fastast.cli import main
 from fastast.config import GATES
@@ -314,3 +315,23 @@ def test_runs_that_start_in_the_same_second_get_a_folder_each(tmp_path, monkeypa
     assert main(["train", "--data", "absent"]) == 2  # nor does a run that is refused leave one behind
     assert "absent" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_version_names_it(pictures, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    stopped_run(monkeypatch, pictures, out)
+    capsys.readouterr()
+    written = load_checkpoint(RunFolder(out).last)
+    del written["trainer"]["shared"]["log"]
+    for version, words in (
+        (written["version"], "last.pt: does not fit this run (KeyError: 'log'); start anew with another --out"),
+        ("0.0.9", "last.pt: was written by fastast 0.0.9, whose state fastast 0."),
+        (None, "last.pt: was written by an earlier version of fastast, whose state"),
+    ):
+        save_checkpoint(RunFolder(out).last, {**written, "version": version})
+        assert main(["train", "--out", str(out), "--resume"]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert "another --out (--weights takes this run's model.safetensors)" in error
+        assert error.count("\n") == 1
+        assert ("continue with that version" in error) == (version != written["version"])
