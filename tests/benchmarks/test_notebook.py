@@ -14,7 +14,8 @@ from tests.conftest import ROOT
 
 NOTEBOOK = ROOT / "benchmarks" / "kaggle_t4x2.ipynb"
 TINY = shlex.split(
-    "--device cpu --arch tests.nets:tiny --weights none --image-size 32 --batch-size 16 --precision fp32 --threads 1"
+    "--device cpu --arch tests.nets:tiny --weights none --image-size 32 --batch-size 16 --precision fp32 --threads 1 "
+    "--dense-calibration 0"
 )
 
 nbformat = pytest.importorskip("nbformat", reason="pip install -e '.[dev]'")
@@ -73,15 +74,17 @@ def test_second_session_resumes_the_first(pictures: Path, tmp_path: Path, monkey
     assert stopped["stopped"] == "max_time"
     shutil.copytree(first, tmp_path / "input" / "kaggle-t4x2")  # its output, added as a data set
 
-    execute(
+    text, _ = execute(
         monkeypatch,
         tmp_path / "input",
         second,
         FULL="--max-time 9m",
         BENCH=bench,
         SUITE=suite,
-        PARTS="full,bench,suite",
+        PARTS="short,full,bench,suite",
     )
+    assert "| short: 4 epochs | short-published: 4 epochs | full: 40 epochs |" in text
+    assert f"| measured: joules by NVML {'| not measured ' * 3}|" in text
     summary = json.loads((second / "full" / "summary.json").read_text())
     assert summary["stopped"] is None
     assert summary["samples"]["offered"] == 40 * 240
