@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastast.gates.memory import SCORES, label_probability
+from fastast.gates.memory import SCORES
 from fastast.gates.registry import GATES
 from fastast.gates.sampling import adaptive_share
 from fastast.report.run_record import RunRecord
@@ -41,7 +41,7 @@ def forecast(record: RunRecord) -> Forecast | None:
     score = kind if isinstance(kind, str) and kind in SCORES else GATES["memory"].significance[0]
     smoothing = record.config.get("label_smoothing")
     smoothing = float(smoothing) if isinstance(smoothing, int | float) and 0 <= smoothing < 1 else 0.0
-    scores = SCORES[score](*label_probability(losses, smoothing, max(1, len(record.classes))))
+    scores = SCORES[score](losses, smoothing, max(1, len(record.classes)))
     squares = float(np.mean(scores**2)) if len(scores) else 0.0
     if not squares > 0:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,6 @@ import numpy as np
 from fastast.cost_model import DENSE_COST
 from fastast.errors import InputError
 from fastast.gates.base import Choice, EpochContext, Gate, num_chosen
-from fastast.gates.controller import SMALLEST
 from fastast.gates.registry import AUTO
 from fastast.gates.sampling import (
     adaptive_share,
@@ -20,14 +20,6 @@ from fastast.gates.sampling import (
     systematic_draw,
 )
 from fastast.philox import STREAM_PLAN
-
-# From the probability p of the label and 1 - p.
-SCORES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "gce": lambda p, rest: np.sqrt(p) * rest,
-    "loss": lambda p, rest: np.where(p > 0.5, -np.log1p(-np.minimum(rest, 0.5)), -np.log(np.maximum(p, SMALLEST))),
-    "uncertainty": lambda p, rest: np.sqrt(p * rest),
-    "variance": lambda p, rest: p * rest,
-}
 
 
 def label_probability(loss: np.ndarray, smoothing: float, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -48,12 +40,35 @@ def label_probability(loss: np.ndarray, smoothing: float, num_classes: int) -> t
     return p, 1 - p
 
 
+def excess_loss(loss: np.ndarray, smoothing: float, num_classes: int) -> np.ndarray:
+    """What a cross entropy has beyond that of a network which is as sure of the label as label smoothing lets it be.
+
+    Arguments are as of `label_probability`, whose -log p has no bound where p comes to 0.
+    """
+    return np.maximum(loss + math.log1p(smoothing / num_classes - smoothing), 0.0) if smoothing else loss
+
+
+Score = Callable[[np.ndarray, float, int], np.ndarray]  # of loss, smoothing and num_classes
+
+
+def _of_probability(score: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Score:
+    return lambda *known: score(*label_probability(*known))
+
+
+SCORES: dict[str, Score] = {
+    "gce": _of_probability(lambda p, rest: np.sqrt(p) * rest),
+    "loss": excess_loss,
+    "uncertainty": _of_probability(lambda p, rest: np.sqrt(p * rest)),
+    "variance": _of_probability(lambda p, rest: p * rest),
+}
+
+
 class Memory(Gate):
     """Trains a share of the samples chosen by their last training loss, and never reads the rest.
 
     The loss tells the probability p of the label, and with it the scores of the last training pass: `loss`, `gce` =
     sqrt(p) (1 - p), `uncertainty` = sqrt(p (1 - p)) and `variance` = p (1 - p). Label smoothing is taken out of p
-    (`label_probability`).
+    (`label_probability`) and of the loss (`excess_loss`).
 
     Of the ids offered, ids without a score are chosen first, in seeded order. The others are chosen by the explore
     share and the gate on the scores: each has the probability e + (1 - e) min(1, s / threshold), where the threshold
@@ -89,7 +104,7 @@ class Memory(Gate):
         losses = np.full(len(ids), np.nan, np.float32) if context.losses is None else context.losses[ids]
         seen = np.isfinite(losses)
         unseen, ids = ids[~seen], ids[seen]
-        scores = self._score(*label_probability(losses[seen], context.label_smoothing, context.num_classes))
+        scores = self._score(losses[seen], context.label_smoothing, context.num_classes)
         if context.target == AUTO:
             places = len(unseen) + (num_chosen(adaptive_share(scores), len(ids)) if len(ids) else 0)
         else:

@@ -48,7 +48,7 @@ class Selector(nn.Module):
     Args:
         target: as for `PIController`; or "auto", where it follows `adaptive_share` of the scores of recent batches.
         selection, seed, explore: as for `PIController`.
-        kind: as for `Significance`.
+        kind, label_smoothing: as for `Significance`.
 
     Raises:
         InputError: as `PIController` and `Significance`; or explore is not below the least target of "auto".
@@ -62,11 +62,12 @@ class Selector(nn.Module):
         *,
         selection: str = "soft",
         kind: str = "loss+std",
+        label_smoothing: float = 0.0,
         seed: int = 0,
         explore: float = 0.0,
     ) -> None:
         super().__init__()
-        self.significance = Significance(kind)
+        self.significance = Significance(kind, label_smoothing=label_smoothing)
         self.controller = PIController(1.0, selection=selection, seed=seed, explore=explore)
         self.register_buffer("spread", torch.zeros(3))  # count, sum and sum of squares of the recent scores
         self.set_target(target, self.no_totals())

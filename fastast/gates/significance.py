@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,55 +13,75 @@ from fastast.errors import InputError
 
 NUM_SUMS = 3  # sum of the first term, sum of the second, count
 MEMORY = 0.98  # a batch's weight in the running means halves every 34 batches
+# With label smoothing no score is below this part of what it would be without. Half of what a network has learnt it is
+# surer of than smoothing wants it to be: were all of these 0, no threshold could choose among them.
+LEAST_PART = 0.01
 
 
 def _one_hot(logits: Tensor, labels: Tensor) -> Tensor:
     return labels[:, None] == torch.arange(logits.shape[-1], device=labels.device)  # F.one_hot reads labels back
 
 
-def _loss(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
-    return F.cross_entropy(logits, labels, reduction="none")
-
-
-def _margin(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
-    """Half of 1 - (p of the label - largest p of another class): 0 for a sure hit, 1 for a sure miss."""
+def _probabilities(logits: Tensor, smoothing: float) -> Tensor:
+    """Of all classes, [B, C], without label smoothing (`fastast.gates.memory.label_probability`)."""
     p = logits.softmax(-1)
+    return ((p - smoothing / logits.shape[-1]) / (1 - smoothing)).clamp(0.0, 1.0) if smoothing else p
+
+
+def _label(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """The probability p of the label without label smoothing, [B], and 1 - p."""
+    log_p = -F.cross_entropy(logits, labels, reduction="none")
+    if not smoothing:
+        return log_p.exp(), -log_p.expm1()  # exact where p is near 1 as well
+    p = ((log_p.exp() - smoothing / logits.shape[-1]) / (1 - smoothing)).clamp(0.0, 1.0)
+    return p, 1 - p
+
+
+def _loss(logits: Tensor, labels: Tensor, images: Tensor | None, smoothing: float) -> Tensor:
+    """What the cross entropy has beyond that of a network as sure as label smoothing lets it be."""
+    loss = F.cross_entropy(logits, labels, reduction="none")
+    return (loss + math.log1p(smoothing / logits.shape[-1] - smoothing)).clamp(min=0.0) if smoothing else loss
+
+
+def _margin(logits: Tensor, labels: Tensor, images: Tensor | None, smoothing: float) -> Tensor:
+    """Half of 1 - (p of the label - largest p of another class): 0 for a sure hit, 1 for a sure miss."""
+    p = _probabilities(logits, smoothing)
     own = _one_hot(logits, labels)
     p_label = (p * own).sum(-1)
     p_other = p.masked_fill(own, 0.0).amax(-1)
     return (1 - (p_label - p_other)) / 2
 
 
-def _el2n(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
+def _el2n(logits: Tensor, labels: Tensor, images: Tensor | None, smoothing: float) -> Tensor:
     """Length of the error vector (Paul et al., "Deep Learning on a Data Diet", NeurIPS 2021)."""
-    return (logits.softmax(-1) - _one_hot(logits, labels).float()).norm(dim=-1)
+    return (_probabilities(logits, smoothing) - _one_hot(logits, labels).float()).norm(dim=-1)
 
 
-def _variance(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
+def _variance(logits: Tensor, labels: Tensor, images: Tensor | None, smoothing: float) -> Tensor:
     """p (1 - p) of the label: small for what is known, and for what contradicts all else, as wrong labels do.
 
     Chang et al., "Active Bias", NIPS 2017.
     """
-    log_p = -_loss(logits, labels, images)
-    return log_p.exp() * -log_p.expm1()  # expm1: 1 - p where p is near 1
+    p, rest = _label(logits, labels, smoothing)
+    return p * rest
 
 
-def _uncertainty(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
+def _uncertainty(logits: Tensor, labels: Tensor, images: Tensor | None, smoothing: float) -> Tensor:
     """sqrt(p (1 - p)) of the label: the root of the variance."""
-    return _variance(logits, labels, images).sqrt()
+    return _variance(logits, labels, images, smoothing).sqrt()
 
 
-def _gce(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
+def _gce(logits: Tensor, labels: Tensor, images: Tensor | None, smoothing: float) -> Tensor:
     """sqrt(p) (1 - p) of the label: the length of the gradient of the generalised cross entropy with q = 1/2.
 
     Wrong labels, whose p is near 0, get little of it (Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training
     Deep Neural Networks with Noisy Labels", NeurIPS 2018).
     """
-    log_p = -_loss(logits, labels, images)
-    return (log_p / 2).exp() * -log_p.expm1()
+    p, rest = _label(logits, labels, smoothing)
+    return p.sqrt() * rest
 
 
-def _std(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
+def _std(logits: Tensor, labels: Tensor, images: Tensor | None, smoothing: float) -> Tensor:
     """Spatial standard deviation of the pixels, averaged over channels."""
     if images is None:
         raise InputError("significance 'loss+std' needs the images: pass them, or choose another kind")
@@ -70,7 +91,7 @@ def _std(logits: Tensor, labels: Tensor, images: Tensor | None) -> Tensor:
     return (pixels.square().mean(1) - mean.square()).clamp(min=0.0).sqrt().mean(-1)
 
 
-Term = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+Term = Callable[[Tensor, Tensor, "Tensor | None", float], Tensor]
 
 KINDS: dict[str, tuple[tuple[float, Term], ...]] = {
     "loss": ((1.0, _loss),),
@@ -90,12 +111,14 @@ def significance(
     *,
     kind: str = "loss+std",
     running: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """One score per sample, 0 or more, larger for samples that have more to teach.
 
     Each kind is a weighted sum of terms, each divided by its mean, so that scores average 1. `loss+std` is
     0.7 loss / mean(loss) + 0.3 std / mean(std); `loss`, `margin` (of the probabilities), `el2n`, `gce`,
-    `uncertainty` and `variance` are alone.
+    `uncertainty` and `variance` are alone. Label smoothing is taken out of the probabilities and the loss, as `memory`
+    does it (`fastast.gates.memory`): what is known would otherwise keep a score.
 
     Args:
         logits: float [B, classes], any precision; the arithmetic is float32.
@@ -103,11 +126,12 @@ def significance(
         images: float [B, C, H, W], only read by `loss+std`.
         kind: one of the keys of `KINDS`.
         running: float32 [2], means to divide the terms by; without it the batch's own.
+        label_smoothing: of the loss that the network trains on, in [0, 1).
 
     Returns:
         float32 [B]; NaN where a term of the sample is NaN or infinite.
     """
-    terms = _terms(logits, labels, images, kind)
+    terms = _terms(logits, labels, images, kind, label_smoothing)
     if running is None:
         running = _means(_sums(terms, torch.ones_like(labels, dtype=torch.bool)))
     return _score(terms, kind, running)
@@ -119,15 +143,15 @@ class Significance(nn.Module):
     The running means weigh every sample of recent batches alike, and start with the first batch's own.
 
     Args:
-        kind: one of the keys of `KINDS`.
+        kind, label_smoothing: as for `significance`.
     """
 
     totals: Tensor
 
-    def __init__(self, kind: str = "loss+std") -> None:
+    def __init__(self, kind: str = "loss+std", *, label_smoothing: float = 0.0) -> None:
         super().__init__()
         _check(kind)
-        self.kind = kind
+        self.kind, self._label_smoothing = kind, label_smoothing
         self.register_buffer("totals", torch.zeros(NUM_SUMS))
 
     def forward(
@@ -141,14 +165,14 @@ class Significance(nn.Module):
 
         Returns:
             scores: float32 [B], NaN where a term of the sample is NaN or infinite.
-            loss: float32 [B], cross entropy.
+            loss: float32 [B], cross entropy, which label smoothing has no part in.
             sums: float32 [NUM_SUMS], this batch's part of the running means, for `update`.
         """
-        terms = _terms(logits, labels, images, self.kind)
+        terms = _terms(logits, labels, images, self.kind, self._label_smoothing)
         sums = _sums(terms, valid)
         # Until the first update the batch has only itself to be compared with.
         running = _means(torch.where(self.totals[-1] > 0, self.totals, sums))
-        loss = terms[0] if "loss" in self.kind else _loss(logits.float(), labels, images)
+        loss = F.cross_entropy(logits.float(), labels, reduction="none")
         return _score(terms, self.kind, running), loss, sums
 
     @torch.no_grad()
@@ -162,9 +186,15 @@ def _check(kind: str) -> None:
         raise InputError(f"significance {kind!r} is unknown: choose one of {', '.join(KINDS)}")
 
 
-def _terms(logits: Tensor, labels: Tensor, images: Tensor | None, kind: str) -> list[Tensor]:
+def _terms(logits: Tensor, labels: Tensor, images: Tensor | None, kind: str, smoothing: float) -> list[Tensor]:
     _check(kind)
-    return [term(logits.float(), labels, images) for _, term in KINDS[kind]]
+    terms = []
+    for _, term in KINDS[kind]:
+        value = term(logits.float(), labels, images, smoothing)
+        if smoothing and term is not _std:
+            value = torch.maximum(value, LEAST_PART * term(logits.float(), labels, images, 0.0))
+        terms.append(value)
+    return terms
 
 
 def _sums(terms: list[Tensor], valid: Tensor) -> Tensor:

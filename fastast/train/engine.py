@@ -108,6 +108,7 @@ class Engine:
         self.selector = Selector(
             config.target,
             kind=config.significance or GATES["forward"].significance[0],
+            label_smoothing=config.label_smoothing,
             selection=config.selection,
             seed=config.seed,
             explore=config.explore if make_gate(config.gate, asdict(config)).scores else 0.0,

@@ -4,8 +4,12 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fastast.errors import InputError
+from fastast.gates.memory import SCORES
+from fastast.gates.registry import LEAST_SHARE
+from fastast.gates.sampling import adaptive_share
 from fastast.gates.significance import KINDS, Significance, significance
 
 NUM_CLASSES = 5
@@ -19,13 +23,15 @@ def batch(seed=0, size=16):
     return logits, labels, images
 
 
-def plain_terms(logits, labels, images):
+def plain_terms(logits, labels, images, smoothing=0.0):
     """Every term of one sample after another, in Python floats."""
     terms = {name: [] for name in ("loss", "std", "margin", "el2n", "gce", "uncertainty", "variance")}
     for row, label, image in zip(logits.tolist(), labels.tolist(), images, strict=True):
         total = sum(math.exp(x) for x in row)
         p = [math.exp(x) / total for x in row]
-        terms["loss"].append(-math.log(p[label]))
+        surest = 1 - smoothing + smoothing / NUM_CLASSES
+        terms["loss"].append(max(0.0, math.log(surest) - math.log(p[label])))
+        p = [min(1.0, max(0.0, (x - smoothing / NUM_CLASSES) / (1 - smoothing))) for x in p]
         other = max(x for i, x in enumerate(p) if i != label)
         terms["margin"].append((1 - (p[label] - other)) / 2)
         terms["el2n"].append(math.sqrt(sum((x - (i == label)) ** 2 for i, x in enumerate(p))))
@@ -55,15 +61,41 @@ assert PARTS.keys() == KINDS.keys()
 
 
 @pytest.mark.parametrize("kind", PARTS)
-def test_equals_the_formula(kind):
-    terms = plain_terms(*batch())
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_equals_the_formula(kind, smoothing):
+    terms = plain_terms(*batch(), smoothing)
+    terms = {name: torch.maximum(term, plain_terms(*batch())[name] / 100) for name, term in terms.items()}
     plain = sum(weight * terms[name] / terms[name].mean() for name, weight in PARTS[kind].items())
-    ours = significance(*batch(), kind=kind)
+    ours = significance(*batch(), kind=kind, label_smoothing=smoothing)
     assert torch.allclose(ours, plain, rtol=1e-4, atol=1e-5)
     assert float(ours.mean()) == pytest.approx(1.0, rel=1e-4)
     running = torch.tensor([2.0, 0.5])
     plain = sum(w * terms[name] / running[i] for i, (name, w) in enumerate(PARTS[kind].items()))
-    assert torch.allclose(significance(*batch(), kind=kind, running=running), plain, rtol=1e-4, atol=1e-5)
+    ours = significance(*batch(), kind=kind, running=running, label_smoothing=smoothing)
+    assert torch.allclose(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", SCORES)
+def test_scores_are_those_of_memory(kind):
+    logits, labels, _ = batch(size=400)
+    losses = F.cross_entropy(logits, labels, reduction="none").numpy()
+    theirs = torch.from_numpy(SCORES[kind](losses, 0.1, NUM_CLASSES))
+    ours = significance(logits, labels, kind=kind, running=torch.ones(2), label_smoothing=0.1)
+    assert (theirs == 0).any()
+    assert torch.allclose(torch.where(theirs > 0, ours, 0.0), theirs, rtol=1e-4, atol=0.01)
+    assert (ours > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["loss", "margin", "el2n", "gce"])
+def test_what_a_smoothed_network_knows_keeps_no_score(kind):
+    """1 in 20 pictures is unknown, all others are as sure as the smoothed loss wants them, and a bit more or less."""
+    logits = torch.zeros(400, NUM_CLASSES)
+    logits[20:, 0] = math.log(0.92 / 0.02) + torch.linspace(-0.1, 0.1, 380)
+    labels = torch.zeros(400, dtype=torch.int64)
+    ours, plain = (significance(logits, labels, kind=kind, label_smoothing=s).numpy() for s in (0.1, 0.0))
+    assert adaptive_share(ours) == LEAST_SHARE
+    assert adaptive_share(plain) > 1.5 * LEAST_SHARE
+    assert len(set(ours[20:].tolist())) > 350  # a threshold can tell them apart
 
 
 @pytest.mark.parametrize("kind", HARDNESS)
