@@ -8,6 +8,11 @@ def percent(value: float | None, digits: int = 2) -> str:
     return "not measured" if value is None else f"{100 * value:.{digits}f} %"
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """How many there are of something, such as "1 picture" or "1,234 pictures"; `many` where it is not `one` + s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as "42 s", "3m20s" or "1h05m"."""
     if seconds < 60:

@@ -18,6 +18,7 @@ from fastast.audit.forecast import Forecast
 from fastast.audit.groups import KINDS, LEAK, REPEATED, TWO_CLASSES, Group, is_exact
 from fastast.audit.judgement import Judgement
 from fastast.audit.pictures import Pictures
+from fastast.number_text import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Findings:
             lines.append(f"{_count(num, 'label')} contradicted by the network")
         if num := len(self.unreadable):
             lines.append(f"{_count(num, 'file')} not readable")
-        return lines or [f"nothing is wrong that this audit can see in {len(pictures):,} pictures"]
+        return lines or [f"nothing is wrong that this audit can see in {counted(len(pictures), 'picture')}"]
 
     def class_counts(self) -> list[tuple[str, int, int]]:
         """Name, pictures in train and pictures in val of each class."""
@@ -85,7 +86,7 @@ class Findings:
 
 
 def _count(num: int, one: str, many: str | None = None) -> str:
-    return f"1 {one} is" if num == 1 else f"{num:,} {many or one + 's'} are"
+    return f"{counted(num, one, many)} {'is' if num == 1 else 'are'}"
 
 
 def write_tables(findings: Findings, folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from fastast.audit.findings import Findings
 from fastast.audit.groups import LEAK, REPEATED, TWO_CLASSES, Group, is_exact
 from fastast.audit.judgement import PROBABLE
 from fastast.data.catalog import UnreadableError
-from fastast.number_text import percent
+from fastast.number_text import counted, percent
 from fastast.report import svg
 from fastast.report.gallery import IMPROBABLE, UNDECODABLE, embedded, square
 from fastast.report.render import write_page
@@ -47,7 +47,7 @@ def write_audit_page(findings: Findings, path: Path) -> Path:
         title=f"Audit of {clean(findings.name)} · fastast",
         name=clean(findings.name),
         about=f"{len(pictures) - num_val:,} training and {num_val:,} validation pictures, "
-        f"{len(pictures.classes):,} classes",
+        f"{counted(len(pictures.classes), 'class', 'classes')}",
         told=findings.told(),
         sections=[_section(findings, kind) for kind in _SECTIONS],
         judged=findings.judgement is not None,
@@ -144,7 +144,7 @@ def _sizes(findings: Findings) -> list[tuple[str, str]]:
     common = counts.argmax()
     rows = [
         ("shorter side, px", f"{short.min()} to {short.max()}, median {np.median(short):.0f}"),
-        ("most common size", f"{sizes[common, 1]} x {sizes[common, 0]}: {counts[common]:,} pictures"),
+        ("most common size", f"{sizes[common, 1]} x {sizes[common, 0]}: {counted(counts[common], 'picture')}"),
         ("different sizes", f"{len(sizes):,}"),
         ("longer than 3 x wide, or wider", f"{int((long > 3 * short).sum()):,}"),
     ]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from fastast.bench.estimate import Outcome
 from fastast.bench.matrix import Job
 from fastast.bench.verdict import cost_words
-from fastast.number_text import duration, percent
+from fastast.number_text import counted, duration, percent
 from fastast.report.bench_tables import is_unbalanced
 
 Row = Mapping[str, Any]
@@ -20,8 +20,8 @@ def plan_lines(jobs: Sequence[Job], known: Mapping[str, Outcome], expected: Mapp
     for job in jobs:
         state = "finished" if job.name in known else f"about {duration(expected[job.name])}"
         lines.append(f"  {job.words}: {state}")
-    left = duration(sum(expected.values()))
-    return [f"{len(jobs)} runs, about {left} to go (an estimate by a short dense run, or by finished runs):", *lines]
+    runs, left = counted(len(jobs), "run"), duration(sum(expected.values()))
+    return [f"{runs}, about {left} to go (an estimate by a short dense run, or by finished runs):", *lines]
 
 
 def run_line(done: int, total: int, job: Job, outcome: Outcome, left_s: float) -> str:

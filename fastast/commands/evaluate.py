@@ -95,7 +95,7 @@ def evaluate_model(
     from fastast.feed import EvalLoader
     from fastast.loggers.console import FewNotes
     from fastast.models.trained import find_trained
-    from fastast.number_text import percent
+    from fastast.number_text import counted, percent
     from fastast.train.evaluation import evaluate
     from fastast.train.steps import EvalStep
 
@@ -141,7 +141,7 @@ def evaluate_model(
         write_whole(out, rows.to_csv(catalog, left_out))
         reporter.note(f"wrote {out}")
     total = accuracy.num_samples + len(left_out)
-    done = f"{accuracy.num_samples:,} pictures" + (f" of {total:,}" if left_out else "")
+    done = counted(accuracy.num_samples, "picture") + (f" of {total:,}" if left_out else "")
     missing = f"; {len(left_out):,} left out" if left_out else ""
     reporter.note(
         f"top-1 {percent(accuracy.top1)}, top-5 {percent(accuracy.top5)}, balanced top-1 "

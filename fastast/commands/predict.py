@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fastast.atomic_files import write_whole
 from fastast.commands.shared_options import add_batches, add_network, require_file_name, require_positive
 from fastast.errors import InputError
+from fastast.number_text import counted
 from fastast.run_folder import find_weights
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     network = load(args.model, arch=args.arch, image_size=args.image_size, device=args.device)
     reporter = Reporter(open_console(stderr=True))
     top = min(args.top, len(network.classes))
-    counted = _Counted(network.stream(args.paths, top=top, batch_size=args.batch_size), reporter, args.out is not None)
-    rows = iter(counted)
+    told = _Counted(network.stream(args.paths, top=top, batch_size=args.batch_size), reporter, args.out is not None)
+    rows = iter(told)
     first = next(rows, None)
     if first is None:
         raise InputError(f"{args.paths[0]}: no picture there; name files, or folders that hold .jpg or .png pictures")
@@ -92,14 +93,14 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
                 )
         finally:
             reporter.end()
-        missing = f", {counted.num_refused:,} of them could not be read" if counted.num_refused else ""
-        reporter.note(f"wrote {args.out}: {counted.num_done:,} pictures{missing}")
+        missing = f", {told.num_refused:,} of them could not be read" if told.num_refused else ""
+        reporter.note(f"wrote {args.out}: {counted(told.num_done, 'picture')}{missing}")
     if args.out is not None or reporter.console.is_terminal:
         reporter.next(
             f"fastast evaluate {shlex.quote(args.model)} --data D",
             f"fastast export {shlex.quote(args.model)} --to onnx",
         )
-    return EXIT_UNREADABLE if counted.num_refused else 0
+    return EXIT_UNREADABLE if told.num_refused else 0
 
 
 def _print(lines: Iterable[str]) -> None:

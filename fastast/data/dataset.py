@@ -18,6 +18,7 @@ from fastast.data.layout import Layout, Source, find_classes, find_layout
 from fastast.data.losses import describe_hidden
 from fastast.data.splits import Note, num_files, open_or_list, scan_split
 from fastast.errors import InputError
+from fastast.number_text import counted
 from fastast.philox import random_words
 
 _SPLIT_STREAM = 33  # distinct from the per-sample streams of fastast.philox
@@ -249,7 +250,7 @@ def _introduce(layout: Layout, listed: Sequence[FileIndex | Catalog | None], on_
     train = listed[0]
     assert train is not None
     classes = [os.fsdecode(train.classes[label]) for label in np.unique(train.labels).tolist()]
-    on_note(f"layout: {layout.name}; {len(classes):,} class{'es' * (len(classes) != 1)}: {some_names(classes)}")
+    on_note(f"layout: {layout.name}; {counted(len(classes), 'class', 'classes')}: {some_names(classes)}")
     for line in layout.notes:
         on_note(line)
     for index in listed:
@@ -278,9 +279,9 @@ def require_same_classes(
     for ours, theirs, root in ((train, val, train_root), (val, train, val_root)):
         missing = sorted(set(theirs) - set(ours))
         if missing:
-            why = (losses or {}).get(missing[0])
+            why, classes = (losses or {}).get(missing[0]), counted(len(missing), "class", "classes")
             raise InputError(
-                f"{show_path(root)}: no readable picture of {len(missing)} classes that the other split has: "
+                f"{show_path(root)}: no readable picture of {classes} that the other split has: "
                 f"{some_names(missing)}{f' ({why})' if why else ''}; add pictures or remove those folders"
             )
 

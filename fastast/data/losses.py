@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 
 from fastast.data.file_index import PICTURE_EXTENSIONS, SHOWN, FileIndex, is_folder, show_path, some_names
+from fastast.number_text import counted
 
 _DOCUMENT = re.compile(r"\.(txt|[ct]sv|json|xml|md|html?|ya?ml|log|mat|np[yz]|db|ini|pdf)")
 
@@ -45,9 +46,9 @@ def describe_losses(index: FileIndex, losses: dict[str, str]) -> list[str]:
     """A line on what `find_losses` found, with the remedy."""
     shown = "; ".join(f"{show_path(name)} ({why})" for name, why in list(losses.items())[:SHOWN])
     more = f"; and {len(losses) - SHOWN:,} more" if len(losses) > SHOWN else ""
-    where = show_path(index.roots[0])
+    where, classes = show_path(index.roots[0]), counted(len(losses), "class", "classes")
     line = (
-        f"WARNING: {where}: {len(losses):,} classes lose all or most of their pictures: {shown}{more}; "
+        f"WARNING: {where}: most or all pictures of {classes} are left out: {shown}{more}; "
         "name files by their kind (.jpg, .png); `fastast pack` converts WebP, PPM and other kinds"
     )
     return [line] if losses else []

@@ -16,6 +16,7 @@ from fastast.data.losses import describe_losses, find_losses
 from fastast.data.pack import PackCatalog
 from fastast.data.pack_index import is_pack, read_index
 from fastast.errors import InputError
+from fastast.number_text import counted
 
 Note = Callable[[str], object]  # takes one line for people
 
@@ -89,5 +90,5 @@ def _describe_nothing(index: FileIndex, refused: list[Quarantined]) -> str:
         share = "all" if count == len(refused) else f"{count:,} of them"
         found.append(f"{len(refused):,} refused, {share} as {first} is")
         remedy = reason
-    where = f"{show_path(index.roots[0])}: no readable picture in {len(index.classes)} class folders"
+    where = f"{show_path(index.roots[0])}: no readable picture in {counted(len(index.classes), 'class folder')}"
     return f"{where}; found {'; '.join(found) or 'no files'}{':' if refused else ';'} {remedy}"

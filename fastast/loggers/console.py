@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fastast.number_text import duration, percent
+from fastast.number_text import counted, duration, percent
 from fastast.run_folder import printable
 
 # Seconds between two plain lines; a log file should stay readable after 12 hours.
@@ -165,7 +165,7 @@ def probe_detail(probe: dict[str, Any]) -> str:
     """One line of text for the `probe` entry of a summary."""
     return (
         f"probe: val top-1 {percent(probe['val_top1'])}, top-5 {percent(probe['val_top5'])}, "
-        f"{probe['pictures']:,} pictures, penalty {probe['penalty']:.1e}, {duration(probe['seconds'])}"
+        f"{counted(probe['pictures'], 'picture')}, penalty {probe['penalty']:.1e}, {duration(probe['seconds'])}"
     )
 
 
@@ -238,7 +238,7 @@ def verdict(summary: dict[str, Any]) -> Table:
         parts = f"probe {duration(summary['probe']['seconds'])}, {parts}"
     table.add_row("time", f"{duration(time_s['total'])}: {parts}")
     if summary["data"]["quarantined"]:
-        table.add_row("quarantined", f"{summary['data']['quarantined']:,} pictures (quarantine.jsonl)")
+        table.add_row("quarantined", f"{counted(summary['data']['quarantined'], 'picture')} (quarantine.jsonl)")
     if samples["nonfinite_steps"]:
         table.add_row("non-finite steps", f"{samples['nonfinite_steps']:,} (skipped without a trace)")
     for note in energy["notes"]:

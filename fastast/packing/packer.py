@@ -32,6 +32,7 @@ from fastast.data.pack_index import BLOCK, PackIndex, Split, header_bytes, index
 from fastast.data.sampler import epoch_ids
 from fastast.data.splits import list_split
 from fastast.errors import InputError
+from fastast.number_text import counted
 from fastast.packing.converting import MENDED, PackOptions, Picture
 from fastast.packing.verifying import verify_pack
 from fastast.packing.writing import SplitPlan, SplitWriter, load_picture, picture_bits
@@ -95,8 +96,8 @@ def run_pack(
             say(line)
     if verify:
         count = verify_pack(index, num_workers, progress)
-        num_shards = sum(len(split.shards) for split in index.splits.values())
-        say(f"{show_path(index.root)}: verified, {count:,} pictures in {num_shards} shards are sound")
+        shards = counted(sum(len(split.shards) for split in index.splits.values()), "shard")
+        say(f"{show_path(index.root)}: verified: {counted(count, 'picture')} in {shards}, all sound")
     return 0
 
 
@@ -104,7 +105,8 @@ def describe_pack(index: PackIndex) -> Iterator[str]:
     """A few lines about the content of a pack."""
     for name, split in index.splits.items():
         size_mb = sum(shard.num_bytes for shard in split.shards) / 10**6
-        yield f"{name}: {len(split.records):,} pictures, {len(split.shards)} shards, {size_mb:,.1f} MB"
+        pictures, shards = counted(len(split.records), "picture"), counted(len(split.shards), "shard")
+        yield f"{name}: {pictures}, {shards}, {size_mb:,.1f} MB"
         for reason, count in split.converted.items():
             how = "the picture as it was" if reason == MENDED else f"JPEG quality {index.options['quality']}, 4:4:4"
             yield f"{name}: {count:,} {'changed' if reason == MENDED else 're-encoded'} ({reason}; {how})"
@@ -209,7 +211,8 @@ def _plan(
     names = {split: tuple(os.fsdecode(listed[split].classes[i]) for i in used[split]) for split in listed}
     for split, index in listed.items():
         if not names[split]:
-            raise InputError(f"{show_path(index.roots[0])}: no readable picture in {len(index.classes)} class folders")
+            folders = counted(len(index.classes), "class folder")
+            raise InputError(f"{show_path(index.roots[0])}: no readable picture in {folders}")
     if "val" in listed:
         require_same_classes(names["train"], names["val"], listed["train"].roots[0], listed["val"].roots[0])
     plans = {}

@@ -17,6 +17,7 @@ from fastast.data.file_scan import Progress
 from fastast.data.image_scan import MAX_BYTES, scan_bytes
 from fastast.data.pack_index import BLOCK, PackIndex, Shard, Split
 from fastast.errors import InputError
+from fastast.number_text import counted
 
 _MEMBER = re.compile(r"\d{9,10}\.(jpg|cls|thumb\.jpg)")  # thumbnails: of earlier versions
 
@@ -92,7 +93,7 @@ def _verify_shard(path: Path, shard: Shard, records: np.ndarray) -> None:
         if any(_read(file, BLOCK, digest)) or file.read(1):
             raise _DamagedError("something follows the last member")
     if wanted:
-        raise _DamagedError(f"{len(wanted)} pictures of the index are not in it")
+        raise _DamagedError(f"{counted(len(wanted), 'picture')} of the index not in it")
     if digest.hexdigest() != shard.sha256:
         raise _DamagedError("its checksum differs from the index")
 

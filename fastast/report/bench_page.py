@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastast.errors import InputError
+from fastast.number_text import counted
 from fastast.report.answers import data_name
 from fastast.report.bench_plots import UNITS, Look, accuracy_against_cost, curves_of, how_to_read, looks_of
 from fastast.report.bench_tables import (
@@ -99,7 +100,7 @@ def _describe_bench(bench: dict[str, Any], folder: Path, beside: Path) -> dict[s
         "about": _about(bench, first, folder),
         "finished": bench["finished"],
         "num_runs": len(bench["runs"]),
-        "over_seeds": f"over {_count(len(bench['seeds']), 'seed')}",
+        "over_seeds": f"over {counted(len(bench['seeds']), 'seed')}",
         "sentences": bench["verdict"]["sentences"],
         "views": views,
         "shown": shown[0] if shown else None,
@@ -172,16 +173,13 @@ def _title(bench: Mapping[str, Any], first: Mapping[str, Any]) -> str:
 
 def _about(bench: Mapping[str, Any], first: Mapping[str, Any], folder: Path) -> str:
     model, data = first.get("model") or {}, first.get("data") or {}
+    pictures, classes = (data.get(key) or 0 for key in ("train", "classes"))
     parts = [
-        f"{data['train']:,} pictures of {data['classes']} classes" if data.get("train") else "",
+        f"{counted(pictures, 'picture')} of {counted(classes, 'class', 'classes')}" if pictures else "",
         f"at {model['image_size']} px" if model.get("image_size") else "",
     ]
     counts = [
-        _count(len(bench[name]), word) for name, word in (("arms", "arm"), ("budgets", "budget"), ("seeds", "seed"))
+        counted(len(bench[name]), word) for name, word in (("arms", "arm"), ("budgets", "budget"), ("seeds", "seed"))
     ]
     texts = [" ".join(filter(None, parts)), " \N{MULTIPLICATION SIGN} ".join(counts), clean(folder.resolve().name)]
     return " · ".join(filter(None, texts))
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastast.gates.registry import AUTO
-from fastast.number_text import percent
+from fastast.number_text import counted, percent
 from fastast.phases import DENSE
 from fastast.report import answers
 from fastast.report import run_plots as plots
@@ -124,7 +124,7 @@ def _about(record: RunRecord) -> str:
     size = record.config.get("image_size")
     parts = [
         f"{train:,.0f} training and {val:,.0f} validation pictures" if train and val else "",
-        f"{len(record.classes)} classes" if record.classes else "",
+        counted(len(record.classes), "class", "classes") if record.classes else "",
         f"{size} px" if isinstance(size, int) else "",
         clean(str(record.path.resolve())),
     ]

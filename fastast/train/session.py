@@ -33,6 +33,7 @@ from fastast.loggers.console import Reporter, verdict
 from fastast.loggers.extra_logs import ExtraLogs
 from fastast.models.build import check_names
 from fastast.models.head import head_is_new
+from fastast.number_text import counted
 from fastast.options import flag_of, parse_budget, parse_duration
 from fastast.phases import DENSE
 from fastast.process_age import process_age_s
@@ -334,14 +335,15 @@ def _introduce(config: TrainConfig, dataset: Dataset, runtime: Runtime, reporter
     sizes = f"{config.image_size} px"
     if config.train_sizes != (config.image_size,):
         sizes = f"{', '.join(map(str, config.train_sizes))} px, evaluated at {sizes}"
+    classes = counted(len(dataset.classes), "class", "classes")
     reporter.note(
         f"{dataset.train.num_samples:,} training and {dataset.val.num_samples:,} validation pictures, "
-        f"{len(dataset.classes)} classes; {config.arch} at {sizes}, batch {config.batch_size}{times}"
+        f"{classes}; {config.arch} at {sizes}, batch {config.batch_size}{times}"
     )
     if dataset.quarantined:
         first = dataset.quarantined[0]
         reporter.note(
-            f"quarantined {len(dataset.quarantined):,} unreadable pictures (quarantine.jsonl), "
+            f"quarantined {counted(len(dataset.quarantined), 'unreadable picture')} (quarantine.jsonl), "
             f"such as {first.path}: {first.reason}"
         )
     reporter.note(f"precision {runtime.precision_note}; compile {runtime.compile_note}")

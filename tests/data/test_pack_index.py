@@ -266,7 +266,7 @@ def test_verify_finds_flipped_bytes(pack: Path) -> None:
     shard.write_bytes(whole)
     said: list[str] = []
     run_pack(pack, verify=True, say=said.append)
-    assert said == [f"{pack}: verified, 12 pictures in 4 shards are sound"]
+    assert said == [f"{pack}: verified: 12 pictures in 4 shards, all sound"]
 
 
 @pytest.mark.parametrize("name", ["../../x.jpg", "/etc/passwd", "a/b.jpg", "000000001.sh"])
