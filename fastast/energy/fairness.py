@@ -28,9 +28,16 @@ def comparable(dense: PartEnergy | None, gated: PartEnergy | None) -> tuple[Bloc
     return compared[0], compared[1]
 
 
+def steady_speed(blocks: Blocks | None) -> float | None:
+    """Offered samples per second of compared blocks; None where they are too short to tell."""
+    if blocks is None or not blocks.num_samples or blocks.seconds < MIN_PART_S:
+        return None
+    return blocks.num_samples / blocks.seconds
+
+
 def too_short(energy: PartEnergy, blocks: Blocks, part: str) -> str | None:
     """Why a part that is named `part` gives no joules per sample, or None."""
-    if blocks.seconds >= MIN_PART_S and blocks.num_samples:
+    if steady_speed(blocks) is not None:
         return None
     left_out = []
     if energy.cold.seconds and blocks.seconds < energy.steady.seconds + energy.cold.seconds:

@@ -19,7 +19,7 @@ from fastast.report.run_record import RunRecord, clean
 # Name, keys of the summary (None: from the speeds), what is compared. In the order of what they are worth.
 SAVINGS = (
     ("joules", "measured", "Measured: GPU joules per picture, against dense training in the same run."),
-    ("time", None, "Measured: seconds per picture, against dense training in the same run."),
+    ("time", None, "Measured: seconds per picture, against dense training in the same run"),
     ("work", "arithmetic", "Counted: forwards of the full-size network, of which a dense picture takes three."),
     ("by AST's count", "estimated", "Estimated: a trained picture counts 1, a skipped one 0.01."),
 )
@@ -94,10 +94,28 @@ def accuracy_text(record: RunRecord) -> str:
     return f"{100 * top1:.2f} ± {100 * standard_error(top1, num):.2f} %" if num else percent(top1)
 
 
-def speed_ratio(record: RunRecord) -> float | None:
-    """Offered pictures per second of the gated part over those of the run's own dense part."""
-    gated, dense = (record.number("throughput", key) for key in ("offered_per_s", "dense_offered_per_s"))
-    return gated / dense if gated is not None and dense else None
+class Speeds(NamedTuple):
+    """Offered pictures per second of the gated part and of the run's own dense part."""
+
+    gated: float
+    dense: float
+    is_steady: bool  # without the start of each part, which is slow
+
+    @property
+    def ratio(self) -> float:
+        """How much faster the gated part is."""
+        return self.gated / self.dense
+
+
+def speeds(record: RunRecord) -> Speeds | None:
+    """Those without the start of each part where both are long enough to tell, else those of all of it; or None."""
+    for scope in ("steady_", ""):
+        gated, dense = (
+            record.number("throughput", f"{scope}{key}") for key in ("offered_per_s", "dense_offered_per_s")
+        )
+        if gated and dense:
+            return Speeds(gated, dense, scope != "")
+    return None
 
 
 def answer(record: RunRecord) -> Answer:
@@ -132,11 +150,12 @@ def _unfinished(record: RunRecord) -> str:
 
 def _cheaper(record: RunRecord) -> str:
     """What a picture costs in the gated part beside the dense part: measured, or else counted."""
-    ratio, joules = speed_ratio(record), record.number("energy", "savings_measured")
+    speed, joules = speeds(record), record.number("energy", "savings_measured")
     own = "this run's own dense part"
     fewer = f"{percent(abs(joules or 0), 0)} {'fewer' if (joules or 0) >= 0 else 'more'} GPU joules"
-    if ratio is not None:
-        text = f"About {ratio:.1f}x the pictures per second of {own}"
+    if speed is not None:
+        start = "" if speed.is_steady else " (with the start of each)"
+        text = f"About {speed.ratio:.1f}x the pictures per second of {own}{start}"
         return text if joules is None else f"{text}, at {fewer} each"
     if joules is not None:
         return f"About {fewer} a picture than {own}"
@@ -188,10 +207,11 @@ def tiles(record: RunRecord) -> list[tuple[str, str, str]]:
         target = record.number("gate", "target")
         beside = "share found by the gate" if target is None else f"target {percent(target, 1)}"
         found.append((percent(rate, 1), "trained in the gated part", beside))
-    speed, dense = (record.number("throughput", key) for key in ("offered_per_s", "dense_offered_per_s"))
-    if speed is not None:
+    if (both := speeds(record)) is not None:
+        found.append((f"{both.gated:,.0f}/s", "pictures offered, gated part", f"dense part {both.dense:,.0f}/s"))
+    elif (speed := record.number("throughput", "offered_per_s")) is not None:
         where = "" if gate_of(record) == DENSE else ", gated part"
-        found.append((f"{speed:,.0f}/s", f"pictures offered{where}", f"dense part {dense:,.0f}/s" if dense else ""))
+        found.append((f"{speed:,.0f}/s", f"pictures offered{where}", ""))
     if (total_s := record.number("time_s", "total")) is not None:
         found.append((duration(total_s), "training and evaluation", ""))
     if (joules := record.number("energy", "gpu_j")) is not None:
@@ -206,7 +226,8 @@ def savings(record: RunRecord) -> list[dict[str, Any]]:
     entries = []
     for name, key, meaning in SAVINGS:
         if key is None:
-            values = _time_saved(record)
+            values, speed = _time_saved(record), speeds(record)
+            meaning += " after its first steps." if speed is not None and speed.is_steady else ", its start included."
         else:
             values = [record.number("energy", f"{scope}savings_{key}") for scope in ("", "run_")]
         bars = [
@@ -228,12 +249,12 @@ def savings(record: RunRecord) -> list[dict[str, Any]]:
 
 def _time_saved(record: RunRecord) -> list[float | None]:
     """Shares of the time per offered picture that the gated part and the whole run saved."""
-    ratio, dense = speed_ratio(record), record.number("throughput", "dense_offered_per_s")
+    speed = speeds(record)
     seconds, offered = record.number("time_s", "train"), record.number("samples", "offered")
-    if not ratio or dense is None or seconds is None or not offered:
+    if speed is None or seconds is None or not offered:
         return [None, None]
     probe = record.number("probe", "seconds") or 0.0
-    return [1 - 1 / ratio, 1 - (probe + seconds) * dense / offered]
+    return [1 - 1 / speed.ratio, 1 - (probe + seconds) * speed.dense / offered]
 
 
 def unmeasured(record: RunRecord) -> str:

@@ -13,6 +13,7 @@ from fastast.atomic_files import write_whole
 from fastast.checkpoint.file_format import export_weights, save_checkpoint
 from fastast.cost_model import DENSE_COST
 from fastast.device import device_name
+from fastast.energy.fairness import comparable, steady_speed
 from fastast.energy.savings import PartCounts, compute_summary, cost, emissions_g, energy_summary
 from fastast.gates.base import Gate
 from fastast.loggers.counters import PhaseCounts, total
@@ -79,7 +80,10 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
         ]
         for sizes in (counters.dense, counters.gated)
     )
-    gated_part = DENSE_PART if gate_is_dense else GATED_PART
+    gated_energy = energy.parts.get(DENSE_PART if gate_is_dense else GATED_PART)
+    dense_energy = None if gate_is_dense else energy.parts.get(DENSE_PART)
+    dense_per_s = dense_speed(counters.dense, counters.gated)
+    dense_blocks, gated_blocks = comparable(dense_energy, gated_energy)
     last = next((line for line in reversed(log.epochs) if line["val_top1"] is not None), None)
     best_epoch, best_top1 = max(log.evaluated, key=lambda one: one[1], default=(None, None))
     probe = log.probe
@@ -158,7 +162,10 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
         "throughput": {
             "offered_per_s": gated.offered / gated.seconds if gated.seconds else None,
             "backward_per_s": gated.backward / gated.seconds if gated.seconds else None,
-            "dense_offered_per_s": dense_speed(counters.dense, counters.gated),
+            "dense_offered_per_s": dense_per_s,
+            # Without the first steps of each part, and without waits for a cold page cache.
+            "steady_offered_per_s": steady_speed(gated_blocks),
+            "steady_dense_offered_per_s": None if dense_per_s is None else steady_speed(dense_blocks),
         },
         "compute": compute_summary(dense_counts, gated_counts, log.probe_units),
         "energy": energy_summary(
@@ -167,8 +174,8 @@ def build_summary(trainer: Trainer, driver: str | None, argv: list[str], stopped
             gate_is_dense=gate_is_dense,
             run=energy.run,
             idle=trainer.energy.idle,
-            dense_energy=None if gate_is_dense else energy.parts.get(DENSE_PART),
-            gated_energy=energy.parts.get(gated_part),
+            dense_energy=dense_energy,
+            gated_energy=gated_energy,
             probe_units=log.probe_units,
             probe_j=probe["gpu_j"] if probe else None,
             limits=limits,

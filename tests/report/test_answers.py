@@ -50,7 +50,8 @@ def predict(run: Path, label: np.ndarray, predicted: np.ndarray, probability: np
 def test_the_sentence_names_what_was_measured_first(run: Path, tmp_path: Path) -> None:
     answer = answers.answer(read_record(run))
     assert answer.text == (
-        "About 2.4x the pictures per second of this run's own dense part, at 41 % fewer GPU joules each; "
+        "About 2.4x the pictures per second of this run's own dense part (with the start of each), at 41 % fewer GPU "
+        "joules each; "
         "accuracy lost: unknown, no dense run beside it:"
     )
     assert answer.command.startswith("fastast bench --data ")
@@ -72,6 +73,10 @@ def test_the_sentence_names_what_was_measured_first(run: Path, tmp_path: Path) -
     whole = [entry["bars"][1]["value"] for entry in (*answers.savings(read_record(run)), *probed)]
     assert whole[5] == pytest.approx(whole[1] - 40 / 120 * (1 - whole[1]))
     assert "time" not in [entry["name"] for entry in answers.savings(record)]
+    steady = {"steady_offered_per_s": 240.0, "steady_dense_offered_per_s": 120.0}  # the dense part began slowly
+    record = read_record(changed(run, tmp_path / "d", throughput=steady))
+    assert answers.answer(record).text.startswith("About 2.0x the pictures per second of this run's own dense part, at")
+    assert answers.savings(record)[1]["bars"][0]["value"] == pytest.approx(0.5)
     record = read_record(changed(run, tmp_path / "b", gate={"activation_rate": None}))
     assert "the gate never ran" in answers.answer(record).text
 

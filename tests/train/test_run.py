@@ -38,7 +38,7 @@ SUMMARY_KEYS = {
     "samples": "offered decoded scored selected backward leftover steps nonfinite_steps",
     "accuracy": "val_top1 val_top5 best_val_top1 best_epoch probe_top1 balanced_top1 per_class ema",
     "time_s": "total train eval data_wait",
-    "throughput": "offered_per_s backward_per_s dense_offered_per_s",
+    "throughput": "offered_per_s backward_per_s dense_offered_per_s steady_offered_per_s steady_dense_offered_per_s",
     "compute": "forward_units dense_forward_units speedup_ceiling",
     "energy": "savings_estimated savings_arithmetic savings_measured run_savings_estimated run_savings_arithmetic "
     "run_savings_measured gpu_j train_gpu_j gpu_j_above_idle cpu_j idle_w dense_j_per_sample gated_j_per_sample "

@@ -51,6 +51,9 @@ def test_joules_are_those_of_the_power_curve(metered):
     assert energy["gated_j_per_sample"] > 0
     assert energy["savings_measured"] == pytest.approx(1 - energy["gated_j_per_sample"] / energy["dense_j_per_sample"])
     assert energy["run_savings_measured"] == pytest.approx(energy["savings_measured"] * 8 / 12, rel=0.01)
+    for key, part in (("steady_dense_offered_per_s", "dense"), ("steady_offered_per_s", "gated")):
+        part = energy["conditions"][part]
+        assert summary["throughput"][key] == pytest.approx(part["samples"] / part["seconds"])
     for part in energy["conditions"].values():
         assert part["seconds"] > 0.2
         assert 0 <= part["data_wait"] < 1
