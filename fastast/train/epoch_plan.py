@@ -80,6 +80,7 @@ class EpochPlanner:
         batch_size = config.batch_size * num_ranks
         warmup_epochs = max(config.warmup_epochs or 0.0, config.dense_calibration * batch_size / num_train)
         gated, eval_every = config.gate != "dense", None if config.eval_every == "auto" else float(config.eval_every)
+        averages = config.ema == "auto"
         self.budget: Budget | None = None
         self.schedule: Schedule | OpenSchedule
         if config.budget is not None:
@@ -95,6 +96,7 @@ class EpochPlanner:
                 last_unit=self.units[config.train_sizes[-1]],
                 train_cost=train_cost,
                 num_val=num_val,
+                averages=averages,
                 eval_every=eval_every,
             )
             return
@@ -110,6 +112,7 @@ class EpochPlanner:
             gated=gated,
             units=[self.units[size] for size in config.train_sizes],
             num_val=num_val,
+            averages=averages,
             eval_every=eval_every,
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 from fastast.cost_model import DENSE_COST
 from fastast.phases import ANNEAL, DENSE, GATED, WARMUP
 from fastast.train.budget import Budget
-from fastast.train.schedule import EVAL_SHARE, MIN_EVALUATIONS, Segment
+from fastast.train.schedule import MIN_EVALUATIONS, Segment, num_affordable
 
 # An epoch's end that comes this little before the place of an evaluation is as good, in distances between two.
 _NEARLY = 0.1
@@ -28,7 +28,7 @@ class OpenSchedule:
         gated: False for a run that is dense throughout.
         batch_size: samples of a step, over all ranks.
         last_unit: cost of a forward at the last size of training pictures, in forward units.
-        train_cost, num_val, eval_every: as of `Schedule`.
+        train_cost, num_val, averages, eval_every: as of `Schedule`.
     """
 
     def __init__(
@@ -43,11 +43,12 @@ class OpenSchedule:
         last_unit: float = 1.0,
         train_cost: float = DENSE_COST,
         num_val: int = 0,
+        averages: bool = False,
         eval_every: float | None = None,
     ) -> None:
         self.budget = budget
         self.num_epochs = None  # not known before the end
-        self._num_samples, self._num_val = num_samples, num_val
+        self._num_samples, self._num_val, self._averages = num_samples, num_val, averages
         self._warmup_end = round(warmup_epochs * num_samples) if gated else 0
         self._anneal_units = train_cost * last_unit * num_samples * anneal_epochs if gated else 0.0
         self._gated = gated
@@ -137,8 +138,9 @@ class OpenSchedule:
         budget, (progress, before) = self.budget, self._epoch_end
         if self._eval_units is not None:
             return math.floor(units / self._eval_units + 1e-9) > math.floor(before / self._eval_units + 1e-9)
-        cost = self._num_val if budget.kind == "ep" else budget.eval_cost
-        num = max(MIN_EVALUATIONS, EVAL_SHARE * budget.total / cost if cost else MIN_EVALUATIONS)
+        # What is kept back of a time or an energy is for the last evaluation.
+        cost = self._num_val if budget.kind == "ep" else budget.eval_cost / (2 if self._averages else 1)
+        num = num_affordable(budget.total / cost, averages=self._averages) if cost else MIN_EVALUATIONS
 
         def passed(share: float) -> int:
             """Places of evaluations before the last one."""

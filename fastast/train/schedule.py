@@ -52,6 +52,7 @@ class Schedule:
         gated: False for a run that is dense throughout.
         train_cost: cost of training a sample, in forwards.
         num_val: size of the validation set; an evaluation costs one forward of each picture.
+        averages: the last evaluation costs two, since it tries the average of the weights as well.
         eval_every: epochs' worth of dense work between two evaluations. None: evaluations take 5 % of the work, spread
             evenly over the epochs, but there are at least three. The end of the run is always evaluated.
     """
@@ -69,6 +70,7 @@ class Schedule:
         units: Sequence[float] = (1.0,),
         train_cost: float = DENSE_COST,
         num_val: int = 0,
+        averages: bool = False,
         eval_every: float | None = None,
     ) -> None:
         total = max(1, round(epochs * num_samples))
@@ -88,8 +90,8 @@ class Schedule:
         costs *= [size_at(self.progress(middle), units) for middle in middles]
         self._units = np.append(0.0, np.cumsum(costs * np.diff(self._unit_bounds)))
         self._eval_units = None if eval_every is None else eval_every * DENSE_COST * num_samples
-        affordable = EVAL_SHARE * self._units[-1] / num_val if num_val else math.inf
-        self._num_evaluations = min(self.num_epochs, max(MIN_EVALUATIONS, affordable))
+        affordable = num_affordable(self._units[-1] / num_val, averages=averages) if num_val else math.inf
+        self._num_evaluations = min(self.num_epochs, affordable)
 
     def segment_at(self, offered: int) -> Segment | None:
         """The segment that begins once `offered` samples have been offered, the end of one; None at the end."""
@@ -155,6 +157,16 @@ class Schedule:
     def cost_share(self, offered: float) -> float:
         """Share of the planned forwards, in [0, 1], once `offered` samples have been offered."""
         return self.units(offered) / float(self._units[-1])
+
+
+def num_affordable(work: float, *, averages: bool) -> float:
+    """How many evaluations take their share of the run's work; not always a whole number.
+
+    Args:
+        work: of the run, in evaluations of one network.
+        averages: the last one costs two.
+    """
+    return max(MIN_EVALUATIONS, EVAL_SHARE * work - averages)
 
 
 def lr_at(progress: float, *, peak: float, warmup: float) -> float:

@@ -35,6 +35,23 @@ def test_evaluations_take_five_percent_of_long_runs():
     assert max(gaps) - min(gaps) <= 1
 
 
+def test_last_evaluation_of_averaged_weights_counts_twice():
+    plain, averaged = (len(evaluated(epochs=200, num_val=1000, ema=ema)[1]) for ema in ("off", "auto"))
+    assert averaged == plain - 1
+
+
+@pytest.mark.parametrize(("ema", "num"), [("off", 10), ("auto", 9)])
+def test_evaluations_in_a_budget(ema, num):
+    planner = EpochPlanner(TrainConfig(gate="dense", budget="20ep", batch_size=100, ema=ema), 1000, 300, 10)
+    schedule, found = planner.schedule, []
+    for epoch in range(20):
+        segment, units = schedule.segment_at(1000 * epoch), 3000.0 * (epoch + 1)
+        planner.budget.count(units)
+        found.append(schedule.end(segment, 1000, units).evaluates)
+    assert sum(found) == num
+    assert found[-1]
+
+
 def test_every_counts_dense_work():
     assert evaluated(eval_every="1")[1] == [1, 10]  # nine gated epochs at 10 % are 0.9 of a dense one
     assert evaluated(eval_every="1", gate="dense")[1] == list(range(1, 11))
