@@ -32,8 +32,13 @@ _SECTIONS = {
 }
 
 
-def write_audit_page(findings: Findings, path: Path) -> Path:
+def write_audit_page(findings: Findings, path: Path, *, to_judge: Sequence[str] = ()) -> Path:
     """Writes the page; it is self-contained.
+
+    Args:
+        findings: what it tells.
+        path: the file.
+        to_judge: commands after which labels are judged as well, where no network has judged them.
 
     Raises:
         InputError: it cannot be written.
@@ -51,6 +56,7 @@ def write_audit_page(findings: Findings, path: Path) -> Path:
         told=findings.told(),
         sections=[_section(findings, kind) for kind in _SECTIONS],
         judged=findings.judgement is not None,
+        to_judge=[clean(command) for command in to_judge],
         suspects=[shown for row in suspects[:MAX_SUSPECTS] if (shown := _suspect(findings, int(row)))],
         num_suspects=len(suspects),
         improbable=percent(IMPROBABLE, 0),

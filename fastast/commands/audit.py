@@ -78,16 +78,22 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
         tables = write_tables(findings, out)
     except OSError as error:
         raise InputError(f"--out {out}: {os.strerror(error.errno or 0)}; name another folder") from error
-    page = write_audit_page(findings, out / "audit.html")
+    to_judge = () if folder is not None else _to_judge(args.data, name)
+    page = write_audit_page(findings, out / "audit.html", to_judge=to_judge)
     for line in findings.told():
         reporter.note(line)
     reporter.note(f"wrote {page} and {', '.join(path.name for path in tables)}")
     if folder is None:
-        data = shlex.quote(args.data)
-        reporter.next(f"fastast train --data {data}; an audit of that run also finds suspected labels")
+        reporter.next(f"{', then '.join(to_judge)}: with a trained network it finds suspected labels too")
     else:
         reporter.next(f"fastast report {shlex.quote(str(folder.path))}")
     return 0
+
+
+def _to_judge(data: str, name: str) -> tuple[str, str]:
+    """The commands that train a network on the pictures, and audit them with it."""
+    run = shlex.quote(f"runs/{name}")
+    return f"fastast train --data {shlex.quote(data)} --out {run}", f"fastast audit {run}"
 
 
 def _options_of(folder: RunFolder | None) -> dict[str, Any]:

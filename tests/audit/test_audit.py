@@ -71,6 +71,8 @@ def test_planted_faults_of_a_drawn_set_are_found(drawn, tmp_path, capsys):
     assert main(["audit", "--data", str(data), "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "8 validation pictures are in train as well" in said
+    commands = f"fastast train --data {data} --out runs/set", "fastast audit runs/set"
+    assert f"next: {', then '.join(commands)}: with a trained network it finds suspected labels too" in said
     assert "2 files are not readable" in said
     (other,) = check_duplicates(out, data, planted)
     assert {row["kind"] for row in other} == {"two classes"}
@@ -84,6 +86,7 @@ def test_planted_faults_of_a_drawn_set_are_found(drawn, tmp_path, capsys):
     assert "<b>birds" not in page
     assert 'src="http' not in page
     assert "Train one, then audit it" in page
+    assert all(f"<code>{command}</code>" in page for command in commands)
     assert not (out / "labels.csv").exists()
 
 
