@@ -293,7 +293,7 @@ def test_options_are_checked(options: dict, phrase: str, tmp_path: Path) -> None
 
 def test_sources_that_cannot_be_packed(tmp_path: Path) -> None:
     good = write_tree(tmp_path / "good", tree_of("train/", {"a": 1, "b": 1}) | tree_of("val/", {"a": 1}))
-    with pytest.raises(InputError, match="1 classes that the other split has: b"):
+    with pytest.raises(InputError, match="1 class that the other split has: b"):
         pack(good, tmp_path / "p")
     assert not (tmp_path / "p" / "pack.json").exists()
     cases = [
