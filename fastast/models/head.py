@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastast.errors import InputError
-from fastast.models.build import build_model, last_module, scoring_twin
+from fastast.models.build import build_model, check_fits, last_module, scoring_twin
 from fastast.models.timm_networks import head_names, is_timm, settings
 from fastast.models.weights_info import read_info
 
@@ -35,6 +35,21 @@ def head_is_new(arch: str, weights: str, classes: Sequence[str]) -> bool:
         return info.classes != list(classes)
     _, notes = build_model(arch, len(classes), weights, classes)
     return bool(notes)
+
+
+def takes_probe(arch: str, num_classes: int, image_size: int) -> bool:
+    """Whether a network ends in a linear layer, which a probe can set.
+
+    Raises:
+        InputError: as `build_model`, or the network takes no pictures of that size.
+    """
+    model, _ = build_model(arch, num_classes)
+    check_fits(scoring_twin(model), arch, image_size, num_classes)
+    try:
+        Head(model, arch).check(image_size)
+    except InputError:
+        return False
+    return True
 
 
 class Head:

@@ -75,6 +75,13 @@ def folds_of(labels: np.ndarray, seed: int) -> np.ndarray:
     return folds
 
 
+def fit_flops(num_rows: int, num_features: int, num_classes: int) -> float:
+    """Operations of all fits of a probe: products with the features, and the turns of the gradient."""
+    outputs = (len(PENALTIES) + NUM_FOLDS + 1) * num_classes
+    once = 2.0 * num_rows * num_features * (num_features + outputs)
+    return once + NUM_ITERATIONS * 4.0 * num_features * outputs * (num_rows + num_features)
+
+
 def fit_probe(
     head: Head,
     batches: Iterable[Batch],
@@ -126,7 +133,8 @@ def fit_probe(
     known = torch.zeros_like(losses)
     losses[ids], known[ids] = loss, 1.0
     losses = torch.where(_sum(ranks, known) > 0, _sum(ranks, losses), torch.nan)
-    return Probe(head_of_all, losses, penalty, held_out_loss, num_pictures, heads.flops(num_pictures))
+    flops = fit_flops(num_pictures, head.layer.in_features, num_classes)
+    return Probe(head_of_all, losses, penalty, held_out_loss, num_pictures, flops)
 
 
 @torch.no_grad()
@@ -175,13 +183,6 @@ class _Heads:
         mine = (part[..., -1, :] * (self._ranks.rank == 0) for part in heads)
         weight, bias = (self._ranks.all_reduce(part.contiguous()) for part in mine)
         return (weight, bias), losses
-
-    def flops(self, num_rows: int) -> float:
-        """Of all fits: products with the features, and the turns of the gradient."""
-        num_features = self._store.num_features
-        outputs = (len(PENALTIES) + NUM_FOLDS + 1) * self._num_classes
-        once = 2.0 * num_rows * num_features * (num_features + outputs)
-        return once + NUM_ITERATIONS * 4.0 * num_features * outputs * (num_rows + num_features)
 
     def _fit(self, left_out: list[int], penalties: list[float] | tuple[float, ...]) -> Heads:
         device = self._scaling.mean.device

@@ -89,8 +89,8 @@ def check_plan(config: TrainConfig, num_train: int, *, num_ranks: int = 1) -> li
         A line for the user where `--epochs` makes fewer than MIN_STEPS optimizer steps.
 
     Raises:
-        InputError: a budget of epochs does not pay for MIN_STEPS dense steps; `--dense-calibration` leaves the gate
-            nothing.
+        InputError: a budget of epochs does not pay for MIN_STEPS dense steps (after a probe, `require_probe` tells);
+            `--dense-calibration` leaves the gate nothing.
     """
     epochs = planned_epochs(config)
     assert config.batch_size is not None, "complete_config was not called"
@@ -111,7 +111,8 @@ def check_plan(config: TrainConfig, num_train: int, *, num_ranks: int = 1) -> li
         share = gate.planned_share(config.target)
         dense = min(epochs, max(config.warmup_epochs or 0.0, calibration) + config.anneal)
     if config.budget is not None:
-        _require_steps(config, epochs, per_epoch, num_ranks)
+        if config.start != PROBE:  # whose work is not known yet
+            require_steps(config, num_train, num_ranks=num_ranks)
         return []
     num_steps = (dense + share * (epochs - dense)) * per_epoch
     if num_steps >= MIN_STEPS:
@@ -123,14 +124,33 @@ def check_plan(config: TrainConfig, num_train: int, *, num_ranks: int = 1) -> li
     ]
 
 
-def _require_steps(config: TrainConfig, epochs: float, per_epoch: float, num_ranks: int) -> None:
-    if epochs * per_epoch >= MIN_STEPS:
+def require_steps(config: TrainConfig, num_train: int, *, num_ranks: int = 1, probe: float = 0.0) -> None:
+    """Refuses a budget of epochs that does not pay for MIN_STEPS dense steps.
+
+    Args:
+        config: completed options.
+        num_train: size of the training set.
+        num_ranks: processes that train together.
+        probe: what a probe takes of the budget, in dense epochs.
+
+    Raises:
+        InputError: it does not; the message names a budget that does.
+    """
+    epochs = planned_epochs(config)
+    if config.budget is None or epochs is None:
         return
     assert config.batch_size is not None
-    least = math.ceil(MIN_STEPS / per_epoch * 100) / 100
-    fits = int(epochs * per_epoch * config.batch_size / MIN_STEPS)
-    smaller = f", or --batch-size {fits}" if fits >= 2 else ""
+    per_epoch = num_train / (config.batch_size * num_ranks)  # steps
+    steps = max(0.0, epochs - probe) * per_epoch
+    if steps >= MIN_STEPS - 1e-6:
+        return
+    remedies = [f"--budget {math.ceil((MIN_STEPS / per_epoch + probe) * 100) / 100:g}ep"]
+    if (fits := int(steps * config.batch_size / MIN_STEPS)) >= 2:
+        remedies.append(f"--batch-size {fits}")
+    if probe and epochs * per_epoch >= MIN_STEPS:
+        remedies.append("--start random")
+    less = f"the probe takes {probe:.2g}ep of it, and the rest " if probe else ""
     raise InputError(
-        f"--budget {config.budget}: pays for {epochs * per_epoch:.0f} optimizer steps, and a run needs {MIN_STEPS}; "
-        f"use --budget {least:g}ep{smaller}"
+        f"--budget {config.budget}: {less}pays for {steps:.0f} optimizer steps, and a run needs {MIN_STEPS}; use "
+        + ", or ".join(remedies)
     )

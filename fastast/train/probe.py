@@ -11,11 +11,29 @@ import numpy as np
 
 from fastast.cost_model import DENSE_COST
 from fastast.data import rank_slices
-from fastast.errors import InputError
-from fastast.models.linear_probe import as_trained, fit_probe
+from fastast.models.linear_probe import as_trained, fit_flops, fit_probe
+from fastast.phases import PROBE
+from fastast.train.defaults import require_steps
 
 if TYPE_CHECKING:
     from fastast.train.trainer import Trainer
+
+
+def require_probe(trainer: Trainer) -> None:
+    """Refuses a probe that cannot be made, or that leaves too little of the budget; before the folder is taken.
+
+    Raises:
+        InputError: the network does not end in a linear layer, or the budget does not pay for the training too.
+    """
+    config, engine, num_train = trainer.config, trainer.engine, trainer.dataset.train.num_samples
+    if config.start != PROBE:
+        return
+    units = trainer.log.probe_units
+    if not units:
+        num_features = engine.open_head().layer.in_features
+        flops = fit_flops(num_train, num_features, len(trainer.dataset.classes))
+        units = num_train + flops / max(1, engine.forward_flops())
+    require_steps(config, num_train, num_ranks=trainer.ranks.size, probe=units / (DENSE_COST * num_train))
 
 
 def run_probe(trainer: Trainer, check: Callable[[], object]) -> dict[str, Any]:
@@ -79,21 +97,3 @@ def run_probe(trainer: Trainer, check: Callable[[], object]) -> dict[str, Any]:
         "seconds": seconds,
         "gpu_j": trainer.energy.joules_since(begun, ranks),
     }
-
-
-def begin_budget(trainer: Trainer) -> None:
-    """Lets the progress begin after what the probe took of a budget of epochs.
-
-    Raises:
-        InputError: nothing is left.
-    """
-    budget, log = trainer.budget, trainer.log
-    if budget is None or budget.kind != "ep":
-        return
-    budget.before = budget.spent
-    if not budget.pays_for(log.step_units(trainer.config.train_sizes[-1])):
-        took = log.probe_units / (DENSE_COST * trainer.dataset.train.num_samples)
-        raise InputError(
-            f"--budget {trainer.config.budget}: the probe took {took:.3g}ep, which leaves nothing for training; give "
-            "more, in another --out or with --resume --force, or use --start random in another --out"
-        )

@@ -32,7 +32,7 @@ from fastast.loggers.available import logger_names, require_loggers
 from fastast.loggers.console import Reporter, verdict
 from fastast.loggers.extra_logs import ExtraLogs
 from fastast.models.build import check_names
-from fastast.models.head import head_is_new
+from fastast.models.head import head_is_new, takes_probe
 from fastast.number_text import counted
 from fastast.options import flag_of, parse_budget, parse_duration
 from fastast.phases import DENSE
@@ -46,6 +46,7 @@ from fastast.train.defaults import check_plan, complete_config
 from fastast.train.gpu_limits import limits_set
 from fastast.train.loaders import Loaders
 from fastast.train.out_of_memory import describe_out_of_memory, fitting_batch
+from fastast.train.probe import require_probe
 from fastast.train.run_data import open_data, require_one_data_set
 from fastast.train.run_energy import RunEnergy
 from fastast.train.spent import meter_budget, unreadable_energy
@@ -179,6 +180,9 @@ def _run(
         start = dataclasses.replace(start, changed=start.changed + dtype + size)
     num_train = dataset.train.num_samples
     new_head = state is None and config.start is None and head_is_new(config.arch, config.weights, dataset.classes)
+    if new_head and not takes_probe(config.arch, len(dataset.classes), config.image_size):
+        reporter.note(f"--start random: {config.arch} does not end in a linear layer, which a probe would set")
+        new_head = False
     notes = complete_config(
         config, runtime, num_train, new_head=new_head, num_ranks=ranks.size, num_local=ranks.local_size
     )
@@ -239,6 +243,7 @@ def _fit(
             raise InputError(describe_mismatch(start, str(error))) from error
         exit_code = 1  # for as long as nothing better can be said
         stack.callback(lambda: close_or_leave(trainer, request, exit_code))
+        require_probe(trainer)
 
         def take_folder() -> None:  # not before everything that can be refused has been accepted
             folder.create()

@@ -36,7 +36,7 @@ from fastast.train.evaluation import Accuracy
 from fastast.train.host_agreement import HostAgreement
 from fastast.train.loaders import Loaders
 from fastast.train.pace import RunPace
-from fastast.train.probe import begin_budget, run_probe
+from fastast.train.probe import run_probe
 from fastast.train.progress import EpochProgress
 from fastast.train.quarantine import Quarantine
 from fastast.train.run_energy import RunEnergy
@@ -81,8 +81,7 @@ class Trainer:
         state: of `state_dict`, from which the run resumes; None starts it.
 
     Raises:
-        InputError: the network does not fit the data, has no head for a probe, or does not compile though that was
-            asked for.
+        InputError: the network does not fit the data, or does not compile though that was asked for.
         StateMismatch: the state is of another run.
 
     Attributes:
@@ -133,8 +132,6 @@ class Trainer:
             ranks=ranks,
             num_waiting=num_waiting,
         )
-        if config.start == PROBE and state is None:
-            self.engine.open_head()  # refused before the folder is taken
         self.planner = EpochPlanner(
             config,
             num_train,
@@ -231,7 +228,8 @@ class Trainer:
             self._hosts.flush()
             self._quarantine.share(self.loaders)
             self._pace.count_spent()
-            begin_budget(self)
+            if self.budget is not None and self.budget.kind == "ep":
+                self.budget.before = self.budget.spent
         self.log.finish_probe(self._evaluate(PROBE))
         self._quarantine.end_epoch()
         assert self.log.probe is not None

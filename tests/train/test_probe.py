@@ -1,11 +1,13 @@
 """`--start probe`: the head fits before the first step, the gate knows what to choose, and a stop changes nothing."""
 
 import json
+import re
 import signal
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from benchmarks.robustness.crash_test import differences
 from fastast.cli import main
@@ -101,9 +103,12 @@ def test_budget_that_the_probe_takes_is_refused_with_what_works(pictures, tmp_pa
     place = words.index("--epochs")
     words[place : place + 2] = ["--budget", "1ep"]
     assert main(["train", *words]) == 2
-    assert "more, in another --out or with --resume --force" in capsys.readouterr().err
-    words[place : place + 2] = ["--budget", "3ep"]
-    assert main(["train", *words, "--resume", "--force"]) == 0
+    error = capsys.readouterr().err
+    assert "the probe takes" in error
+    assert not out.exists()  # nothing was trained, nor read
+    words[place : place + 2] = re.search("--budget [0-9.]+ep(?=, or --start random)", error)[0].split()
+    assert main(["train", *words]) == 0
+    assert summary_of(out)["samples"]["steps"] >= 100
 
 
 def test_resumed_probe_equals_undisturbed_run(pictures, tmp_path, monkeypatch, weights, run):
@@ -133,22 +138,22 @@ def test_random_start_keeps_the_published_warmup(pictures, tmp_path, weights):
     assert summary["gate"]["warmup_epochs"] == 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"weights": "none", "start": "probe"}, "--start probe: needs --weights"),
-        ({"arch": "squeezenet1_1", "start": "probe"}, "use --start random"),
-    ],
-)
-def test_networks_without_a_head_to_fit_are_refused(pictures, tmp_path, capsys, weights, changes, message):
-    if "arch" in changes:
-        import torchvision
+def test_probe_without_weights_is_refused(pictures, tmp_path, capsys):
+    assert main(["train", *probed(pictures, tmp_path / "run", weights="none", start="probe")]) == 2
+    assert "--start probe: needs --weights" in capsys.readouterr().err
 
-        weights = tmp_path / "squeezenet.pt"
-        torch.save(torchvision.models.squeezenet1_1().state_dict(), weights)
-    assert main(["train", *probed(pictures, tmp_path / "run", **{"weights": weights, **changes})]) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()  # the same command with the remedy works
+
+def test_network_without_a_head_to_fit_starts_at_random_unless_a_probe_was_asked_for(pictures, tmp_path, capsys):
+    weights, out = tmp_path / "squeezenet.pt", tmp_path / "run"
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), weights)
+    words = [*probed(pictures, out, weights, arch="squeezenet1_1"), "--max-time", "0.001s"]
+    assert main(["train", *words, "--start", "probe"]) == 2
+    assert "use --start random" in capsys.readouterr().err
+    assert not out.exists()  # the same command with the remedy works
+    assert main(["train", *words]) == 3
+    assert "--start random: squeezenet1_1 does not end in a linear layer" in capsys.readouterr().out
+    config = json.loads((out / "config.json").read_text())
+    assert (config["start"], config["warmup_epochs"]) == ("random", 1)
 
 
 def test_start_is_settled_by_the_weights():
