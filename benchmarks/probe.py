@@ -55,14 +55,12 @@ def try_iterations(
     train: FeatureStore, val: FeatureStore, num_classes: int, counts: list[int]
 ) -> Iterator[dict[str, Any]]:
     """A row for each number of iterations."""
-    scaling = measure(train, NUM_FOLDS, lambda tensor: tensor)
+    scaling = measure(train, torch.ones(num_classes), NUM_FOLDS, lambda tensor: tensor)
     penalties = torch.tensor(PENALTIES)
     for count in counts:
         logistic_regression.NUM_ITERATIONS = count
         began = time.monotonic()
-        heads = fit(
-            train, scaling, num_classes, torch.zeros(len(PENALTIES), dtype=torch.int64), penalties, lambda _: None
-        )
+        heads = fit(train, scaling, torch.zeros(len(PENALTIES), dtype=torch.int64), penalties, lambda _: None)
         seconds = time.monotonic() - began
         held_out = heads.losses(train)[:, train.folds == 0].mean(1)
         yield {

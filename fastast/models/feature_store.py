@@ -88,6 +88,11 @@ class FeatureStore:
         self.num_rows = place.stop
 
     @property
+    def labels(self) -> Tensor:
+        """Of all rows, int64 [n]."""
+        return self._labels[: self.num_rows]
+
+    @property
     def folds(self) -> Tensor:
         """Of all rows, int64 [n]."""
         return self._folds[: self.num_rows]

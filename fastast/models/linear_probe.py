@@ -41,7 +41,7 @@ class Probe:
         losses: float32 [N], cross entropy of each picture under a head that was not fitted to it; NaN for a picture
             that could not be read.
         penalty: the chosen one.
-        held_out_loss: mean cross entropy on the first fold under it, nats.
+        held_out_loss: mean cross entropy on the first fold under it, nats; its pictures weigh as their classes do.
         num_pictures: that went through the network.
         fit_flops: floating-point operations of the regression, over all ranks.
     """
@@ -89,7 +89,7 @@ def fit_probe(
     *,
     num_own: int,
     run: Callable[[nn.Module, Tensor], Tensor],
-    num_classes: int,
+    class_weights: Tensor,
     seed: int,
     ranks: Ranks,
     folder: Path,
@@ -104,7 +104,7 @@ def fit_probe(
         labels: int [N], of all training pictures.
         num_own: of them, this rank's.
         run: calls a network on pictures [B, 3, S, S] in the run's number format.
-        num_classes: C.
+        class_weights: float32 [C], what a picture of each class weighs in the regression, as in the training loss.
         seed: of the folds.
         ranks: who takes part.
         folder: for a file of features.
@@ -124,7 +124,7 @@ def fit_probe(
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         try:
-            heads = _Heads(store, num_classes, ranks, on_iteration)
+            heads = _Heads(store, class_weights, ranks, on_iteration)
             penalty, held_out_loss = heads.choose_penalty()
             head_of_all, loss = heads.cross_fit(penalty)
         finally:
@@ -133,7 +133,7 @@ def fit_probe(
     known = torch.zeros_like(losses)
     losses[ids], known[ids] = loss, 1.0
     losses = torch.where(_sum(ranks, known) > 0, _sum(ranks, losses), torch.nan)
-    flops = fit_flops(num_pictures, head.layer.in_features, num_classes)
+    flops = fit_flops(num_pictures, head.layer.in_features, len(class_weights))
     return Probe(head_of_all, losses, penalty, held_out_loss, num_pictures, flops)
 
 
@@ -160,18 +160,18 @@ class _Heads:
     """Fits heads to a store's features."""
 
     def __init__(
-        self, store: FeatureStore, num_classes: int, ranks: Ranks, on_iteration: Callable[[int, int], None]
+        self, store: FeatureStore, class_weights: Tensor, ranks: Ranks, on_iteration: Callable[[int, int], None]
     ) -> None:
-        self._store, self._num_classes, self._ranks = store, num_classes, ranks
+        self._store, self._ranks = store, ranks
         self._on_iteration, self._iteration = on_iteration, 0
-        self._scaling: Scaling = measure(store, NUM_FOLDS, ranks.all_reduce)
+        self._scaling: Scaling = measure(store, class_weights, NUM_FOLDS, ranks.all_reduce)
 
     def choose_penalty(self) -> tuple[float, float]:
         """The penalty whose head judges the first fold best, and the mean loss there."""
         tried = self._fit([0] * len(PENALTIES), PENALTIES)
-        losses, is_held_out = tried.losses(self._store), self._store.folds == 0
-        sums = torch.where(is_held_out, losses, 0.0).sum(1, dtype=torch.float64)
-        means = _sum(self._ranks, sums) / _sum(self._ranks, is_held_out.sum().double())
+        weights = self._scaling.class_weights[self._store.labels] * (self._store.folds == 0)
+        sums = (tried.losses(self._store) * weights).sum(1, dtype=torch.float64)
+        means = _sum(self._ranks, sums) / self._scaling.fold_weights[0]
         best = int(means.argmin())
         return PENALTIES[best], float(means[best])
 
@@ -189,7 +189,6 @@ class _Heads:
         return fit(
             self._store,
             self._scaling,
-            self._num_classes,
             torch.tensor(left_out, device=device),
             torch.tensor(penalties, device=device),
             self._ranks.all_reduce,

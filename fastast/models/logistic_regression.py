@@ -33,10 +33,10 @@ class Features(Protocol):
 
 
 class Scaling(NamedTuple):
-    """What is known of the features of all ranks: the mean square of a scaled and centred row is 1."""
+    """What is known of the features of all ranks: the weighted mean square of a scaled and centred row is 1."""
 
-    num_rows: Tensor  # float64, 0-dim
-    fold_rows: Tensor  # float64 [K]
+    class_weights: Tensor  # [C], what a row of each class weighs
+    fold_weights: Tensor  # float64 [K], the sum over the rows of each fold
     mean: Tensor  # [F]
     scale: Tensor  # 0-dim
     eigenvalues: Tensor  # [F] of the covariance of scaled rows
@@ -63,11 +63,12 @@ def _logits(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.addmm(bias.flatten(), rows.float(), weight.flatten(1)).unflatten(1, bias.shape)
 
 
-def measure(features: Features, num_folds: int, reduce: Callable[[Tensor], object]) -> Scaling:
+def measure(features: Features, class_weights: Tensor, num_folds: int, reduce: Callable[[Tensor], object]) -> Scaling:
     """Goes once through the features.
 
     Args:
         features: of this rank.
+        class_weights: float [C], what a row of each class weighs.
         num_folds: K; folds lie in [0, K).
         reduce: sums a tensor over the ranks, in place.
 
@@ -75,58 +76,58 @@ def measure(features: Features, num_folds: int, reduce: Callable[[Tensor], objec
         InputError: a feature is not finite.
     """
     num = features.num_features
-    sums, square, fold_rows = (
+    sums, square, fold_weights = (
         torch.zeros(shape, dtype=torch.float64, device=features.device) for shape in ((num,), (num, num), (num_folds,))
     )
-    for rows, _, folds in features.chunks():
-        rows = rows.float()
-        sums += rows.sum(0, dtype=torch.float64)
-        square += rows.T @ rows
-        fold_rows += F.one_hot(folds, num_folds).sum(0)
-    for tensor in (sums, square, fold_rows):
+    for rows, labels, folds in features.chunks():
+        rows, weights = rows.float(), class_weights[labels][:, None]
+        weighted = rows * weights
+        sums += weighted.sum(0, dtype=torch.float64)
+        square += rows.T @ weighted
+        fold_weights += (F.one_hot(folds, num_folds) * weights).sum(0, dtype=torch.float64)
+    for tensor in (sums, square, fold_weights):
         reduce(tensor)
-    num_rows = fold_rows.sum()
-    mean = sums / num_rows
-    covariance = square / num_rows - torch.outer(mean, mean)
+    total = fold_weights.sum()
+    mean = sums / total
+    covariance = square / total - torch.outer(mean, mean)
     if not bool(torch.isfinite(covariance).all()):
         raise InputError("--weights: the network's features are not finite numbers; give other weights")
     scale = covariance.trace().clamp(min=1e-12).rsqrt()
     eigenvalues, eigenvectors = torch.linalg.eigh((covariance * scale**2).float())
-    return Scaling(num_rows, fold_rows, mean.float(), scale.float(), eigenvalues.clamp(min=0.0), eigenvectors)
+    return Scaling(class_weights, fold_weights, mean.float(), scale.float(), eigenvalues.clamp(min=0.0), eigenvectors)
 
 
 def fit(
     features: Features,
     scaling: Scaling,
-    num_classes: int,
     left_out: Tensor,
     penalties: Tensor,
     reduce: Callable[[Tensor], object],
     on_iteration: Callable[[], object] = lambda: None,
 ) -> Heads:
-    """Minimises mean cross entropy + penalty / 2 x |weights|^2, the features centred and scaled, for P problems.
+    """Minimises weighted mean cross entropy + penalty / 2 x |weights|^2 for P problems, on centred, scaled features.
 
     Args:
         features: of this rank.
         scaling: of `measure`.
-        num_classes: C.
         left_out: int64 [P], the fold whose rows a problem leaves out; -1 for none.
         penalties: float [P].
         reduce: sums a tensor over the ranks, in place.
         on_iteration: called after each of NUM_ITERATIONS.
     """
-    num_rows, fold_rows, mean, _, eigenvalues, vectors = scaling
-    num_problems, num_features = len(penalties), len(mean)
-    rows_in = (num_rows - torch.where(left_out < 0, 0.0, fold_rows[left_out.clamp(min=0)])).float()  # [P]
+    class_weights, fold_weights, mean, _, eigenvalues, vectors = scaling
+    num_problems, num_features, num_classes = len(penalties), len(mean), len(class_weights)
+    total = fold_weights.sum()
+    totals = (total - torch.where(left_out < 0, 0.0, fold_weights[left_out.clamp(min=0)])).float()  # [P]
     # Of a problem's own rows the mean square is larger than that of all rows by this factor at most.
-    excess = (num_rows / rows_in).float()
+    excess = (total / totals).float()
     bound = 0.5 * excess[:, None] * eigenvalues + penalties[:, None]  # [P, F]
     weight = mean.new_zeros(num_features, num_problems, num_classes)  # over centred and scaled features
     bias = mean.new_zeros(num_problems, num_classes)
     ahead_weight, ahead_bias = weight, bias
     pace = mean.new_ones(num_problems)
     for _ in range(NUM_ITERATIONS):
-        gradient, bias_gradient = _gradient(features, scaling, ahead_weight, ahead_bias, left_out, rows_in, reduce)
+        gradient, bias_gradient = _gradient(features, scaling, ahead_weight, ahead_bias, left_out, totals, reduce)
         gradient += penalties[:, None] * ahead_weight
         turned = (vectors.T @ gradient.flatten(1)).unflatten(1, bias.shape) / bound.T[:, :, None]
         new_weight = ahead_weight - (vectors @ turned.flatten(1)).unflatten(1, bias.shape)
@@ -153,18 +154,18 @@ def _gradient(
     weight: Tensor,
     bias: Tensor,
     left_out: Tensor,
-    rows_in: Tensor,
+    totals: Tensor,
     reduce: Callable[[Tensor], object],
 ) -> tuple[Tensor, Tensor]:
-    """Of the mean cross entropy, by weight [F, P, C] and bias [P, C] over centred and scaled features."""
+    """Of the weighted mean cross entropy, by weight [F, P, C] and bias [P, C] over centred and scaled features."""
     heads = _unscaled(scaling, weight, bias)
     sums = weight.new_zeros(len(weight) + 1, *bias.shape)  # the last row is of the bias
     for rows, labels, folds in features.chunks():
         rest = torch.softmax(_logits(rows, *heads), dim=2)  # [n, P, C], becomes probability - target
         rest -= F.one_hot(labels, bias.shape[1])[:, None]
-        rest *= (folds[:, None] != left_out)[:, :, None]
+        rest *= (scaling.class_weights[labels][:, None] * (folds[:, None] != left_out))[:, :, None]
         sums[:-1] += (rows.float().T @ rest.flatten(1)).unflatten(1, bias.shape)
         sums[-1] += rest.sum(0)
     reduce(sums)
-    sums /= rows_in[:, None]
+    sums /= totals[:, None]
     return (sums[:-1] - scaling.mean[:, None, None] * sums[-1]) * scaling.scale, sums[-1]

@@ -64,6 +64,7 @@ class Engine:
         notes: what the user should know of its weights.
         units: cost of one picture's forward by its size, in forwards at `--image-size`.
         train_cost: cost of training one picture, in forwards; 3 unless a part is frozen.
+        class_weights: float32[C] on the device, what a picture of each class weighs in the loss; None: all alike.
         memory: last loss and selection count of every training sample, the same on all ranks once merged.
         evaluate: the evaluation step, compiled if the run is.
         ema: the average of the weights, or None without `--ema`.
@@ -120,14 +121,14 @@ class Engine:
         )
         self.memory = ScoreMemory(num_train).to(device)
         self.score_step = ScoreStep(twin, self.selector, self.queue, dtype=dtype, unbiased=config.unbiased)
-        class_weights = None
+        self.class_weights: Tensor | None = None
         if config.class_weights == "balanced" and class_counts is not None:
-            class_weights = torch.from_numpy(balanced_weights(class_counts)).to(device)
+            self.class_weights = torch.from_numpy(balanced_weights(class_counts)).to(device)
         objective: nn.Module = Objective(
             self.model,
             dtype=dtype,
             label_smoothing=config.label_smoothing,
-            class_weights=class_weights,
+            class_weights=self.class_weights,
             compiled=compiled,
         )
         objective = averaged(objective, self.model, self._train_sizes[-1], ranks)

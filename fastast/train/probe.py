@@ -52,7 +52,7 @@ def run_probe(trainer: Trainer, check: Callable[[], object]) -> dict[str, Any]:
         InputError: the network does not end in a linear layer, its features are not finite, or they find no space.
     """
     config, engine, ranks, catalog = trainer.config, trainer.engine, trainer.ranks, trainer.dataset.train
-    num_classes = len(trainer.dataset.classes)
+    num_classes, weights = len(trainer.dataset.classes), engine.class_weights
     began_s, begun = time.monotonic(), trainer.energy.meter.reading()
     slices = list(rank_slices(np.arange(catalog.num_samples), trainer.batch_size, ranks.rank, ranks.size))
     num_own = sum(map(len, slices))
@@ -75,7 +75,7 @@ def run_probe(trainer: Trainer, check: Callable[[], object]) -> dict[str, Any]:
                 catalog.labels,
                 num_own=num_own,
                 run=engine.run,
-                num_classes=num_classes,
+                class_weights=head.layer.weight.new_ones(num_classes) if weights is None else weights,
                 seed=config.seed,
                 ranks=ranks,
                 folder=trainer.folder.path,

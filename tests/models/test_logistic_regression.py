@@ -10,6 +10,7 @@ from fastast.models.feature_store import FeatureStore
 from fastast.models.logistic_regression import fit, measure
 
 CPU, ROWS, FEATURES, CLASSES, FOLDS = torch.device("cpu"), 300, 12, 3, 3
+ALIKE, UNLIKE = torch.ones(CLASSES), torch.tensor([0.2, 1.0, 3.0])
 
 
 def rows():
@@ -29,11 +30,13 @@ def store(folder, part=slice(None)):
     return filled
 
 
-def reference(left_out, penalty):
+def reference(left_out, penalty, class_weights):
     """Logits of all rows by torch's L-BFGS in double precision, on centred features of mean square 1."""
     features, labels, folds = rows()
-    x = features.double() - features.double().mean(0)
-    x = x / x.square().sum(1).mean().sqrt()
+    share = class_weights.double()[labels]
+    share /= share.sum()
+    x = features.double() - share @ features.double()
+    x = x / (share @ x.square().sum(1)).sqrt()
     weight, bias = (
         torch.zeros(shape, dtype=torch.float64, requires_grad=True) for shape in ((FEATURES, CLASSES), CLASSES)
     )
@@ -42,7 +45,8 @@ def reference(left_out, penalty):
 
     def closure():
         solver.zero_grad()
-        loss = F.cross_entropy(x[mine] @ weight + bias, labels[mine]) + penalty / 2 * weight.square().sum()
+        loss = F.cross_entropy(x[mine] @ weight + bias, labels[mine], class_weights.double())
+        loss += penalty / 2 * weight.square().sum()
         loss.backward()
         return loss
 
@@ -50,19 +54,20 @@ def reference(left_out, penalty):
     return (x @ weight + bias).detach()
 
 
-def solve(features, left_out, penalties, reduce=lambda tensor: tensor):
-    scaling = measure(features, FOLDS, reduce)
-    return fit(features, scaling, CLASSES, torch.tensor(left_out), torch.tensor(penalties), reduce)
+def solve(features, left_out, penalties, class_weights=ALIKE, reduce=lambda tensor: tensor):
+    scaling = measure(features, class_weights, FOLDS, reduce)
+    return fit(features, scaling, torch.tensor(left_out), torch.tensor(penalties), reduce)
 
 
-def test_each_problem_has_the_solution_of_a_plain_solver(tmp_path):
+@pytest.mark.parametrize("class_weights", [ALIKE, UNLIKE], ids=["alike", "unlike"])
+def test_each_problem_has_the_solution_of_a_plain_solver(tmp_path, class_weights):
     problems = [(0, 1e-2), (2, 1e-3), (-1, 1e-3)]
     with store(tmp_path) as features:
-        heads = solve(features, *zip(*problems, strict=True))
+        heads = solve(features, *zip(*problems, strict=True), class_weights)
         losses = heads.losses(features)
     labels = rows()[1]
     for number, problem in enumerate(problems):
-        expected = F.cross_entropy(reference(*problem), labels, reduction="none")
+        expected = F.cross_entropy(reference(*problem, class_weights), labels, reduction="none")
         torch.testing.assert_close(losses[number].double(), expected, atol=2e-3, rtol=2e-3)
 
 
@@ -91,13 +96,13 @@ def test_features_that_are_no_numbers_are_refused(tmp_path):
     with store(tmp_path) as features:
         features.append(torch.full((1, FEATURES), torch.nan), *torch.zeros(2, 1, dtype=torch.int64))
         with pytest.raises(InputError, match="not finite"):
-            measure(features, FOLDS, lambda tensor: tensor)
+            measure(features, ALIKE, FOLDS, lambda tensor: tensor)
 
 
 def test_work_is_a_fixed_number_of_iterations(tmp_path):
     iterations = []
     with store(tmp_path, slice(40)) as features:
-        scaling = measure(features, FOLDS, lambda tensor: tensor)
+        scaling = measure(features, ALIKE, FOLDS, lambda tensor: tensor)
         penalty = torch.tensor([1e-3])
-        fit(features, scaling, CLASSES, torch.tensor([-1]), penalty, lambda _: None, lambda: iterations.append(0))
+        fit(features, scaling, torch.tensor([-1]), penalty, lambda _: None, lambda: iterations.append(0))
     assert len(iterations) == logistic_regression.NUM_ITERATIONS

@@ -12,10 +12,14 @@ import torchvision
 from benchmarks.robustness.crash_test import differences
 from fastast.cli import main
 from fastast.config import TrainConfig
+from fastast.distributed.ranks import Ranks
+from fastast.feed import Batch
 from fastast.gates.memory import label_probability
-from fastast.models.linear_probe import NUM_FOLDS, as_trained, folds_of
+from fastast.models.head import Head
+from fastast.models.linear_probe import NUM_FOLDS, as_trained, fit_probe, folds_of
 from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
+from fastast.train.steps import balanced_weights
 from tests.distributed.rank_processes import train
 from tests.nets import tiny
 from tests.stops import stopping_at
@@ -162,6 +166,28 @@ def test_start_is_settled_by_the_weights():
     probed = TrainConfig(weights="imagenet", start="probe")
     assert (probed.warmup_epochs, probed.keeps_statistics) == (0, True)
     assert not TrainConfig(weights="imagenet", start="probe", freeze_bn="off").keeps_statistics
+
+
+def test_classes_weigh_in_the_regression_as_in_the_training(tmp_path):
+    """At the optimum the mean probability of a class is its share, which the weights make equal."""
+    torch.manual_seed(0)
+    head, counts = Head(tiny(3), "tiny"), np.array([60, 30, 10])
+    labels, images = torch.arange(3).repeat_interleave(torch.from_numpy(counts)), torch.rand(100, 3, 32, 32)
+    batch = Batch(images + 0.1 * labels[:, None, None, None], labels, torch.arange(100), labels >= 0, 100)
+
+    def mean_probability(class_weights):
+        found = fit_probe(
+            *(head, [batch], labels.numpy()),
+            **{"num_own": 100, "run": lambda network, pictures: network(pictures), "class_weights": class_weights},
+            **{"seed": 0, "ranks": Ranks(), "folder": tmp_path, "on_batch": id, "on_iteration": max},
+        )
+        weight, bias = found.head
+        probability = torch.softmax(head.features(batch.images).detach() @ weight + bias, 1)
+        return (class_weights[labels] / class_weights[labels].sum()) @ probability
+
+    balanced = torch.from_numpy(balanced_weights(counts))
+    torch.testing.assert_close(mean_probability(torch.ones(3)), torch.tensor([0.6, 0.3, 0.1]), atol=2e-3, rtol=0)
+    torch.testing.assert_close(mean_probability(balanced), torch.full((3,), 1 / 3), atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
