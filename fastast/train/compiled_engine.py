@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from dataclasses import replace
 from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from fastast.config import TrainConfig
 from fastast.device import Runtime, is_out_of_memory
 from fastast.errors import InputError
+from fastast.feed import Batch
 from fastast.loggers.console import Reporter
 from fastast.train.engine import Engine
 
@@ -47,7 +54,7 @@ def build_engine(config: TrainConfig, runtime: Runtime, reporter: Reporter, **op
 def _compile(engine: Engine, config: TrainConfig) -> str | None:
     """Returns why the steps do not compile, or None if they do."""
     try:
-        engine.warm_up()
+        warm_up(engine)
     except Exception as error:  # the compiler stack raises its own kinds, none of them a common base
         if is_out_of_memory(error):
             raise
@@ -57,3 +64,31 @@ def _compile(engine: Engine, config: TrainConfig) -> str | None:
             raise InputError(message) from error
         return reason
     return None
+
+
+def warm_up(engine: Engine) -> None:
+    """Runs every step at every size and restores the state, so that compiling is not part of what is timed.
+
+    No rank waits for another in here: if one fails, the others learn of it afterwards.
+    """
+    state = copy.deepcopy((engine.shared_state(), engine.rank_state()))
+    rows = engine.queue.batch_size
+    labels = torch.zeros(rows, dtype=torch.int64, device=engine.device)
+    ids, valid = torch.arange(rows, device=engine.device), labels == 0
+
+    def pictures(size: int) -> Tensor:
+        images = torch.randn((size, size, 3), device=engine.device).to(engine.queue.images.dtype)
+        return images.expand(rows, -1, -1, -1).contiguous().permute(0, 3, 1, 2)
+
+    evaluated = pictures(engine.image_size)
+    objective = engine.train_step.objective
+    local = objective.no_sync() if isinstance(objective, DistributedDataParallel) else contextlib.nullcontext()
+    with local:
+        for size in engine.train_sizes:
+            batch = Batch(pictures(size), labels, ids, valid, rows)
+            for _ in range(3):  # compiles, records CUDA graphs, replays them
+                engine.score(batch)
+                engine.enqueue(batch)
+                engine.train()
+                engine.evaluate(evaluated, labels, valid)
+    engine.load_states(*state)

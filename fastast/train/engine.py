@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fastast.checkpoint.reshard import reshard_module
 from fastast.config import TrainConfig
@@ -19,7 +16,7 @@ from fastast.device import Runtime, compile_step
 from fastast.distributed.gradient_averaging import averaged
 from fastast.distributed.ranks import Ranks
 from fastast.feed import Batch
-from fastast.gates.queue import Rows, SampleQueue
+from fastast.gates.queue import SampleQueue
 from fastast.gates.registry import GATES, make_gate
 from fastast.gates.score_memory import ScoreMemory
 from fastast.gates.selector import Selector
@@ -62,7 +59,8 @@ class Engine:
     Attributes:
         model: the network.
         notes: what the user should know of its weights.
-        units: cost of one picture's forward by its size, in forwards at `--image-size`.
+        image_size, train_sizes: sides of the pictures that it is evaluated on and trained on, pixels.
+        units: cost of one picture's forward by its size, in forwards at `image_size`.
         train_cost: cost of training one picture, in forwards; 3 unless a part is frozen.
         class_weights: float32[C] on the device, what a picture of each class weighs in the loss; None: all alike.
         memory: last loss and selection count of every training sample, the same on all ranks once merged.
@@ -95,11 +93,11 @@ class Engine:
         self.model.to(device).train()
         twin = scoring_twin(self.model)
         check_fits(twin, config.arch, config.image_size, num_classes)
-        self._arch, self._image_size, self._train_sizes = config.arch, config.image_size, config.train_sizes
-        for size in self._train_sizes:
+        self._arch, self.image_size, self.train_sizes = config.arch, config.image_size, config.train_sizes
+        for size in self.train_sizes:
             if size != config.image_size:
                 check_fits(twin, config.arch, size, num_classes, grows_to=config.image_size)
-        self.units = forward_units(twin, self._train_sizes, config.image_size)
+        self.units = forward_units(twin, self.train_sizes, config.image_size)
         freeze(self.model, config.freeze, statistics=config.keeps_statistics)
         self.train_cost = train_cost(self.model, config.image_size)
         optimizer = build_optimizer(
@@ -114,7 +112,7 @@ class Engine:
             seed=config.seed,
             explore=config.explore if make_gate(config.gate, asdict(config)).scores else 0.0,
         ).to(device)
-        shape = (3, self._train_sizes[-1], self._train_sizes[-1])
+        shape = (3, self.train_sizes[-1], self.train_sizes[-1])
         num_batches = QUEUE_BATCHES[ranks.size > 1] + num_waiting // config.batch_size
         self.queue = SampleQueue(
             config.batch_size, shape, dtype=runtime.image_dtype, device=device, num_batches=num_batches
@@ -131,7 +129,7 @@ class Engine:
             class_weights=self.class_weights,
             compiled=compiled,
         )
-        objective = averaged(objective, self.model, self._train_sizes[-1], ranks)
+        objective = averaged(objective, self.model, self.train_sizes[-1], ranks)
         self.train_step = TrainStep(objective, self.guard, self.memory)
         self.ema = WeightAverage(self.model) if config.ema == "auto" else None
         self.eval_step = EvalStep(twin, num_classes, dtype=dtype)
@@ -142,33 +140,6 @@ class Engine:
         self._totals_are_own = False  # not yet those of all ranks
         if ranks.rank:
             torch.manual_seed(config.seed + ranks.rank)  # for dropout: all ranks built the same network
-
-    def warm_up(self) -> None:
-        """Runs every step at every size and restores the state, so that compiling is not part of what is timed.
-
-        No rank waits for another in here: if one fails, the others learn of it afterwards.
-        """
-        state = copy.deepcopy((self.shared_state(), self.rank_state()))
-        rows = self.queue.batch_size
-        labels = torch.zeros(rows, dtype=torch.int64, device=self.device)
-        ids, valid = torch.arange(rows, device=self.device), labels == 0
-
-        def pictures(size: int) -> Tensor:
-            images = torch.randn((size, size, 3), device=self.device).to(self.queue.images.dtype)
-            return images.expand(rows, -1, -1, -1).contiguous().permute(0, 3, 1, 2)
-
-        evaluated = pictures(self._image_size)
-        objective = self.train_step.objective
-        local = objective.no_sync() if isinstance(objective, DistributedDataParallel) else contextlib.nullcontext()
-        with local:
-            for size in self._train_sizes:
-                batch = Batch(pictures(size), labels, ids, valid, rows)
-                for _ in range(3):  # compiles, records CUDA graphs, replays them
-                    self.score(batch)
-                    self.enqueue(batch)
-                    self.train()
-                    self.evaluate(evaluated, labels, valid)
-        self.load_states(*state)
 
     def begin_epoch(self, epoch: int) -> None:
         """Keys the selector's random numbers; a tensor, so that a new epoch recompiles nothing."""
@@ -221,31 +192,16 @@ class Engine:
             InputError: the network does not end in a linear layer.
         """
         head = Head(self.model, self._arch)
-        head.check(self._image_size)
+        head.check(self.image_size)
         return head
 
     def forward_flops(self) -> int:
         """Operations of one picture's forward at `--image-size`."""
-        return forward_flops(scoring_twin(self.model), self._image_size)
+        return forward_flops(scoring_twin(self.model), self.image_size)
 
     def run(self, network: nn.Module, images: Tensor) -> Tensor:
         """Calls a part of the network on pictures [B, 3, S, S] in the run's number format."""
         return run_network(network, images, self.eval_step.dtype)
-
-    def move_rows(self, moves: Sequence[tuple[int, int, int]]) -> None:
-        """Moves waiting rows between ranks.
-
-        Args:
-            moves: (from, to, rows) of each; the same on all ranks, each of which is in one at most.
-        """
-        for full, empty, num_rows in moves:
-            if self.ranks.rank == full:
-                rows = self.queue.remove_newest(num_rows)
-                self.ranks.send_or_receive(_flat(rows), to=empty, source=None)
-            elif self.ranks.rank == empty:
-                rows = self.queue.empty_rows()
-                self.ranks.send_or_receive(_flat(rows), to=None, source=full)
-                self.queue.append(rows, num_rows)
 
     def merge_memory(self) -> None:
         """Gives all ranks the last losses of all samples."""
@@ -300,10 +256,6 @@ class Engine:
             done = torch.cuda.Event()
             done.record()
             done.synchronize()
-
-    def reset_loss_scale(self) -> None:
-        """Resets the fp16 loss scale, for a state that was saved in another number format."""
-        self.guard.reset_scale()
 
     def shared_state(self) -> dict[str, Any]:
         """What all ranks have in common, as tensors and plain values."""
@@ -378,8 +330,3 @@ class Engine:
     def queue_states(states: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The queue's part of every rank's `rank_state`."""
         return [state["score_step"]["queue._extra_state"] for state in states]
-
-
-def _flat(rows: Rows) -> list[Tensor]:
-    """Rows as contiguous tensors, to be sent or filled."""
-    return [rows.images.permute(0, 2, 3, 1), rows.labels, rows.ids, rows.weights]

@@ -116,6 +116,10 @@ class EpochPlanner:
             eval_every=eval_every,
         )
 
+    def scores(self, segment: Segment) -> bool:
+        """Whether the gate scores the batches of a segment."""
+        return segment.phase == GATED and self.gate.scores
+
     def plan(self, segment: Segment, bad_ids: np.ndarray, memory: ScoreMemory) -> EpochPlan:
         """Plans a segment; where the gate chooses by remembered scores, this waits for the device.
 

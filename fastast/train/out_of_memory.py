@@ -12,6 +12,7 @@ import torch
 
 from fastast.config import TrainConfig
 from fastast.device import Runtime, is_out_of_memory
+from fastast.train.compiled_engine import warm_up
 from fastast.train.engine import Engine
 from fastast.train.loaders import Loaders
 
@@ -68,7 +69,7 @@ def _fits(
             batches = loaders.train.epoch(0, ids)
             next(batches)  # while it is open, the loader holds as many batches as in a run
             engine = Engine(config, runtime, weights="none", num_classes=num_classes, num_train=2 * config.batch_size)
-            engine.warm_up()  # with its copy of the state, a little more than the run itself will need
+            warm_up(engine)  # with its copy of the state, a little more than the run itself will need
             engine.read_status()  # waits for the device, whose errors come late
     except Exception as error:
         if is_out_of_memory(error):

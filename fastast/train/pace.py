@@ -77,13 +77,8 @@ class RunPace:
         """The size of a batch that is about to be read, by the first position of the segment that it covers."""
         return size_at(self._schedule.progress(segment.offered_before + first), self._train_sizes)
 
-    def is_due(self, segment: Segment, *, scores: bool) -> bool:
-        """Whether a segment that has begun ends because of the budget; the same on all ranks, and after a resume.
-
-        Args:
-            segment: the current one.
-            scores: whether the gate scores its batches.
-        """
+    def is_due(self, segment: Segment) -> bool:
+        """Whether a segment that has begun ends because of the budget; the same on all ranks, and after a resume."""
         if not isinstance(self._schedule, OpenSchedule):
             return False  # it ends where it was planned to
         self.count_spent()
@@ -91,7 +86,7 @@ class RunPace:
             self._validation.time_part()
             self._budget_meter.require_steps()
         share = 1.0
-        if scores:
+        if self._planner.scores(segment):
             share = self._log.status.target if self._target == AUTO else self._planner.planned_share
         pending = self._log.pending_units(share, self._engine.train_size)
         return self._schedule.is_due(segment, pending) and self._budget_meter.confirms_end()

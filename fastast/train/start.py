@@ -99,7 +99,7 @@ def resume_run(trainer: Trainer, start: RunStart, reporter: Reporter) -> None:
         if note is not None:
             reporter.note(note)
     if state["dtype"] != str(trainer.runtime.dtype):
-        trainer.engine.reset_loss_scale()
+        trainer.engine.guard.reset_scale()
     trainer.ranks.call_on_first(lambda: _restore_folder(trainer, start, state["sizes"]))
     offered = trainer.log.counters.whole.offered
     resumed: dict[str, Any] = {"epoch": trainer.epoch, "offered": offered}

@@ -1,8 +1,4 @@
-"""The loop: plan, batch, score, queue, step, record.
-
-Nothing in it waits for the device except for one small vector, read one step late, from which the host learns how many
-samples wait in the queue: full batches are then trained. Every shape is constant.
-"""
+"""A run as a whole: its parts, its segments and evaluations one after the other, and its state."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -18,18 +14,14 @@ from fastast.checkpoint.file_format import snapshot
 from fastast.config import TrainConfig
 from fastast.data import Dataset
 from fastast.device import Runtime
-from fastast.distributed.queue_balance import QueueBalancer
 from fastast.distributed.ranks import Ranks
-from fastast.errors import InputError
-from fastast.feed import Batch
 from fastast.loggers.console import Reporter, probe_detail
-from fastast.loggers.counters import BatchRecord, PhaseCounts
-from fastast.loggers.device_status import StatusReader
-from fastast.phases import EVAL, GATED, PROBE
+from fastast.phases import EVAL, PROBE
 from fastast.run_folder import RunFolder
 from fastast.signals import stop_if_requested
 from fastast.train.budget_meter import BudgetMeter
 from fastast.train.compiled_engine import build_engine
+from fastast.train.due_steps import DueSteps
 from fastast.train.engine import Engine
 from fastast.train.epoch_plan import EpochPlanner
 from fastast.train.evaluation import Accuracy
@@ -37,30 +29,13 @@ from fastast.train.host_agreement import HostAgreement
 from fastast.train.loaders import Loaders
 from fastast.train.pace import RunPace
 from fastast.train.probe import run_probe
-from fastast.train.progress import EpochProgress
 from fastast.train.quarantine import Quarantine
 from fastast.train.run_energy import RunEnergy
 from fastast.train.run_log import RunLog
 from fastast.train.run_position import RunPosition
 from fastast.train.schedule import Segment
+from fastast.train.segment_loop import Saver, SegmentLoop
 from fastast.train.validation import Validation
-
-
-class Saver(Protocol):
-    """Saves a run while it trains."""
-
-    @property
-    def write_s(self) -> float:
-        """Seconds that writing the last checkpoint took."""
-
-    def due(self) -> bool:
-        """Whether `save` is to be called before the next batch."""
-
-    def save(self) -> None:
-        """Saves the trainer's `state_dict`."""
-
-    def finish_epoch(self, epoch: int) -> None:
-        """Saves what an epoch, counted from 1, or the probe (0) has come to: the state that the next starts from."""
 
 
 class StateMismatch(Exception):
@@ -89,6 +64,10 @@ class Trainer:
         log: counts and logs what the run has done.
         validation: evaluates, and holds what the network said last.
         budget: what the run may spend; None with `--epochs`.
+        hosts: exchanges what the ranks tell each other once a batch.
+        quarantine: takes pictures that do not decode.
+        pace: sets the learning rate and the size of the pictures.
+        steps: trains the batches that wait.
         position: where it is in the schedule.
         between: called between two batches, of training as of evaluation; may raise to end the run there.
         waiting: called every second while pictures do not come; may raise as well.
@@ -144,15 +123,13 @@ class Trainer:
         self.gate, self.schedule, self.budget = self.planner.gate, self.planner.schedule, self.planner.budget
         self.log = RunLog(config, self.planner, folder, energy.meter, reporter, num_train=num_train, ranks=ranks)
         self.budget_meter = BudgetMeter(self.budget, self.log, ranks, config)
-        self._reports = StatusReader(ranks.size, runtime.device)
-        self._hosts = HostAgreement(ranks, self.log, self.budget_meter)
-        self._balancer = QueueBalancer(config.batch_size, ranks.size)
-        self._quarantine = Quarantine(folder, self.log.counters, reporter, ranks)
+        self.hosts = HostAgreement(ranks, self.log, self.budget_meter)
+        self.quarantine = Quarantine(folder, self.log.counters, reporter, ranks)
         self.loaders = Loaders(
             config,
             runtime,
             dataset,
-            on_quarantine=self._quarantine.add,
+            on_quarantine=self.quarantine.add,
             on_wait=lambda: self.waiting(),
             on_note=self._note_loader,
         )
@@ -166,9 +143,10 @@ class Trainer:
             num_pictures=dataset.val.num_samples,
             batch_size=config.batch_size,
         )
-        self._pace = RunPace(config, self.planner, self.engine, self.log, self.budget_meter, self.validation)
+        self.pace = RunPace(config, self.planner, self.engine, self.log, self.budget_meter, self.validation)
+        self.steps = DueSteps(self.engine, self.log, self.pace)
         self.position = RunPosition(self.planner)
-        self._lap_s = self._began_s = time.monotonic()
+        self._began_s = time.monotonic()
         if state is not None:
             with _mismatches():
                 self._load(state)
@@ -194,6 +172,7 @@ class Trainer:
             InputError: the training diverged (10 non-finite steps in a row).
         """
         self.budget_meter.write_s = lambda: saver.write_s
+        loop = SegmentLoop(self, saver)
         self._began_s = time.monotonic() - self.log.counters.total_s
         try:
             if self.config.start == PROBE and not self.log.evaluated:
@@ -202,7 +181,7 @@ class Trainer:
             self.reporter.begin("training", 1.0)
             while (segment := self.position.segment) is not None:
                 if not self.position.trained:
-                    segment = self._run_segment(segment, saver)
+                    segment = loop.run(segment)
                 if segment.ends_epoch:
                     self._finish_epoch(segment)
                 self.position.finish(segment)
@@ -215,147 +194,42 @@ class Trainer:
     def _read_clock(self) -> None:
         self.log.counters.total_s = time.monotonic() - self._began_s
 
-    def _lap(self) -> float:
-        """Seconds since the last call."""
-        now = time.monotonic()
-        lap, self._lap_s = now - self._lap_s, now
-        return lap
-
     def _probe(self) -> None:
         if self.log.probe is None:  # else the run was stopped in its evaluation
             self.energy.meter.set_phase(PROBE)
             self.log.probe = run_probe(self, self._check)
-            self._hosts.flush()
-            self._quarantine.share(self.loaders)
-            self._pace.count_spent()
+            self.hosts.flush()
+            self.quarantine.share(self.loaders)
+            self.pace.count_spent()
             if self.budget is not None and self.budget.kind == "ep":
                 self.budget.before = self.budget.spent
         self.log.finish_probe(self._evaluate(PROBE))
-        self._quarantine.end_epoch()
+        self.quarantine.end_epoch()
         assert self.log.probe is not None
         self.reporter.note(probe_detail(self.log.probe))
 
-    def _run_segment(self, segment: Segment, saver: Saver) -> Segment:
-        """Trains a segment, and returns it as it ended."""
-        self.budget_meter.resume()
-        if self.position.progress is None:
-            bad_ids = self.loaders.train.bad_ids
-            plan = self.planner.plan(segment, bad_ids, self.engine.memory)
-            self.position.progress = EpochProgress(segment, plan, bad_ids, batch_size=self.batch_size, ranks=self.ranks)
-            self.log.begin_segment(segment, plan)
-        progress, loader = self.position.progress, self.loaders.train
-        self.engine.begin_epoch(segment.epoch)
-        self.energy.meter.set_phase(segment.phase)
-        part = self.energy.part_meter(segment.phase)
-        if part.energy() is None:  # each part is metered under one share
-            loader.find_share_on_cpu()
-        part.start()
-        self._lap()
-        waited, decoded = loader.wait_s, loader.num_decoded
-        batches = loader.stream(segment.epoch, progress.slices(lambda first: self._pace.train_size(segment, first)))
-        try:
-            while not self._is_due(segment) and (batch := next(batches, None)) is not None:
-                record = self._offer(batch, progress)
-                self._pace.follow_position(segment, record.first, record.last)
-                record.counts.decoded, decoded = loader.num_decoded - decoded, loader.num_decoded
-                record.counts.data_wait, waited = loader.wait_s - waited, loader.wait_s
-                part.step(record.counts.offered, wait_s=record.counts.data_wait, on_cpu=loader.share_on_cpu)
-                record.counts.seconds = self._lap()
-                self.log.add(record)
-                request, due = self._hosts.push(self.requested(), record.host_counts(), due=saver.due())
-                self._train_ready(self._reports.push(self.engine.gather_status()), segment)
-                self.between()
-                stop_if_requested(request)
-                if due:
-                    self.engine.synchronize()
-                    part.stop()
-                    self._count_time(segment)
-                    self.budget_meter.pause()
-                    saver.save()
-                    self.budget_meter.resume()
-                    part.start()
-                    self._lap()  # saving is no part of training
-            self._hosts.flush()
-            self._train_ready(self._reports.flush(), segment)
-            self.engine.synchronize()  # the last steps are still running
-        finally:
-            part.stop()
-            self._count_time(segment)
-            batches.close()
-        self._quarantine.share(self.loaders)
-        self.engine.merge_memory()
-        if loader.bad_ids.all():
-            raise InputError("no training picture could be decoded; quarantine.jsonl says why")
-        self._pace.count_spent()
-        self.budget_meter.synchronize()
-        self.budget_meter.pause()
-        segment = self.schedule.end(segment, progress.position(self.planner), self.log.forward_units)
-        self.position.progress, self.position.trained = None, True
-        return segment
-
-    def _is_due(self, segment: Segment) -> bool:
-        """Whether the segment ends here because of the budget; the same on all ranks, and after a resume."""
-        progress = self.position.progress
-        if progress is None or not progress.delivered:  # so that each segment moves the run on
-            return False
-        return self._pace.is_due(segment, scores=self._scores(segment))
-
-    def _count_time(self, segment: Segment) -> None:
-        self.log.counters.of(segment.phase, self.engine.train_size).seconds += self._lap()
-
     def _check(self) -> None:
         """Between two batches of an evaluation or a probe, and two iterations of its regression."""
-        request, _ = self._hosts.push(self.requested())
+        request, _ = self.hosts.push(self.requested())
         self.between()
         stop_if_requested(request)
 
-    def _scores(self, segment: Segment) -> bool:
-        return segment.phase == GATED and self.gate.scores
-
-    def _offer(self, batch: Batch, progress: EpochProgress) -> BatchRecord:
-        """Hands a batch to the engine; returns what is known of it at once."""
-        counts, before = PhaseCounts(), progress.delivered
-        first, last, ids = progress.advance()
-        rows, units = progress.delivered - before, 0.0
-        if self._scores(progress.segment):
-            self.engine.score(batch)
-            counts.scored = batch.num_valid
-            units = self.gate.score_units * rows * self.engine.units[self.engine.train_size]
-        else:
-            self.engine.enqueue(batch, progress.plan.weights)
-        ids = ids[~np.isin(ids, batch.lost_ids)]
-        counts.offered = len(ids)
-        return BatchRecord(first, last, self.engine.train_size, counts, ids, rows=rows, units=units)
-
-    def _train_ready(self, statuses: np.ndarray | None, segment: Segment) -> None:
-        """Logs a report of the device, and trains every full batch that then waits in the queues."""
-        if statuses is None:
-            return
-        self._pace.follow_budget()
-        self.log.report(statuses, segment, self.engine.guard.lr, self._pace.progress)
-        work = self._balancer.decide(statuses[:, 0])
-        self.engine.move_rows(work.moves)
-        for _ in range(work.num_steps):
-            self._pace.follow_budget()
-            self.engine.train()
-            self.log.count_step(segment.phase, self.engine.train_size)
-
     def _finish_epoch(self, segment: Segment) -> None:
         accuracy = self._evaluate(is_last=self.position.is_last(segment)) if segment.evaluates else None
-        self._quarantine.end_epoch()
+        self.quarantine.end_epoch()
         self.log.finish_epoch(
             self.engine.read_status(),
             segment,
             accuracy=accuracy,
             ema=self.validation.average,
-            hist=self.engine.read_hist() if self._scores(segment) else None,
+            hist=self.engine.read_hist() if self.planner.scores(segment) else None,
             gpu_j=self.energy.epoch_j(self.ranks),
         )
 
     def _evaluate(self, phase: str = EVAL, *, is_last: bool = False) -> Accuracy:
         def finish() -> None:
-            self._hosts.flush()
-            self._quarantine.share(self.loaders)
+            self.hosts.flush()
+            self.quarantine.share(self.loaders)
 
         return self.validation.run(self._check, finish, phase, is_last=is_last)
 
@@ -372,8 +246,8 @@ class Trainer:
         the others take part, and get nothing.
         """
         self._read_clock()
-        self._hosts.flush()
-        self._quarantine.share(self.loaders)
+        self.hosts.flush()
+        self.quarantine.share(self.loaders)
         self.engine.merge_memory()
         self.log.merge_offered()
         own = {"engine": self.engine.rank_state(), "energy": self.energy.state_dict()}
@@ -383,10 +257,10 @@ class Trainer:
         shared = {
             "engine": self.engine.shared_state(),
             "log": self.log.state_dict(),
-            "report": self._reports.state_dict(),
+            "report": self.steps.state_dict(),
             "loaders": self.loaders.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "run_progress": self._pace.progress,
+            "run_progress": self.pace.progress,
             **self.position.state_dict(),
         }
         shared, own = snapshot((shared, own))  # together, since both hold BatchNorm's buffers
@@ -398,13 +272,12 @@ class Trainer:
         parts = self.engine.reshard(_part(state, "engine"))
         self.engine.load_states(shared["engine"], parts[ranks.rank])
         self.engine.set_target(self.config.target)  # which --force may have changed
-        self._balancer.load(self.engine.queue_states(parts))
         self.energy.load_state_dict(RunEnergy.reshard(_part(state, "energy"), ranks.size)[ranks.rank])
         self.log.load_state_dict(shared["log"])
-        self._reports.load_state_dict(shared["report"])
+        self.steps.load_state_dict(shared["report"], self.engine.queue_states(parts))
         self.loaders.load_state_dict(shared["loaders"])
         self.schedule.load_state_dict(shared["schedule"])
-        self._pace.progress = shared["run_progress"]
+        self.pace.progress = shared["run_progress"]
         self.position.load_state_dict(shared, self.runtime.device, batch_size=self.batch_size, ranks=ranks)
 
 

@@ -5,7 +5,7 @@ import torch.distributed as dist
 from fastast.cli import main
 from fastast.distributed.lagged_gather import LaggedGather
 from fastast.distributed.ranks import Ranks
-from fastast.train.trainer import Trainer
+from fastast.train.segment_loop import SegmentLoop
 from tests.distributed.rank_processes import results, with_ranks
 from tests.train.test_run import options
 
@@ -30,7 +30,7 @@ def test_one_rank_has_no_lag():
 def count_collectives(arguments):
     """Trains; returns the host's blocking collectives in each segment of an epoch, and its batches."""
     counts, all_reduce, all_gather = [], dist.all_reduce, dist.all_gather_into_tensor
-    run_segment, offer = Trainer._run_segment, Trainer._offer
+    run_segment, offer = SegmentLoop.run, SegmentLoop._offer
 
     def counted(function):
         def call(*args, **options):
@@ -49,7 +49,7 @@ def count_collectives(arguments):
         return offer(self, *args)
 
     dist.all_reduce, dist.all_gather_into_tensor = counted(all_reduce), counted(all_gather)
-    Trainer._run_segment, Trainer._offer = counted_segment, counted_offer
+    SegmentLoop.run, SegmentLoop._offer = counted_segment, counted_offer
     assert main(["train", *arguments]) == 0
     return counts
 

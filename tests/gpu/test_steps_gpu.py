@@ -18,9 +18,10 @@ from fastast.config import TrainConfig
 from fastast.device import open_runtime
 from fastast.feed import Batch
 from fastast.loggers.device_status import StatusReader, merge_status
+from fastast.train.compiled_engine import warm_up
 from fastast.train.engine import Engine
 from fastast.train.epoch_plan import EpochPlanner
-from fastast.train.trainer import Trainer
+from fastast.train.segment_loop import SegmentLoop
 from tests.train.test_run import options
 
 pytestmark = [
@@ -118,13 +119,13 @@ def relaxed(function: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize("gate", ["dense", "forward", "memory"])
 def test_no_operator_waits_within_an_epoch(pictures, tmp_path, monkeypatch, gate: str) -> None:
     """With the loader: plans and evaluation may wait, since they are outside the loop."""
-    run_segment = Trainer._run_segment
+    run_segment = SegmentLoop.run
 
-    def guarded(self: Trainer, *args: Any) -> Any:
+    def guarded(self: SegmentLoop, *args: Any) -> Any:
         with waiting("error"):
             return run_segment(self, *args)
 
-    monkeypatch.setattr(Trainer, "_run_segment", guarded)
+    monkeypatch.setattr(SegmentLoop, "run", guarded)
     monkeypatch.setattr(EpochPlanner, "plan", relaxed(EpochPlanner.plan))
     arguments = options(pictures, tmp_path / "run", gate=gate, epochs=2, device="cuda", compile="off")
     assert main(["train", *arguments, "--unbiased"]) == 0
@@ -157,7 +158,7 @@ def test_steps_as_cuda_graphs_equal_eager_ones(monkeypatch) -> None:
 def test_every_step_is_recorded_once() -> None:
     """Also where a batch comes from another place of the ring at every step, and after the state was loaded."""
     one = engine("reduce-overhead")
-    one.warm_up()
+    warm_up(one)
     loop = Loop(one)
     loop.run(range(24))
     for _ in range(3):
@@ -173,7 +174,7 @@ def test_every_step_is_recorded_once() -> None:
 @pytest.mark.parametrize("compile", ["off", "reduce-overhead"])
 def test_change_of_size_needs_no_wait_or_new_recording(compile: str) -> None:
     one = engine(compile, train_size="16:32")
-    one.warm_up()
+    warm_up(one)
     loop = Loop(one, (16, 24, 32))
     with waiting("error"):
         loop.run(range(24))

@@ -11,6 +11,7 @@ from torch import nn
 from torch._inductor.compile_fx import compile_fx
 
 from fastast.device import compile_step
+from fastast.train.compiled_engine import warm_up
 from fastast.train.engine import Engine
 from tests.train.engines import B, batch, engine
 
@@ -137,7 +138,7 @@ def test_each_size_is_compiled_once_and_nothing_else_again(recorder):
     torch._dynamo.reset()
     one, num_before = engine(compiled=True, image_size=32, train_size="16:32"), len(recorder.graphs)
     before = addresses(one)
-    one.warm_up()
+    warm_up(one)
     found = recorder.graphs[num_before:]
     # Of each of three sizes scoring and training, forward and backward; evaluation and restoring buffers once.
     assert [graph.backward for graph in found].count(False) == 2 * 3 + 2

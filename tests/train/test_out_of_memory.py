@@ -10,6 +10,8 @@ import torch
 
 from fastast.config import TrainConfig
 from fastast.device import is_out_of_memory, open_runtime
+from fastast.train import out_of_memory
+from fastast.train.compiled_engine import warm_up
 from fastast.train.engine import Engine
 from fastast.train.out_of_memory import describe_out_of_memory, fitting_batch
 from tests.processes import FORKS
@@ -47,7 +49,7 @@ def attempt(config, runtime):
     """The kind of the error and whether it is one of memory; None if the batch fits."""
     try:
         engine = Engine(config, runtime, weights="none", num_classes=3, num_train=4096)
-        engine.warm_up()
+        warm_up(engine)
     except Exception as error:
         return type(error).__name__, is_out_of_memory(error)
     return None
@@ -111,7 +113,7 @@ def test_next_smaller_power_of_two_fits():
 
 
 def test_other_errors_are_raised(monkeypatch):
-    monkeypatch.setattr(Engine, "warm_up", lambda self: 1 / 0)
+    monkeypatch.setattr(out_of_memory, "warm_up", lambda engine: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fitting_batch(config_of(16, 16), open_runtime("cpu"), 3, NoLoaders)
 

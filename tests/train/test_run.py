@@ -23,6 +23,7 @@ from fastast.train.defaults import complete_config
 from fastast.train.epoch_plan import EpochPlanner
 from fastast.train.run_data import open_data
 from fastast.train.run_energy import RunEnergy
+from fastast.train.segment_loop import SegmentLoop
 from fastast.train.trainer import Trainer
 from tests.conftest import ROOT, damaged_png, run_fastast
 from tests.nets import tiny
@@ -298,15 +299,16 @@ def test_progress_without_a_terminal(pictures, tmp_path):
 @pytest.mark.parametrize("gate", ["dense", "forward", "memory"])
 def test_loop_never_waits_for_the_device(pictures, tmp_path, monkeypatch, gate):
     """Every operator between two epochs' ends; plans and evaluation, outside the loop, may wait."""
-    run_segment, plan = Trainer._run_segment, EpochPlanner.plan
+    run_segment, plan = SegmentLoop.run, EpochPlanner.plan
 
-    def guarded(self, segment, saver):
-        plans = {segment: plan(self.planner, segment, self.loaders.train.bad_ids, self.engine.memory)}
+    def guarded(self, segment):
+        trainer = self.trainer
+        plans = {segment: plan(trainer.planner, segment, trainer.loaders.train.bad_ids, trainer.engine.memory)}
         monkeypatch.setattr(EpochPlanner, "plan", lambda planner, segment, *rest: plans[segment])
         with no_sync(LaggedReader._read, PrefetchLoader._collect):
-            return run_segment(self, segment, saver)
+            return run_segment(self, segment)
 
-    monkeypatch.setattr(Trainer, "_run_segment", guarded)
+    monkeypatch.setattr(SegmentLoop, "run", guarded)
     assert main(["train", *options(pictures, tmp_path / "run", gate=gate, epochs=2), "--unbiased"]) == 0
 
 
