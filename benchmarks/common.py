@@ -18,8 +18,8 @@ import torch
 import torchvision
 
 from fastast.atomic_files import write_whole
+from fastast.code_version import code_version
 from fastast.device import device_name
-from fastast.run_folder import code_version
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -1,18 +1,22 @@
-"""Files that are whole or absent: written beside their place, synced, then renamed."""
+"""Files, and lines of files, that are whole or absent. A file is written beside its place, synced, then renamed."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 from fastast.errors import InputError
 
+# How long a line waits for space: what fills the disk may be a checkpoint, which is given up and removed at once.
+APPEND_PAUSES_S = (0.1, 0.5, 2.0)
 # What `write_whole` leaves behind when the process is killed: .NAME.PID.tmp
 _TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")
 
@@ -114,3 +118,37 @@ def _keep_as(path: Path, keep: Path) -> None:
         second.unlink(missing_ok=True)  # renaming one name of a file over another of its names does nothing
     except OSError:
         os.replace(path, keep)
+
+
+def cut_lines(path: Path, size: int) -> None:
+    """Cuts a file to at most `size` bytes, and to whole lines."""
+    if path.exists():
+        kept = path.read_bytes()[:size]
+        write_whole(path, kept[: kept.rfind(b"\n") + 1])
+
+
+def append_whole(path: Path, line: bytes) -> None:
+    """Adds a line, with its end, to a file: all of it or nothing.
+
+    Raises:
+        OSError: there is no space for it, and there was none a little later.
+    """
+    for pause_s in APPEND_PAUSES_S:
+        try:
+            return _append(path, line)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        time.sleep(pause_s)
+    _append(path, line)
+
+
+def _append(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        if os.write(descriptor, data) != len(data):
+            os.ftruncate(descriptor, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    finally:
+        os.close(descriptor)

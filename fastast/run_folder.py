@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
-import re
 import shutil
 import socket
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastast._version import __version__
-from fastast.atomic_files import remove_temporaries, write_whole
+from fastast.atomic_files import append_whole, cut_lines, remove_temporaries, write_whole
 from fastast.errors import InputError
-
-# How long a line waits for space: what fills the disk may be a checkpoint, which is given up and removed at once.
-APPEND_PAUSES_S = (0.1, 0.5, 2.0)
+from fastast.file_lock import holder_of, open_locked
 
 
 class RunFolder:
@@ -100,10 +92,10 @@ class RunFolder:
         path = self.path / ".lock"
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            descriptor = _open_locked(path)
+            descriptor = open_locked(path)
         except BlockingIOError as error:
             raise InputError(
-                f"--out {self.path}: another fastast process{_holder(path)} is writing there; "
+                f"--out {self.path}: another fastast process{holder_of(path)} is writing there; "
                 "wait for it to end, or name another folder"
             ) from error
         except OSError as error:
@@ -157,13 +149,13 @@ class RunFolder:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Adds one line to `metrics.jsonl`."""
-        _append_line(self.metrics, line)
+        append_whole(self.metrics, _line(line))
         for listener in self.listeners:
             listener(line)
 
     def append_quarantine(self, line: dict[str, Any]) -> None:
         """Adds one line (id or null, path, reason) to `quarantine.jsonl`."""
-        _append_line(self.quarantine, line)
+        append_whole(self.quarantine, _line(line))
 
     def log_sizes(self) -> dict[str, int]:
         """Bytes of the files that grow line by line."""
@@ -193,7 +185,7 @@ class RunFolder:
                     shutil.copyfile(path, self.path / path.relative_to(home.path))
             write_whole(self.last, checkpoint.read_bytes())
         for path in (self.metrics, self.quarantine):
-            _cut_lines(path, sizes[path.name])
+            cut_lines(path, sizes[path.name])
         self.summary.unlink(missing_ok=True)
 
     def write_json(self, path: Path, value: Any) -> None:
@@ -261,93 +253,5 @@ def finite(value: Any) -> Any:
     return value
 
 
-def code_version() -> tuple[str, str | None]:
-    """The package's version, and the commit of the checkout it runs from.
-
-    Where it is installed, the commit is what FASTAST_COMMIT says (a container image sets it), or None.
-    """
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return __version__, os.environ.get("FASTAST_COMMIT") or None
-    try:
-        described = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return __version__, None
-    return __version__, described.stdout.strip()
-
-
-def version_words() -> str:
-    """`code_version` as one line: "0.1.0 (commit 69bcb73fc82d)"."""
-    version, commit = code_version()
-    return f"{version} (commit {commit})" if commit else version
-
-
-def _open_locked(path: Path) -> int | None:
-    """Opens and locks a file; None on a file system that has no locks.
-
-    Raises:
-        BlockingIOError: another process has locked it.
-    """
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                path.unlink(missing_ok=True)
-                return None
-            raise
-        os.close(descriptor)  # its holder removed it as it ended: what is locked has no name any more
-
-
-def _holder(path: Path) -> str:
-    """Who wrote a lock file: " (pid 42)", with the machine if it is another, or nothing if it does not say."""
-    try:
-        written = re.fullmatch(r"(\d{1,10}) ([\w.-]{1,255})\n", path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        return ""
-    if written is None:
-        return ""
-    pid, host = written.groups()
-    return f" (pid {pid})" if host == socket.gethostname() else f" (pid {pid} on {host})"
-
-
-def _cut_lines(path: Path, size: int) -> None:
-    """Cuts a file to at most `size` bytes, and to whole lines."""
-    if path.exists():
-        kept = path.read_bytes()[:size]
-        write_whole(path, kept[: kept.rfind(b"\n") + 1])
-
-
-def _append_line(path: Path, line: dict[str, Any]) -> None:
-    data = (json.dumps(finite(line), allow_nan=False) + "\n").encode()
-    for pause_s in APPEND_PAUSES_S:
-        try:
-            return _append(path, data)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-        time.sleep(pause_s)
-    _append(path, data)
-
-
-def _append(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        if os.write(descriptor, data) != len(data):
-            os.ftruncate(descriptor, size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    finally:
-        os.close(descriptor)
+def _line(value: dict[str, Any]) -> bytes:
+    return (json.dumps(finite(value), allow_nan=False) + "\n").encode()

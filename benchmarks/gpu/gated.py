@@ -14,8 +14,9 @@ from benchmarks.common import ROOT
 from benchmarks.gpu.items import NotMeasured, Report, Settings
 from benchmarks.gpu.pictures import drawn_pictures, linked, picture_sets, sizes
 from benchmarks.gpu.timing import largest_fitting
+from fastast.code_version import code_version
 from fastast.device import open_runtime
-from fastast.run_folder import code_version, read_json
+from fastast.run_folder import read_json
 
 COPIES = 70  # of the drawn pictures in an epoch, so that the fastest gate's takes longer than 2 s on an H100
 BENCH_SHARE = 0.9  # of the time left is the bench's budget; the rest is its start and end

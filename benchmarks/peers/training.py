@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from benchmarks.peers.work import Spending, Work
+from fastast.code_version import code_version
 from fastast.cost_model import DENSE_COST
 from fastast.device import device_name, open_runtime
 from fastast.energy.reading import Reading
 from fastast.errors import InputError
 from fastast.models.build import build_model
 from fastast.preprocessing import MEAN, STD, eval_resize
-from fastast.run_folder import code_version
 from fastast.train.optimizer import has_weight_decay
 from fastast.train.schedule import lr_at
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from fastast.checkpoint.file_format import snapshot
 from fastast.checkpoint.writer import CheckpointWriter
+from fastast.code_version import version_words
 from fastast.energy.power_log import PowerRow, write_power_csv
 from fastast.loggers.console import Reporter
 from fastast.models.weights_info import WeightsInfo
-from fastast.run_folder import RunFolder, version_words
+from fastast.run_folder import RunFolder
 from fastast.train.predictions import write_predictions
 from fastast.train.summary import write_best
 from fastast.train.trainer import Trainer

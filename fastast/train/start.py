@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fastast.checkpoint.resume import RunStart
+from fastast.code_version import version_words
 from fastast.data import Dataset
 from fastast.device import Runtime
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
 from fastast.loggers.console import Reporter
-from fastast.run_folder import RunFolder, version_words
+from fastast.run_folder import RunFolder
 from fastast.train.summary import write_classes
 from fastast.train.trainer import Trainer
 from fastast.train.watchdog import STALL_FILE

@@ -11,6 +11,7 @@ import torch
 
 from fastast.atomic_files import write_whole
 from fastast.checkpoint.file_format import export_weights, save_checkpoint
+from fastast.code_version import code_version
 from fastast.cost_model import DENSE_COST
 from fastast.device import device_name
 from fastast.energy.fairness import comparable, steady_speed
@@ -19,7 +20,7 @@ from fastast.gates.base import Gate
 from fastast.loggers.counters import PhaseCounts, total
 from fastast.models.weights_info import WeightsInfo
 from fastast.phases import WARMUP
-from fastast.run_folder import RunFolder, code_version
+from fastast.run_folder import RunFolder
 from fastast.train.columns import write_columns
 from fastast.train.gpu_limits import limits_summary
 from fastast.train.run_energy import DENSE_PART, GATED_PART
