@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shlex
 import sys
 import time
 import traceback
@@ -26,19 +25,17 @@ from fastast.distributed.process_group import RankLost, open_ranks
 from fastast.distributed.ranks import Ranks
 from fastast.energy.meter import EnergyMeter, merge_idle
 from fastast.energy.nvml import open_nvml
-from fastast.errors import InputError, ReportedByOtherRank
+from fastast.errors import InputError
 from fastast.gates.registry import unused_options
 from fastast.loggers.available import logger_names, require_loggers
 from fastast.loggers.console import Reporter, verdict
 from fastast.loggers.extra_logs import ExtraLogs
 from fastast.models.build import check_names
 from fastast.models.head import head_is_new, takes_probe
-from fastast.number_text import counted
 from fastast.options import flag_of, parse_budget, parse_duration
-from fastast.phases import DENSE
 from fastast.process_age import process_age_s
 from fastast.report.run_page import write_report
-from fastast.run_folder import OtherRanksFolder, RunFolder
+from fastast.run_folder import OtherRanksFolder
 from fastast.signals import Stopped, StopRequest
 from fastast.train.budget import MeteredBudget
 from fastast.train.checkpointer import Checkpointer, write_power
@@ -49,7 +46,8 @@ from fastast.train.out_of_memory import describe_out_of_memory, fitting_batch
 from fastast.train.probe import require_probe
 from fastast.train.run_data import open_data, require_one_data_set
 from fastast.train.run_energy import RunEnergy
-from fastast.train.spent import meter_budget, unreadable_energy
+from fastast.train.session_notes import introduce, show_finished, suggest
+from fastast.train.spent import meter_budget, require_energy
 from fastast.train.start import (
     changed_dtype,
     changed_world_size,
@@ -128,12 +126,7 @@ def _train(
     if not ranks.is_first:
         start = dataclasses.replace(start, folder=OtherRanksFolder(start.folder.path))
     if start.finished is not None:
-        try:
-            reporter.console.print(verdict(start.finished))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{start.folder.summary}: written by another version, or damaged") from error
-        reporter.note(f"finished already: {start.folder.path}")
-        _suggest(start.folder, start.config.gate, reporter)
+        show_finished(start.folder, start.finished, start.config.gate, reporter)
         return 0
     if unused := unused_options(options, start.config.gate):
         reporter.note(f"no effect with --gate {start.config.gate}: {', '.join(map(flag_of, unused))}")
@@ -193,7 +186,7 @@ def _run(
         )
     for note in notes + check_plan(config, num_train, num_ranks=ranks.size):
         reporter.note(note)
-    _introduce(config, dataset, runtime, reporter, ranks)
+    introduce(config, dataset, runtime, reporter, ranks)
     try:
         return _fit(start, dataset, runtime, request, argv, reporter, ranks, began_s)
     except Exception as error:
@@ -227,7 +220,7 @@ def _fit(
             meter.continue_csv(start.checkpoint.resolve().parent.parent / folder.power.name)
         energy = RunEnergy(stack.enter_context(meter))
         if config.budget is not None and parse_budget(config.budget, "--budget").kind == "joules":
-            _require_energy(config.budget, meter, ranks)
+            require_energy(config.budget, meter, ranks)
         try:
             trainer = Trainer(
                 config,
@@ -309,46 +302,10 @@ def _fit(
             folder.write_json(folder.summary, summary)
         reporter.console.print(verdict(summary))
         reporter.note(f"run folder: {folder.path} (report.html shows it)")
-        _suggest(folder, config.gate, reporter)
+        suggest(folder, config.gate, reporter)
         return exit_code
-
-
-def _suggest(folder: RunFolder, gate: str, reporter: Reporter) -> None:
-    run = shlex.quote(str(folder.path))
-    compared = f"GATED_RUN --baseline {run}" if gate == DENSE else f"{run} --baseline DENSE_RUN"
-    reporter.next(f"fastast predict {run} PICTURES", f"fastast report {compared}")
-
-
-def _require_energy(budget: str, meter: EnergyMeter, ranks: Ranks) -> None:
-    """Refuses a budget of joules where they cannot be read."""
-    reason = next(filter(None, ranks.all_gather_object(unreadable_energy(meter))), None)
-    if reason is not None:
-        message = (
-            f"--budget {budget}: the energy of the GPU cannot be read here ({reason}); use a time or epochs instead, "
-            "for example --budget 40m or --budget 5ep"
-        )
-        raise InputError(message) if ranks.is_first else ReportedByOtherRank(message)
 
 
 def metered_devices(device: torch.device) -> list[int | str]:
     """The GPU that this process trains on, by UUID; none when it trains on the CPU."""
     return [f"GPU-{torch.cuda.get_device_properties(device).uuid}"] if device.type == "cuda" else []
-
-
-def _introduce(config: TrainConfig, dataset: Dataset, runtime: Runtime, reporter: Reporter, ranks: Ranks) -> None:
-    times = f" on each of {ranks.size} ranks" if ranks.size > 1 else ""
-    sizes = f"{config.image_size} px"
-    if config.train_sizes != (config.image_size,):
-        sizes = f"{', '.join(map(str, config.train_sizes))} px, evaluated at {sizes}"
-    classes = counted(len(dataset.classes), "class", "classes")
-    reporter.note(
-        f"{dataset.train.num_samples:,} training and {dataset.val.num_samples:,} validation pictures, "
-        f"{classes}; {config.arch} at {sizes}, batch {config.batch_size}{times}"
-    )
-    if dataset.quarantined:
-        first = dataset.quarantined[0]
-        reporter.note(
-            f"quarantined {counted(len(dataset.quarantined), 'unreadable picture')} (quarantine.jsonl), "
-            f"such as {first.path}: {first.reason}"
-        )
-    reporter.note(f"precision {runtime.precision_note}; compile {runtime.compile_note}")

@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from fastast.distributed.ranks import Ranks
 from fastast.energy.meter import EnergyMeter
+from fastast.errors import InputError, ReportedByOtherRank
 from fastast.run_folder import RunFolder
 from fastast.train.budget import MeteredBudget
 from fastast.train.trainer import Trainer
@@ -21,12 +23,27 @@ from fastast.train.trainer import Trainer
 RECORD_INTERVAL_S = 0.5
 
 
-def unreadable_energy(meter: EnergyMeter) -> str | None:
+def _unreadable(meter: EnergyMeter) -> str | None:
     """Why the joules of the GPUs cannot be read, or None if they can."""
     reading = meter.reading()
     if reading.gpu_reason is not None or not reading.devices:
         return reading.gpu_reason or "training on the CPU"
     return next((device.failure for device in reading.devices if device.failure is not None), None)
+
+
+def require_energy(budget: str, meter: EnergyMeter, ranks: Ranks) -> None:
+    """Call on all ranks before a run with a budget of joules.
+
+    Raises:
+        InputError: they cannot be read on one of them.
+    """
+    reason = next(filter(None, ranks.all_gather_object(_unreadable(meter))), None)
+    if reason is not None:
+        message = (
+            f"--budget {budget}: the energy of the GPU cannot be read here ({reason}); use a time or epochs instead, "
+            "for example --budget 40m or --budget 5ep"
+        )
+        raise InputError(message) if ranks.is_first else ReportedByOtherRank(message)
 
 
 class SessionMeter:
