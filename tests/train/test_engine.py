@@ -22,7 +22,7 @@ def run(one, seeds):
     one.set_lr(0.1)
     trained = one.read_status().steps
     for seed in seeds:
-        sizes = one._train_sizes
+        sizes = one.train_sizes
         one.score(batch(seed, side=sizes[min(seed // 4, len(sizes) - 1)]))
         while one.read_status().pushed - trained * B >= B:
             one.train()
@@ -75,7 +75,7 @@ def test_loaded_state_resumes_exactly(variant, tmp_path):
 def test_never_waits_for_the_device(variant):
     one = engine(**variant)
     for seed in range(6):
-        full = batch(seed, side=one._train_sizes[seed // 2 % len(one._train_sizes)])
+        full = batch(seed, side=one.train_sizes[seed // 2 % len(one.train_sizes)])
         with no_sync():
             one.set_lr(0.1)
             one.score(full)
