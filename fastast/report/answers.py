@@ -207,7 +207,7 @@ def tiles(record: RunRecord) -> list[tuple[str, str, str]]:
         target = record.number("gate", "target")
         beside = "share found by the gate" if target is None else f"target {percent(target, 1)}"
         found.append((percent(rate, 1), "trained in the gated part", beside))
-    if (both := speeds(record)) is not None:
+    if gate_of(record) != DENSE and (both := speeds(record)) is not None:
         found.append((f"{both.gated:,.0f}/s", "pictures offered, gated part", f"dense part {both.dense:,.0f}/s"))
     elif (speed := record.number("throughput", "offered_per_s")) is not None:
         where = "" if gate_of(record) == DENSE else ", gated part"
