@@ -10,6 +10,7 @@ other trainers in it or not, becomes a panel and a row.
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,7 @@ KINDS: dict[str, Callable[[str, Options], bool]] = {
     "fastast, every picture": _named("dense"),  # or whatever the bench compares with
     "fastast, gate memory (the default)": _is(gate="memory", target="auto"),
     "fastast, small pictures first": _is(gate="dense", train_size="auto"),
+    "fastast, gate memory and small pictures first": _is(gate="memory", target="auto", train_size="auto"),
     "fastast, a random share": _is(gate="random", target=...),
     "fastast, the published rule": _is(gate="forward", selection="hard", target=0.1),
     "fastast, every picture, class weights": _is(gate="dense", class_weights="balanced"),
@@ -63,7 +65,7 @@ KINDS: dict[str, Callable[[str, Options], bool]] = {
     "timm's loop": _named("timm"),
 }
 DENSE, *OTHERS = KINDS
-DEFAULT, SMALL_FIRST, RANDOM, TORCHVISION, TIMM = (OTHERS[index] for index in (0, 1, 2, 5, 6))
+DEFAULT, SMALL_FIRST, _, RANDOM, _, _, TORCHVISION, TIMM = OTHERS
 PANEL_PX, PANEL_HEIGHT_PX, TITLE_PX, LINE_PX = 370, 330, 30, 22
 
 
@@ -161,7 +163,7 @@ def fill(text: str, folder: Path) -> str:
 
 def looks() -> dict[str, Look]:
     """How each kind is drawn, in every panel alike."""
-    others = zip(OTHERS, svg.SERIES, MARKERS, strict=True)
+    others = zip(OTHERS, itertools.cycle(svg.SERIES), MARKERS)  # a colour may come twice
     drawn = {kind: Look(kind, c, m, is_peer="fastast" not in kind, is_reference=False) for kind, c, m in others}
     return {DENSE: Look(DENSE, svg.INK, "s", is_peer=False, is_reference=True), **drawn}
 

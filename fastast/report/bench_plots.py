@@ -23,7 +23,7 @@ WIDE_HEIGHT_PX, NARROW_HEIGHT_PX = 400, 330
 LABEL_PX = 26  # from the axes to the names beside them
 TIP_PX = 13  # size of what the pointer has to hit
 DODGE_PX = 3.5
-MARKERS = ("o", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "^", "D", "v", "P", "X", "*", "<")  # one more than colours, so that few looks come twice
 
 
 class Unit(NamedTuple):
