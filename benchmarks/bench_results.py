@@ -82,6 +82,7 @@ def condense(bench: dict[str, Any], heading: str, measured_at: str) -> dict[str,
         "failures": [{key: fail[key] for key in ("arm", "budget", "seed")} for fail in bench["failures"]],
         **{key: bench[key] for key in ("arms", "budgets", "seeds", "points", "paired", "cost_at_equal_accuracy")},
         **{key: bench[key] for key in ("verdict", "notes")},
+        "probe": bench.get("probe"),
     }
 
 

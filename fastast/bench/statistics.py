@@ -89,6 +89,7 @@ def summarise(
         points: for each arm and budget with a run, mean and standard error of the accuracy and of the balanced one,
             and mean costs, null where a run has none. `seconds` and `joules` are of the whole run, `train_seconds` of
             training alone.
+        probe: of the probe alone with which runs start, over the seeds: n, top1, units and seconds; null without one.
         paired: differences over the seeds in common, against dense and against the random arms, at the same budget.
             `interval` is of 95 %. `p` is Student's, corrected by Holm over all comparisons here, so that one in 20
             benches of equal arms calls any of them "better" or "worse" (p <= 0.05). `balanced`: the difference of
@@ -99,7 +100,12 @@ def summarise(
     by_amount = sorted(budgets, key=lambda budget: budget["amount"])
     cells = Cells(arms, by_amount, {(run["arm"], run["budget"], run["seed"]): run["summary"] for run in runs}, metric)
     found = {"paired": _paired(cells), "cost_at_equal_accuracy": equal_accuracy(cells)}
-    return {"points": _points(cells), **found, "verdict": judge(arms, by_amount, cells.dense, **found)}
+    return {
+        "points": _points(cells),
+        "probe": _probe(cells),
+        **found,
+        "verdict": judge(arms, by_amount, cells.dense, **found),
+    }
 
 
 def equal_accuracy(cells: Cells) -> list[dict[str, Any]]:
@@ -180,6 +186,27 @@ def _points(cells: Cells) -> list[dict[str, Any]]:
             point = {"arm": arm, "budget": budget, "n": len(seeds), "top1": top1, "balanced_top1": balanced}
             rows.append({**point, **figures})
     return rows
+
+
+def _probe(cells: Cells) -> dict[str, Any] | None:
+    """What the probe alone has and costs, which is the same in every arm that starts from one."""
+    probed = {
+        seed: summary
+        for (_, _, seed), summary in cells.summaries.items()
+        if figure(summary, "accuracy", "probe_top1") is not None
+    }
+    if not probed:
+        return None
+    places = {"top1": ("accuracy", "probe_top1"), "units": ("probe", "forward_units"), "seconds": ("probe", "seconds")}
+    found = {
+        name: mean_and_error([figure(summary, *place) for summary in probed.values()]) for name, place in places.items()
+    }
+    return {
+        "n": len(probed),
+        "top1": found["top1"],
+        "units": found["units"]["mean"],
+        "seconds": found["seconds"]["mean"],
+    }
 
 
 def _paired(cells: Cells) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from fastast.bench.estimate import Outcome
 from fastast.bench.matrix import Job
 from fastast.bench.verdict import cost_words
 from fastast.number_text import counted, duration, percent
-from fastast.report.bench_tables import is_unbalanced
+from fastast.report.bench_tables import PROBE_ALONE, is_unbalanced
 
 Row = Mapping[str, Any]
 
@@ -40,7 +40,7 @@ class Grid(NamedTuple):
     """A table of arms by budgets."""
 
     title: str
-    lines: list[list[str]]  # the first one is the header; every first cell names an arm
+    lines: list[list[str]]  # the first one is the header; every other first cell names an arm, or the probe
 
 
 def grids(result: Row) -> list[Grid]:
@@ -55,6 +55,9 @@ def grids(result: Row) -> list[Grid]:
 
     if result["points"]:
         add("Top-1, mean +- standard error over the seeds", result["points"], lambda row: _accuracy(row["top1"]))
+        if probe := result.get("probe"):  # a bench of an older version has none
+            cell = f"{_accuracy(probe['top1'])} ({probe['units']:,.0f} units)"
+            found[-1].lines.append([PROBE_ALONE, *(cell for _ in budgets)])
         if is_unbalanced(result):
             add("Balanced top-1 (mean of the classes)", result["points"], lambda row: _accuracy(row["balanced_top1"]))
     for against in dict.fromkeys(row["against"] for row in result["paired"]):

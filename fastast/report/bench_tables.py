@@ -12,6 +12,7 @@ from fastast.phases import DENSE
 from fastast.report.bench_plots import UNITS, accuracy_text, cost_text
 
 Entry = Mapping[str, Any]
+PROBE_ALONE = "probe alone"
 KINDS = {"better": "good", "worse": "bad"}  # CSS classes of outcomes
 
 
@@ -94,7 +95,11 @@ def accuracy_table(bench: Entry) -> Table:
         return Cell(accuracy_text(point["top1"]), ", ".join(filter(None, (balanced, _seeds(point, bench)))))
 
     names = [arm["name"] for arm in bench["arms"]]
-    return Table("Top-1", budgets, [(name, [cell(found.get((name, budget))) for budget in budgets]) for name in names])
+    rows = [(name, [cell(found.get((name, budget))) for budget in budgets]) for name in names]
+    if probe := bench.get("probe"):  # a bench of an older version has none
+        alone = Cell(accuracy_text(probe["top1"]), cost_text("units", probe["units"]))
+        rows.append((PROBE_ALONE, [alone for _ in budgets]))
+    return Table("Top-1", budgets, rows)
 
 
 def paired_tables(bench: Entry) -> list[Table]:

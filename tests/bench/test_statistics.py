@@ -5,7 +5,7 @@ import pytest
 from fastast.bench.statistics import mean_and_error, summarise
 from fastast.bench.student import quantile
 from fastast.bench.tables import grids
-from fastast.report.bench_tables import paired_tables
+from fastast.report.bench_tables import accuracy_table, paired_tables
 from tests.bench.fake_runs import NUM_TRAIN, fake_summary
 
 BUDGETS = [{"name": f"{amount}ep", "kind": "ep", "amount": float(amount)} for amount in (1, 2, 4)]
@@ -84,6 +84,27 @@ def test_balanced_accuracy_is_told_where_it_is_another():
     found |= summarise(arms_of("dense", "memory"), BUDGETS, runs)
     assert found["paired"][0]["balanced"] is None
     assert found["points"][1]["balanced_top1"]["mean"] is None
+
+
+def test_probe_alone_stands_beside_the_arms():
+    runs = []
+    for arm, has_probe in (("dense", True), ("dense:start=random", False)):
+        for seed in (0, 1):
+            summary = fake_summary("dense", 2.0, seed=seed, top1=0.6)
+            summary["accuracy"]["probe_top1"] = 0.5 + 0.1 * seed if has_probe else None
+            summary["probe"] = {"forward_units": 700.0, "seconds": 3.0} if has_probe else None
+            runs.append({"arm": arm, "budget": "2ep", "seed": seed, "summary": summary})
+    arms, budgets = arms_of("dense", "dense:start=random"), BUDGETS[1:2]
+    result = {"arms": arms, "budgets": budgets, "seeds": [0, 1], **summarise(arms, budgets, runs)}
+    assert result["probe"] == {
+        "n": 2,
+        "top1": {"mean": pytest.approx(0.55), "se": pytest.approx(0.05)},
+        "units": 700,
+        "seconds": 3,
+    }
+    assert grids(result)[0].lines[-1] == ["probe alone", "55.00 +- 5.00 % (700 units)"]
+    assert accuracy_table(result).rows[-1][0] == "probe alone"
+    assert bench({"dense": DENSE})["probe"] is None
 
 
 def test_differences_are_paired_by_seed():
