@@ -3,8 +3,8 @@
     python -m benchmarks.readme_figure [--results DIR]
 
 Written are docs/accuracy_against_cost.svg, and what stands in README.md between `<!-- NAME -->` and `<!-- /NAME -->`.
-Run it after a benchmark has written or changed a file in benchmarks/results: every bench of three seeds or more, with
-other trainers in it or not, becomes a panel and a row.
+Run it after a benchmark has written or changed a file in benchmarks/results: every bench of three seeds or more at
+equal work, with other trainers in it or not, becomes a panel and a row.
 """
 
 from __future__ import annotations
@@ -70,10 +70,14 @@ PANEL_PX, PANEL_HEIGHT_PX, TITLE_PX, LINE_PX = 370, 330, 30, 22
 
 
 def benches(folder: Path) -> list[tuple[str, Result]]:
-    """The names and results of all benches; one that another file holds together with its peers stands there only."""
+    """The names and results of the benches at equal work that have more of the kinds than one.
+
+    One that another file holds together with its peers stands there only.
+    """
     found = [(path.stem, read_json(path)) for path in sorted(folder.glob("*.json"))]
     found = [(name, it) for name, it in found if it.get("cost_at_equal_accuracy")]
-    found = [(name, it) for name, it in found if len(it["seeds"]) >= MIN_SEEDS]
+    found = [(name, it) for name, it in found if len(it["seeds"]) >= MIN_SEEDS and len(kinds_of(it)) > 1]
+    found = [(name, it) for name, it in found if all(budget["kind"] == "ep" for budget in it["budgets"])]
     return [
         (name, it)
         for name, it in found

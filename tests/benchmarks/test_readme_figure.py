@@ -38,7 +38,7 @@ def folder(tmp_path):
         "hardware": {"device": "cpu", "name": "a machine", "threads": 2},
         "command": "fastast bench",
         "seeds": [0, 1, 2],
-        "budgets": [{"name": "1ep"}, {"name": "2ep"}],
+        "budgets": [{"name": "1ep", "kind": "ep"}, {"name": "2ep", "kind": "ep"}],
         "arms": arms[:3],
         "points": [
             {"arm": "dense", "budget": budget, "top1": {"mean": top1, "se": 0.01}, "units": 10, "n": 3}
@@ -63,8 +63,13 @@ def folder(tmp_path):
         ],
     }
     with_peers = {**bench, "arms": arms, "command": "fastast bench && python -m benchmarks.peers R"}
-    two_seeds = {**bench, "seeds": [0, 1], "command": "another"}
-    results = {"bench_digits": bench, "peers_digits": with_peers, "bench_few": two_seeds, "feed": {"title": "no bench"}}
+    others = {
+        "bench_few": {**bench, "seeds": [0, 1], "command": "another"},
+        "bench_seconds": {**bench, "budgets": [{"name": "60s", "kind": "time"}], "command": "another"},
+        "bench_dense": {**bench, "arms": arms[:1], "command": "another"},
+        "feed": {"title": "no bench"},
+    }
+    results = {"bench_digits": bench, "peers_digits": with_peers, **others}
     for name, result in results.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(result))
     return tmp_path
