@@ -20,7 +20,9 @@ def test_picture_has_a_panel_for_each_bench():
     drawn = picture(RESULTS)
     xml.dom.minidom.parseString(drawn)
     for _, result in benches(RESULTS):
-        assert f">{result['title'].partition(':')[0]}</text>" in drawn
+        title = result["title"].partition(":")[0]
+        assert f">{title}</text>" in drawn
+        assert len(title) <= 52, "runs into the panel beside it"
 
 
 @pytest.fixture
