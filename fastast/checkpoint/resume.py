@@ -164,11 +164,8 @@ def new_folder(config: TrainConfig) -> RunFolder:
         InputError: it cannot be made.
     """
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub('[:/]', '.', config.arch)}-{config.gate}"
-    for number in itertools.count(1):
-        folder = RunFolder(Path("runs") / (name if number == 1 else f"{name}-{number}"))
-        if folder.claim():
-            return folder
-    raise AssertionError
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(folder for each in names if (folder := RunFolder(Path("runs") / each)).claim())
 
 
 @contextlib.contextmanager

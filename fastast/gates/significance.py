@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,20 @@ MEMORY = 0.98  # a batch's weight in the running means halves every 34 batches
 LEAST_PART = 0.01
 
 
+class _Scored(NamedTuple):
+    """A batch after its forward: what the terms are made of."""
+
+    logits: Tensor  # float32 [B, C]
+    labels: Tensor
+    images: Tensor | None
+    loss: Tensor  # cross entropy, float32 [B]
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor, images: Tensor | None) -> _Scored:
+        logits = logits.float()
+        return cls(logits, labels, images, F.cross_entropy(logits, labels, reduction="none"))
+
+
 def _one_hot(logits: Tensor, labels: Tensor) -> Tensor:
     return labels[:, None] == torch.arange(logits.shape[-1], device=labels.device)  # F.one_hot reads labels back
 
@@ -28,70 +43,71 @@ def _probabilities(logits: Tensor, smoothing: float) -> Tensor:
     return ((p - smoothing / logits.shape[-1]) / (1 - smoothing)).clamp(0.0, 1.0) if smoothing else p
 
 
-def _label(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+def _label(batch: _Scored, smoothing: float) -> tuple[Tensor, Tensor]:
     """The probability p of the label without label smoothing, [B], and 1 - p."""
-    log_p = -F.cross_entropy(logits, labels, reduction="none")
+    log_p = -batch.loss
     if not smoothing:
         return log_p.exp(), -log_p.expm1()  # exact where p is near 1 as well
-    p = ((log_p.exp() - smoothing / logits.shape[-1]) / (1 - smoothing)).clamp(0.0, 1.0)
+    p = ((log_p.exp() - smoothing / batch.logits.shape[-1]) / (1 - smoothing)).clamp(0.0, 1.0)
     return p, 1 - p
 
 
-def _loss(logits: Tensor, labels: Tensor, images: Tensor | None, smoothing: float) -> Tensor:
+def _loss(batch: _Scored, smoothing: float) -> Tensor:
     """What the cross entropy has beyond that of a network as sure as label smoothing lets it be."""
-    loss = F.cross_entropy(logits, labels, reduction="none")
-    return (loss + math.log1p(smoothing / logits.shape[-1] - smoothing)).clamp(min=0.0) if smoothing else loss
+    if not smoothing:
+        return batch.loss
+    return (batch.loss + math.log1p(smoothing / batch.logits.shape[-1] - smoothing)).clamp(min=0.0)
 
 
-def _margin(logits: Tensor, labels: Tensor, images: Tensor | None, smoothing: float) -> Tensor:
+def _margin(batch: _Scored, smoothing: float) -> Tensor:
     """Half of 1 - (p of the label - largest p of another class): 0 for a sure hit, 1 for a sure miss."""
-    p = _probabilities(logits, smoothing)
-    own = _one_hot(logits, labels)
+    p = _probabilities(batch.logits, smoothing)
+    own = _one_hot(batch.logits, batch.labels)
     p_label = (p * own).sum(-1)
     p_other = p.masked_fill(own, 0.0).amax(-1)
     return (1 - (p_label - p_other)) / 2
 
 
-def _el2n(logits: Tensor, labels: Tensor, images: Tensor | None, smoothing: float) -> Tensor:
+def _el2n(batch: _Scored, smoothing: float) -> Tensor:
     """Length of the error vector (Paul et al., "Deep Learning on a Data Diet", NeurIPS 2021)."""
-    return (_probabilities(logits, smoothing) - _one_hot(logits, labels).float()).norm(dim=-1)
+    return (_probabilities(batch.logits, smoothing) - _one_hot(batch.logits, batch.labels).float()).norm(dim=-1)
 
 
-def _variance(logits: Tensor, labels: Tensor, images: Tensor | None, smoothing: float) -> Tensor:
+def _variance(batch: _Scored, smoothing: float) -> Tensor:
     """p (1 - p) of the label: small for what is known, and for what contradicts all else, as wrong labels do.
 
     Chang et al., "Active Bias", NIPS 2017.
     """
-    p, rest = _label(logits, labels, smoothing)
+    p, rest = _label(batch, smoothing)
     return p * rest
 
 
-def _uncertainty(logits: Tensor, labels: Tensor, images: Tensor | None, smoothing: float) -> Tensor:
+def _uncertainty(batch: _Scored, smoothing: float) -> Tensor:
     """sqrt(p (1 - p)) of the label: the root of the variance."""
-    return _variance(logits, labels, images, smoothing).sqrt()
+    return _variance(batch, smoothing).sqrt()
 
 
-def _gce(logits: Tensor, labels: Tensor, images: Tensor | None, smoothing: float) -> Tensor:
+def _gce(batch: _Scored, smoothing: float) -> Tensor:
     """sqrt(p) (1 - p) of the label: the length of the gradient of the generalised cross entropy with q = 1/2.
 
     Wrong labels, whose p is near 0, get little of it (Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training
     Deep Neural Networks with Noisy Labels", NeurIPS 2018).
     """
-    p, rest = _label(logits, labels, smoothing)
+    p, rest = _label(batch, smoothing)
     return p.sqrt() * rest
 
 
-def _std(logits: Tensor, labels: Tensor, images: Tensor | None, smoothing: float) -> Tensor:
+def _std(batch: _Scored, smoothing: float) -> Tensor:
     """Spatial standard deviation of the pixels, averaged over channels."""
-    if images is None:
+    if batch.images is None:
         raise InputError("significance 'loss+std' needs the images: pass them, or choose another kind")
-    pixels = images.permute(0, 2, 3, 1).flatten(1, 2).float()  # [B, HW, C], a view of a channels-last batch
+    pixels = batch.images.permute(0, 2, 3, 1).flatten(1, 2).float()  # [B, HW, C], a view of a channels-last batch
     mean = pixels.mean(1)
     # E[x^2] - E[x]^2: one pass in memory order, ten times faster on a CPU than torch.std over strided dimensions.
     return (pixels.square().mean(1) - mean.square()).clamp(min=0.0).sqrt().mean(-1)
 
 
-Term = Callable[[Tensor, Tensor, "Tensor | None", float], Tensor]
+Term = Callable[[_Scored, float], Tensor]
 
 KINDS: dict[str, tuple[tuple[float, Term], ...]] = {
     "loss": ((1.0, _loss),),
@@ -131,7 +147,7 @@ def significance(
     Returns:
         float32 [B]; NaN where a term of the sample is NaN or infinite.
     """
-    terms = _terms(logits, labels, images, kind, label_smoothing)
+    terms = _terms(_Scored.of(logits, labels, images), kind, label_smoothing)
     if running is None:
         running = _means(_sums(terms, torch.ones_like(labels, dtype=torch.bool)))
     return _score(terms, kind, running)
@@ -168,12 +184,12 @@ class Significance(nn.Module):
             loss: float32 [B], cross entropy, which label smoothing has no part in.
             sums: float32 [NUM_SUMS], this batch's part of the running means, for `update`.
         """
-        terms = _terms(logits, labels, images, self.kind, self._label_smoothing)
+        batch = _Scored.of(logits, labels, images)
+        terms = _terms(batch, self.kind, self._label_smoothing)
         sums = _sums(terms, valid)
         # Until the first update the batch has only itself to be compared with.
         running = _means(torch.where(self.totals[-1] > 0, self.totals, sums))
-        loss = F.cross_entropy(logits.float(), labels, reduction="none")
-        return _score(terms, self.kind, running), loss, sums
+        return _score(terms, self.kind, running), batch.loss, sums
 
     @torch.no_grad()
     def update(self, sums: Tensor) -> None:
@@ -186,13 +202,13 @@ def _check(kind: str) -> None:
         raise InputError(f"significance {kind!r} is unknown: choose one of {', '.join(KINDS)}")
 
 
-def _terms(logits: Tensor, labels: Tensor, images: Tensor | None, kind: str, smoothing: float) -> list[Tensor]:
+def _terms(batch: _Scored, kind: str, smoothing: float) -> list[Tensor]:
     _check(kind)
     terms = []
     for _, term in KINDS[kind]:
-        value = term(logits.float(), labels, images, smoothing)
+        value = term(batch, smoothing)
         if smoothing and term is not _std:
-            value = torch.maximum(value, LEAST_PART * term(logits.float(), labels, images, 0.0))
+            value = torch.maximum(value, LEAST_PART * term(batch, 0.0))
         terms.append(value)
     return terms
 

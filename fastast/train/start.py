@@ -57,8 +57,8 @@ def changed_world_size(state: dict[str, Any], ranks: Ranks) -> tuple[str, ...]:
 def describe_mismatch(start: RunStart, reason: str) -> str:
     """What to tell of a checkpoint whose state the trainer cannot load: who wrote it, and what to do."""
     assert start.state is not None
-    version, remedy = start.state.get("version"), "start anew with another --out (--weights takes this run's "
-    remedy += "model.safetensors)"
+    version = start.state.get("version")
+    remedy = "start anew with another --out (--weights takes this run's model.safetensors)"
     if version == version_words():
         return f"{start.checkpoint}: does not fit this run ({reason}); {remedy}"
     writer = f"fastast {version}" if isinstance(version, str) else "an earlier version of fastast"
