@@ -24,21 +24,19 @@ from fastast.models import logistic_regression
 from fastast.models.build import build_model
 from fastast.models.feature_store import FeatureStore
 from fastast.models.head import Head
-from fastast.models.linear_probe import NUM_FOLDS, PENALTIES, folds_of
+from fastast.models.linear_probe import NUM_FOLDS, PENALTIES, collect, folds_of
 from fastast.models.logistic_regression import Heads, fit, measure
 
 CPU = torch.device("cpu")
 
 
-@torch.no_grad()
-def features_of(head: Head, catalog: Catalog, folds: Tensor, image_size: int) -> FeatureStore:
+def features_of(head: Head, catalog: Catalog, image_size: int) -> FeatureStore:
     """Features of all pictures of a split, float32 on the CPU until they are stored."""
-    store = FeatureStore(catalog.num_samples, head.layer.in_features, CPU, Path("."))
+    labels, folds = torch.from_numpy(catalog.labels).long(), torch.from_numpy(folds_of(catalog.labels, 0))
+    store = FeatureStore(catalog.num_samples, head.layer.in_features, labels, folds)
     options = LoaderOptions(batch_size=64, image_size=image_size, device=CPU)
     with contextlib.closing(EvalLoader(catalog, options)) as loader:
-        for batch in loader:
-            rows = slice(batch.num_valid)
-            store.append(head.features(batch.images)[rows], batch.labels[rows], folds[batch.ids[rows]])
+        collect(store, head, loader, lambda network, pictures: network(pictures), lambda: None)
     return store
 
 
@@ -98,10 +96,7 @@ def main() -> None:
     model, _ = build_model(args.arch, len(dataset.classes), "imagenet")
     head = Head(model, args.arch)
     began = time.monotonic()
-    train, val = (
-        features_of(head, catalog, torch.from_numpy(folds_of(catalog.labels, 0)), args.image_size)
-        for catalog in (dataset.train, dataset.val)
-    )
+    train, val = (features_of(head, catalog, args.image_size) for catalog in (dataset.train, dataset.val))
     feature_s = time.monotonic() - began
     args.data = Path(args.data)
     result = {

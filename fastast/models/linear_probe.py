@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -82,85 +81,72 @@ def fit_flops(num_rows: int, num_features: int, num_classes: int) -> float:
     return once + NUM_ITERATIONS * 4.0 * num_features * outputs * (num_rows + num_features)
 
 
-def fit_probe(
+@torch.no_grad()
+def collect(
+    store: FeatureStore,
     head: Head,
     batches: Iterable[Batch],
-    labels: np.ndarray,
-    *,
-    num_own: int,
     run: Callable[[nn.Module, Tensor], Tensor],
+    on_batch: Callable[[], object],
+) -> None:
+    """Appends the features of pictures to a store.
+
+    Args:
+        store: of this rank.
+        head: of the network.
+        batches: this rank's pictures as evaluation shows them.
+        run: calls a network on pictures [B, 3, S, S] in the run's number format.
+        on_batch: called after each batch; may raise to end it there.
+    """
+    for batch in batches:
+        rows = slice(batch.num_valid)
+        store.append(run(head.features, batch.images)[rows], batch.ids[rows])
+        on_batch()
+
+
+def fit_probe(
+    store: FeatureStore,
     class_weights: Tensor,
-    seed: int,
+    num_pictures: int,
     ranks: Ranks,
-    folder: Path,
-    on_batch: Callable[[int], None],
-    on_iteration: Callable[[int, int], None],
+    on_iteration: Callable[[int, int], object],
 ) -> Probe:
     """Fits a head to the features of the training pictures; all ranks call it.
 
     Args:
-        head: of the network.
-        batches: this rank's pictures as evaluation shows them.
-        labels: int [N], of all training pictures.
-        num_own: of them, this rank's.
-        run: calls a network on pictures [B, 3, S, S] in the run's number format.
+        store: this rank's features.
         class_weights: float32 [C], what a picture of each class weighs in the regression, as in the training loss.
-        seed: of the folds.
+        num_pictures: N, of the training set.
         ranks: who takes part.
-        folder: for a file of features.
-        on_batch: called after each batch with the pictures that this rank has seen; may raise to end it.
-        on_iteration: called with iterations done and to do.
+        on_iteration: called with iterations done and to do; may raise to end it there.
 
     Raises:
         InputError: no picture could be read, or the features are not finite.
     """
-    device = head.layer.weight.device
-    folds = torch.from_numpy(folds_of(labels, seed)).to(device)
-    with FeatureStore(num_own, head.layer.in_features, device, folder) as store:
-        ids = _collect(store, head, batches, folds, run, on_batch)
-        num_pictures = int(_sum(ranks, torch.tensor(store.num_rows)))
-        if not num_pictures:
-            raise InputError("no training picture could be decoded; quarantine.jsonl says why")
-        precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            heads = _Heads(store, class_weights, ranks, on_iteration)
-            penalty, held_out_loss = heads.choose_penalty()
-            head_of_all, loss = heads.cross_fit(penalty)
-        finally:
-            torch.set_float32_matmul_precision(precision)
-    losses = torch.zeros(len(labels), device=device)
+    num_read = int(_sum(ranks, torch.tensor(store.num_rows)))
+    if not num_read:
+        raise InputError("no training picture could be decoded; quarantine.jsonl says why")
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        heads = _Heads(store, class_weights, ranks, on_iteration)
+        penalty, held_out_loss = heads.choose_penalty()
+        head_of_all, loss = heads.cross_fit(penalty)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    losses = torch.zeros(num_pictures, device=store.device)
     known = torch.zeros_like(losses)
-    losses[ids], known[ids] = loss, 1.0
+    losses[store.ids], known[store.ids] = loss, 1.0
     losses = torch.where(_sum(ranks, known) > 0, _sum(ranks, losses), torch.nan)
-    flops = fit_flops(num_pictures, head.layer.in_features, len(class_weights))
-    return Probe(head_of_all, losses, penalty, held_out_loss, num_pictures, flops)
-
-
-@torch.no_grad()
-def _collect(
-    store: FeatureStore,
-    head: Head,
-    batches: Iterable[Batch],
-    folds: Tensor,
-    run: Callable[[nn.Module, Tensor], Tensor],
-    on_batch: Callable[[int], None],
-) -> Tensor:
-    """Fills the store; returns the ids of its rows, int64 [n]."""
-    ids = [folds.new_zeros(0)]
-    for batch in batches:
-        rows = slice(batch.num_valid)
-        ids.append(batch.ids[rows].clone())
-        store.append(run(head.features, batch.images)[rows], batch.labels[rows], folds[ids[-1]])
-        on_batch(store.num_rows)
-    return torch.cat(ids)
+    flops = fit_flops(num_read, store.num_features, len(class_weights))
+    return Probe(head_of_all, losses, penalty, held_out_loss, num_read, flops)
 
 
 class _Heads:
     """Fits heads to a store's features."""
 
     def __init__(
-        self, store: FeatureStore, class_weights: Tensor, ranks: Ranks, on_iteration: Callable[[int, int], None]
+        self, store: FeatureStore, class_weights: Tensor, ranks: Ranks, on_iteration: Callable[[int, int], object]
     ) -> None:
         self._store, self._ranks = store, ranks
         self._on_iteration, self._iteration = on_iteration, 0

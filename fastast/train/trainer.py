@@ -28,7 +28,7 @@ from fastast.train.evaluation import Accuracy
 from fastast.train.host_agreement import HostAgreement
 from fastast.train.loaders import Loaders
 from fastast.train.pace import RunPace
-from fastast.train.probe import run_probe
+from fastast.train.probe import RunProbe
 from fastast.train.quarantine import Quarantine
 from fastast.train.run_energy import RunEnergy
 from fastast.train.run_log import RunLog
@@ -69,6 +69,7 @@ class Trainer:
         pace: sets the learning rate and the size of the pictures.
         steps: trains the batches that wait.
         position: where it is in the schedule.
+        probe: fits the head before training, with `--start probe`.
         between: called between two batches, of training as of evaluation; may raise to end the run there.
         waiting: called every second while pictures do not come; may raise as well.
         requested: called between two batches; what `stop_if_requested` takes. All ranks then stop at the same batch.
@@ -146,6 +147,7 @@ class Trainer:
         self.pace = RunPace(config, self.planner, self.engine, self.log, self.budget_meter, self.validation)
         self.steps = DueSteps(self.engine, self.log, self.pace)
         self.position = RunPosition(self.planner)
+        self.probe = RunProbe(self)
         self._began_s = time.monotonic()
         if state is not None:
             with _mismatches():
@@ -158,8 +160,9 @@ class Trainer:
             print(f"rank {self.ranks.rank}: {line}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Frees the data pipelines."""
+        """Frees the data pipelines, and the features of a probe."""
         self.loaders.close()
+        self.probe.close()
 
     def fit(self, saver: Saver) -> None:
         """Runs every segment that is left, evaluating at the end of each epoch.
@@ -176,7 +179,7 @@ class Trainer:
         self._began_s = time.monotonic() - self.log.counters.total_s
         try:
             if self.config.start == PROBE and not self.log.evaluated:
-                self._probe()
+                self._probe(saver)
                 saver.finish_epoch(0)
             self.reporter.begin("training", 1.0)
             while (segment := self.position.segment) is not None:
@@ -194,10 +197,10 @@ class Trainer:
     def _read_clock(self) -> None:
         self.log.counters.total_s = time.monotonic() - self._began_s
 
-    def _probe(self) -> None:
+    def _probe(self, saver: Saver) -> None:
         if self.log.probe is None:  # else the run was stopped in its evaluation
             self.energy.meter.set_phase(PROBE)
-            self.log.probe = run_probe(self, self._check)
+            self.log.probe = self.probe.run(lambda: self._check(saver))
             self.hosts.flush()
             self.quarantine.share(self.loaders)
             self.pace.count_spent()
@@ -208,11 +211,13 @@ class Trainer:
         assert self.log.probe is not None
         self.reporter.note(probe_detail(self.log.probe))
 
-    def _check(self) -> None:
-        """Between two batches of an evaluation or a probe, and two iterations of its regression."""
-        request, _ = self.hosts.push(self.requested())
+    def _check(self, saver: Saver | None = None) -> None:
+        """Between two batches of an evaluation or a probe, which may be saved there, and two iterations of it."""
+        request, due = self.hosts.push(self.requested(), due=saver is not None and saver.due())
         self.between()
         stop_if_requested(request)
+        if due and saver is not None:
+            saver.save()
 
     def _finish_epoch(self, segment: Segment) -> None:
         accuracy = self._evaluate(is_last=self.position.is_last(segment)) if segment.evaluates else None
@@ -250,7 +255,11 @@ class Trainer:
         self.quarantine.share(self.loaders)
         self.engine.merge_memory()
         self.log.merge_offered()
-        own = {"engine": self.engine.rank_state(), "energy": self.energy.state_dict()}
+        own = {
+            "engine": self.engine.rank_state(),
+            "energy": self.energy.state_dict(),
+            "probe": self.probe.state_dict(),
+        }
         if not self.ranks.is_first:
             self.ranks.gather_object(snapshot(own))
             return {}
@@ -273,6 +282,7 @@ class Trainer:
         self.engine.load_states(shared["engine"], parts[ranks.rank])
         self.engine.set_target(self.config.target)  # which --force may have changed
         self.energy.load_state_dict(RunEnergy.reshard(_part(state, "energy"), ranks.size)[ranks.rank])
+        self.probe.load_state_dict(_part(state, "probe"))
         self.log.load_state_dict(shared["log"])
         self.steps.load_state_dict(shared["report"], self.engine.queue_states(parts))
         self.loaders.load_state_dict(shared["loaders"])

@@ -1,5 +1,6 @@
 """Regressions solved side by side, against one problem at a time by a plain solver."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from fastast.models import feature_store, logistic_regression
 from fastast.models.feature_store import FeatureStore
 from fastast.models.logistic_regression import fit, measure
 
-CPU, ROWS, FEATURES, CLASSES, FOLDS = torch.device("cpu"), 300, 12, 3, 3
+ROWS, FEATURES, CLASSES, FOLDS = 300, 12, 3, 3
 ALIKE, UNLIKE = torch.ones(CLASSES), torch.tensor([0.2, 1.0, 3.0])
 
 
@@ -21,13 +22,19 @@ def rows():
     return features.half(), labels, torch.arange(ROWS) // 7 % FOLDS
 
 
-def store(folder, part=slice(None)):
-    features, labels, folds = (values[part] for values in rows())
-    filled = FeatureStore(len(labels) + 5, FEATURES, CPU, folder)
-    for first in range(0, len(labels), 64):
+def store(folder=None, part=slice(None)):
+    features, labels, folds = rows()
+    features, ids = features[part], torch.arange(ROWS)[part]
+    filled = FeatureStore(len(ids) + 5, FEATURES, labels, folds, folder and folder / "features.bin")
+    for first in range(0, len(ids), 64):
         some = slice(first, first + 64)
-        filled.append(features[some], labels[some], folds[some])
+        filled.append(features[some], ids[some])
     return filled
+
+
+def empty(folder):
+    _, labels, folds = rows()
+    return FeatureStore(ROWS, FEATURES, labels, folds, folder / "features.bin")
 
 
 def reference(left_out, penalty, class_weights):
@@ -60,9 +67,9 @@ def solve(features, left_out, penalties, class_weights=ALIKE, reduce=lambda tens
 
 
 @pytest.mark.parametrize("class_weights", [ALIKE, UNLIKE], ids=["alike", "unlike"])
-def test_each_problem_has_the_solution_of_a_plain_solver(tmp_path, class_weights):
+def test_each_problem_has_the_solution_of_a_plain_solver(class_weights):
     problems = [(0, 1e-2), (2, 1e-3), (-1, 1e-3)]
-    with store(tmp_path) as features:
+    with store() as features:
         heads = solve(features, *zip(*problems, strict=True), class_weights)
         losses = heads.losses(features)
     labels = rows()[1]
@@ -71,15 +78,34 @@ def test_each_problem_has_the_solution_of_a_plain_solver(tmp_path, class_weights
         torch.testing.assert_close(losses[number].double(), expected, atol=2e-3, rtol=2e-3)
 
 
-def test_features_in_a_file_give_the_same_bits(tmp_path, monkeypatch):
+@pytest.mark.parametrize("host_bytes", [1 << 30, 0], ids=["memory", "file"])
+def test_saved_features_give_the_same_bits(tmp_path, monkeypatch, host_bytes):
     monkeypatch.setattr(feature_store, "CHUNK", 128)
+    with store() as features:
+        expected = solve(features, [0, -1], [1e-2, 1e-3])
+    monkeypatch.setattr(feature_store, "HOST_BYTES", host_bytes)
     with store(tmp_path) as features:
-        kept = solve(features, [0, -1], [1e-2, 1e-3])
+        assert features.save() == ROWS
+        assert all(map(torch.equal, solve(features, [0, -1], [1e-2, 1e-3]), expected))
+    with empty(tmp_path) as features:
+        assert not features.restore(np.arange(1, ROWS))  # other pictures
+        assert features.num_rows == 0
+    with empty(tmp_path) as features:
+        assert features.restore(np.arange(200))
+        features.append(rows()[0][200:], torch.arange(200, ROWS))
+        assert features.save() == ROWS
+        assert all(map(torch.equal, solve(features, [0, -1], [1e-2, 1e-3]), expected))
+    with empty(tmp_path) as features:
+        assert features.restore(np.arange(ROWS))
+        assert all(map(torch.equal, solve(features, [0, -1], [1e-2, 1e-3]), expected))
+
+
+def test_features_without_a_folder_are_not_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(feature_store, "HOST_BYTES", 0)
-    with store(tmp_path) as features:
-        read = solve(features, [0, -1], [1e-2, 1e-3])
-        assert list(tmp_path.iterdir()) == []  # the file has no name
-    assert all(map(torch.equal, kept, read))
+    with store(tmp_path / "absent") as features:
+        assert features.save() == 0
+        assert len(solve(features, [0], [1e-2]).bias)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_full_disk_is_told(tmp_path, monkeypatch):
@@ -89,19 +115,19 @@ def test_full_disk_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(feature_store, "HOST_BYTES", 0)
     monkeypatch.setattr(feature_store.os, "posix_fallocate", full)
     with pytest.raises(InputError, match=r"no room for .* free some space"):
-        FeatureStore(10, FEATURES, CPU, tmp_path)
+        empty(tmp_path)
 
 
-def test_features_that_are_no_numbers_are_refused(tmp_path):
-    with store(tmp_path) as features:
-        features.append(torch.full((1, FEATURES), torch.nan), *torch.zeros(2, 1, dtype=torch.int64))
+def test_features_that_are_no_numbers_are_refused():
+    with store() as features:
+        features.append(torch.full((1, FEATURES), torch.nan), torch.tensor([0]))
         with pytest.raises(InputError, match="not finite"):
             measure(features, ALIKE, FOLDS, lambda tensor: tensor)
 
 
-def test_work_is_a_fixed_number_of_iterations(tmp_path):
+def test_work_is_a_fixed_number_of_iterations():
     iterations = []
-    with store(tmp_path, slice(40)) as features:
+    with store(part=slice(40)) as features:
         scaling = measure(features, ALIKE, FOLDS, lambda tensor: tensor)
         penalty = torch.tensor([1e-3])
         fit(features, scaling, torch.tensor([-1]), penalty, lambda _: None, lambda: iterations.append(0))

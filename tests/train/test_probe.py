@@ -15,10 +15,13 @@ from fastast.config import TrainConfig
 from fastast.distributed.ranks import Ranks
 from fastast.feed import Batch
 from fastast.gates.memory import label_probability
+from fastast.models import feature_store
+from fastast.models.feature_store import FeatureStore
 from fastast.models.head import Head
-from fastast.models.linear_probe import NUM_FOLDS, as_trained, fit_probe, folds_of
+from fastast.models.linear_probe import NUM_FOLDS, as_trained, collect, fit_probe, folds_of
 from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
+from fastast.train.probe import RunProbe
 from fastast.train.steps import balanced_weights
 from tests.distributed.rank_processes import train
 from tests.nets import tiny
@@ -115,19 +118,52 @@ def test_budget_that_the_probe_takes_is_refused_with_what_works(pictures, tmp_pa
     assert summary_of(out)["samples"]["steps"] >= 100
 
 
-def test_resumed_probe_equals_undisturbed_run(pictures, tmp_path, monkeypatch, weights, run):
+@pytest.fixture
+def appended(monkeypatch):
+    """Of each batch of features that is read, how many there are."""
+    append, seen = FeatureStore.append, []
+
+    def counted(self, features, ids):
+        append(self, features, ids)
+        seen.append(len(ids))
+
+    monkeypatch.setattr(FeatureStore, "append", counted)
+    return seen
+
+
+@pytest.mark.parametrize("host_bytes", [1 << 30, 0], ids=["memory", "file"])
+def test_resumed_probe_equals_undisturbed_run(pictures, tmp_path, monkeypatch, weights, run, appended, host_bytes):
     """Stops among the features, in the regression, in the evaluation of its head, and in training."""
     parts = tmp_path / "parts"
+    monkeypatch.setattr(feature_store, "HOST_BYTES", host_bytes)
     with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "requested", stopping_at([7, 60, 117, 4]))
+        patch.setattr(StopRequest, "requested", stopping_at([7, 60, 102, 4]))
         codes = [main(["train", *probed(pictures, parts, weights), "--resume"]) for _ in range(5)]
     assert codes == [128 + signal.SIGUSR1] * 4 + [0]
+    assert sum(appended) == NUM_TRAIN  # none was read twice
+    assert list(parts.glob("checkpoints/features*")) == []
     assert differences(RunFolder(parts), RunFolder(run)) == []
+
+
+def test_killed_probe_goes_on_from_its_last_checkpoint(pictures, tmp_path, monkeypatch, weights, run, appended):
+    out = tmp_path / "run"
+    words = probed(pictures, out, weights, checkpoint_every=1e-6)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunProbe, "_spent", lambda self: 1 / 0 if len(appended) == 9 else {"seconds": 1.0, "gpu_j": None})
+        with pytest.raises(ZeroDivisionError):
+            main(["train", *words])
+    assert main(["train", *words, "--resume"]) == 0
+    assert sum(appended) == NUM_TRAIN + appended[8]
+    assert summary_of(out)["probe"]["seconds"] > 1
+    assert np.array_equal(*(np.load(each / "samples.npz")["last_loss"] for each in (out, run)))
 
 
 def test_two_ranks_probe_as_one(pictures, tmp_path, weights, run):
     out = tmp_path / "ranks"
-    assert train(tmp_path, 2, probed(pictures, out, weights, batch_size=8, threads=1, epochs=0.3)) == [0, 0]
+    words = probed(pictures, out, weights, batch_size=8, threads=1, epochs=0.3)
+    assert train(tmp_path, 2, [*words, "--max-time", "0.001s"]) == [3, 3]
+    assert len(list(out.glob("checkpoints/features-?-of-2-*.bin"))) == 2
+    assert train(tmp_path, 2, [*words, "--max-time", "1h", "--resume"]) == [0, 0]
     ours, alone = summary_of(out)["probe"], summary_of(run)["probe"]
     assert (ours["pictures"], ours["penalty"]) == (alone["pictures"], alone["penalty"])
     assert ours["held_out_loss"] == pytest.approx(alone["held_out_loss"], abs=1e-3)
@@ -168,7 +204,7 @@ def test_start_is_settled_by_the_weights():
     assert not TrainConfig(weights="imagenet", start="probe", freeze_bn="off").keeps_statistics
 
 
-def test_classes_weigh_in_the_regression_as_in_the_training(tmp_path):
+def test_classes_weigh_in_the_regression_as_in_the_training():
     """At the optimum the mean probability of a class is its share, which the weights make equal."""
     torch.manual_seed(0)
     head, counts = Head(tiny(3), "tiny"), np.array([60, 30, 10])
@@ -176,11 +212,9 @@ def test_classes_weigh_in_the_regression_as_in_the_training(tmp_path):
     batch = Batch(images + 0.1 * labels[:, None, None, None], labels, torch.arange(100), labels >= 0, 100)
 
     def mean_probability(class_weights):
-        found = fit_probe(
-            *(head, [batch], labels.numpy()),
-            **{"num_own": 100, "run": lambda network, pictures: network(pictures), "class_weights": class_weights},
-            **{"seed": 0, "ranks": Ranks(), "folder": tmp_path, "on_batch": id, "on_iteration": max},
-        )
+        with FeatureStore(100, head.layer.in_features, labels, torch.from_numpy(folds_of(labels.numpy(), 0))) as store:
+            collect(store, head, [batch], lambda network, pictures: network(pictures), lambda: None)
+            found = fit_probe(store, class_weights, 100, Ranks(), max)
         weight, bias = found.head
         probability = torch.softmax(head.features(batch.images).detach() @ weight + bias, 1)
         return (class_weights[labels] / class_weights[labels].sum()) @ probability
