@@ -95,9 +95,6 @@ class RunProbe:
         units = found.units(engine.forward_flops())
         spent = self._spent()
         self.close()
-        if ranks.is_first:
-            for path in trainer.folder.checkpoints.glob(FEATURES.format("*")):
-                path.unlink(missing_ok=True)
         return {
             "pictures": found.num_pictures,
             "forward_units": found.num_pictures + units,
@@ -157,6 +154,12 @@ class RunProbe:
         if (own := states[min(self._trainer.ranks.rank, len(states) - 1)]) is not None:
             same = len(states) == self._trainer.ranks.size
             self._earlier = {**own, "batches": own["batches"] if same else 0}
+
+    def remove_saved(self) -> None:
+        """Removes the saved features of all ranks, once a checkpoint has the head."""
+        if self._trainer.ranks.is_first:
+            for path in self._trainer.folder.checkpoints.glob(FEATURES.format("*")):
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Frees the features; what is saved stays."""

@@ -181,6 +181,7 @@ class Trainer:
             if self.config.start == PROBE and not self.log.evaluated:
                 self._probe(saver)
                 saver.finish_epoch(0)
+                self.probe.remove_saved()
             self.reporter.begin("training", 1.0)
             while (segment := self.position.segment) is not None:
                 if not self.position.trained:
@@ -206,6 +207,7 @@ class Trainer:
             self.pace.count_spent()
             if self.budget is not None and self.budget.kind == "ep":
                 self.budget.before = self.budget.spent
+            saver.save()  # on the disk before `fit` saves again and lets go of the features
         self.log.finish_probe(self._evaluate(PROBE))
         self.quarantine.end_epoch()
         assert self.log.probe is not None

@@ -23,6 +23,7 @@ from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
 from fastast.train.probe import RunProbe
 from fastast.train.steps import balanced_weights
+from fastast.train.validation import Validation
 from tests.distributed.rank_processes import train
 from tests.nets import tiny
 from tests.stops import stopping_at
@@ -156,6 +157,17 @@ def test_killed_probe_goes_on_from_its_last_checkpoint(pictures, tmp_path, monke
     assert sum(appended) == NUM_TRAIN + appended[8]
     assert summary_of(out)["probe"]["seconds"] > 1
     assert np.array_equal(*(np.load(each / "samples.npz")["last_loss"] for each in (out, run)))
+
+
+def test_head_outlasts_a_kill_in_its_evaluation(pictures, tmp_path, monkeypatch, weights, run, appended):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "run", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(["train", *probed(pictures, out, weights)])
+    assert main(["train", *probed(pictures, out, weights), "--resume"]) == 0
+    assert sum(appended) == NUM_TRAIN
+    assert differences(RunFolder(out), RunFolder(run)) == []
 
 
 def test_two_ranks_probe_as_one(pictures, tmp_path, weights, run):
