@@ -39,7 +39,7 @@ WHAT = {
 FAILURES = {4: "no permission", 9: "driver not loaded", 12: "no library", 18: "library and driver differ"}
 METER = """
 import json, os, sys, time
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 
 zero_s = time.monotonic()
 os.environ["FAKE_NVML_T0"] = str(zero_s)

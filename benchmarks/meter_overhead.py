@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import make_parser, provenance, publish
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 from fastast.energy.nvml import Device, DeviceState, NvmlSystem, open_nvml
 
 

@@ -23,7 +23,7 @@ from tests.energy.fake_driver import FakeDriver
 
 BOTH = """
 import json, os, sys, time
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 from zeus.monitor import ZeusMonitor
 
 zero_s = time.monotonic()

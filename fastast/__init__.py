@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastast._version import __version__
 
 if TYPE_CHECKING:
-    from fastast.energy.meter import EnergyMeter
+    from fastast.energy.energy_meter import EnergyMeter
     from fastast.gates.controller import PIController
     from fastast.gates.queue import SampleQueue
     from fastast.gates.score_memory import ScoreMemory
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Imported on first use, so that the command line starts without torch.
 _MODULES = {
-    "EnergyMeter": "fastast.energy.meter",
+    "EnergyMeter": "fastast.energy.energy_meter",
     "PIController": "fastast.gates.controller",
     "SampleQueue": "fastast.gates.queue",
     "ScoreMemory": "fastast.gates.score_memory",

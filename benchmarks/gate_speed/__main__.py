@@ -42,7 +42,7 @@ from benchmarks.gate_speed.table import contender_row, energy_figures, table
 from benchmarks.subset import link_subset
 from fastast.config import TrainConfig
 from fastast.device import open_runtime
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 from fastast.energy.reading import Reading
 from fastast.loggers.console import Reporter
 from fastast.loggers.counters import PhaseCounts

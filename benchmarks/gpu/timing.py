@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 from fastast.energy.reading import MIN_INTERVAL_S
 
 AHEAD = 2  # steps that the host may be ahead of a GPU

@@ -16,7 +16,7 @@ from benchmarks.peers.timm_train import run_timm
 from benchmarks.peers.training import Task, Training
 from fastast.atomic_files import write_whole
 from fastast.device import limit_torch_threads
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 from fastast.errors import InputError
 from fastast.run_folder import finite
 

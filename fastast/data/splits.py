@@ -13,7 +13,7 @@ from fastast.data.file_index import SHOWN, FileIndex, list_files, list_labelled,
 from fastast.data.file_scan import Progress, scan_files
 from fastast.data.layout import Source, refuse_without_classes
 from fastast.data.losses import describe_losses, find_losses
-from fastast.data.pack import PackCatalog
+from fastast.data.pack_catalog import PackCatalog
 from fastast.data.pack_index import is_pack, read_index
 from fastast.errors import InputError
 from fastast.number_text import counted

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from time import monotonic
 
+from fastast.energy.energy_meter import EnergyMeter
 from fastast.energy.limits import GpuLimits, LimitTrial
-from fastast.energy.meter import EnergyMeter
 from fastast.energy.parts import Blocks, PartMeter
 from fastast.number_text import percent
 

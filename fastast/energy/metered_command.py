@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastast.atomic_files import write_whole
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 from fastast.energy.power_log import PowerRow
 from fastast.energy.reading import COUNTER, Reading
 from fastast.energy.savings import cost, emissions_g

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastast.cost_model import DENSE_COST
+from fastast.energy.energy_meter import IdlePower
 from fastast.energy.fairness import part_conditions
 from fastast.energy.measured import measure_savings
-from fastast.energy.meter import IdlePower
 from fastast.energy.parts import PartEnergy
 from fastast.energy.reading import Reading, sum_known
 

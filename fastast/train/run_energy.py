@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fastast.distributed.ranks import Ranks
+from fastast.energy.energy_meter import EnergyMeter, IdlePower
 from fastast.energy.limit_search import LimitSearch
 from fastast.energy.limits import AUTO, GpuLimits
-from fastast.energy.meter import EnergyMeter, IdlePower
 from fastast.energy.parts import PartEnergy, PartMeter, merge_part_ranks
 from fastast.energy.reading import Reading, merge_ranks
 from fastast.phases import GATED

@@ -10,7 +10,7 @@ import torch
 
 from fastast.config import TrainConfig
 from fastast.distributed.ranks import Ranks
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 from fastast.errors import InputError
 from fastast.loggers.console import Reporter, epoch_detail, step_detail
 from fastast.loggers.counters import BatchRecord, Counters

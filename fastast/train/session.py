@@ -23,7 +23,7 @@ from fastast.distributed.environment import find_world, is_elastic, is_restart, 
 from fastast.distributed.launch import BEGAN, count_processes, launch
 from fastast.distributed.process_group import RankLost, open_ranks
 from fastast.distributed.ranks import Ranks
-from fastast.energy.meter import EnergyMeter, merge_idle
+from fastast.energy.energy_meter import EnergyMeter, merge_idle
 from fastast.energy.nvml import open_nvml
 from fastast.errors import InputError
 from fastast.gates.registry import unused_options

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fastast.distributed.ranks import Ranks
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 from fastast.errors import InputError, ReportedByOtherRank
 from fastast.run_folder import RunFolder
 from fastast.train.budget import MeteredBudget

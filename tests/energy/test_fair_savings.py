@@ -19,7 +19,7 @@ SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
 from fastast.energy import fairness
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 from fastast.energy.parts import PartMeter
 from fastast.energy.savings import PartCounts, energy_summary
 from fastast.energy.storage_reads import Reads

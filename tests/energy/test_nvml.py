@@ -101,7 +101,7 @@ def test_capabilities_are_probed(driver: FakeDriver) -> None:
 
 INIT = """
 import json, os
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 notes = {}
 for code in (4, 9, 12, 15, 18, 999):
     os.environ["FAKE_NVML_INIT"] = str(code)

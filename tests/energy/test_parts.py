@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastast.energy.parts
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 from fastast.energy.nvml import Device, DeviceState, NvmlSystem
 from fastast.energy.parts import Blocks, PartEnergy, PartMeter, merge_part_ranks
 from fastast.energy.power_log import write_power_csv

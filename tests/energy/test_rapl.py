@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 from fastast.energy.nvml import NvmlSystem
 from fastast.energy.rapl import MOVES_WITHIN_S, Rapl
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fastast.energy.meter import IdlePower
+from fastast.energy.energy_meter import IdlePower
 from fastast.energy.parts import Blocks, PartEnergy
 from fastast.energy.reading import DeviceReading, Reading
 from fastast.energy.savings import PartCounts, compute_summary, cost, emissions_g, energy_summary, speedup_ceiling

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fastast.data.catalog import Catalog
 from fastast.data.dataset import Dataset, open_dataset, open_folder
-from fastast.data.pack import PackCatalog
+from fastast.data.pack_catalog import PackCatalog
 from fastast.errors import InputError
 from fastast.packing.packer import run_pack
 from tests.data.image_files import deep_png, encode, jpeg, picture, with_junk, without, write_tree

@@ -169,7 +169,7 @@ def test_joules_without_nvml_are_refused_with_alternatives(pictures, tmp_path, c
 SCRIPT = """
 import json, sys
 from fastast.cli import main
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 from fastast.train import budget_meter, session
 budget_meter.END_S = 0.5  # there is no report to write
 session.metered_devices = lambda device: None

@@ -12,7 +12,7 @@ import torch
 from fastast.cli import main
 from fastast.config import TrainConfig
 from fastast.device import open_runtime
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 from fastast.feed.prefetch import PrefetchLoader
 from fastast.gates.lagged_reader import LaggedReader
 from fastast.loggers.console import Reporter

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fastast.energy.meter import Measurement
+from fastast.energy.energy_meter import Measurement
 from fastast.energy.reading import COUNTER, INTEGRAL, merge_ranks
 from tests.energy.fake_driver import MODELS, FakeDriver
 
@@ -17,7 +17,7 @@ STEADY = ("l4-no-counter", "h200-old-driver")
 # Four blocks: one of 3 s, a short one within it, and two that overlap.
 METER = """
 import contextlib, json, os, sys, time
-from fastast.energy.meter import EnergyMeter
+from fastast.energy.energy_meter import EnergyMeter
 
 os.environ["FAKE_NVML_T0"] = str(time.monotonic())
 zero_s = float(os.environ["FAKE_NVML_T0"])
