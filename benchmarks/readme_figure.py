@@ -72,17 +72,20 @@ PANEL_PX, PANEL_HEIGHT_PX, TITLE_PX, LINE_PX = 370, 330, 30, 22
 def benches(folder: Path) -> list[tuple[str, Result]]:
     """The names and results of the benches at equal work that have more of the kinds than one.
 
-    One that another file holds together with its peers stands there only.
+    Of several on the same data, by the first words of their titles, it is the one that was measured last.
     """
     found = [(path.stem, read_json(path)) for path in sorted(folder.glob("*.json"))]
     found = [(name, it) for name, it in found if it.get("cost_at_equal_accuracy")]
     found = [(name, it) for name, it in found if len(it["seeds"]) >= MIN_SEEDS and len(kinds_of(it)) > 1]
     found = [(name, it) for name, it in found if all(budget["kind"] == "ep" for budget in it["budgets"])]
-    return [
-        (name, it)
-        for name, it in found
-        if not any(other["command"].startswith(it["command"] + " && ") for _, other in found)
-    ]
+    found.sort(key=lambda one: one[1]["measured_at"])
+    last = {data_of(it): name for name, it in found}
+    return sorted((name, it) for name, it in found if last[data_of(it)] == name)
+
+
+def data_of(result: Result) -> str:
+    """What a bench was run on: the first words of its title."""
+    return result["title"].partition(":")[0]
 
 
 def kinds_of(result: Result) -> dict[str, str]:
@@ -127,7 +130,7 @@ def _row(name: str, result: Result) -> dict[str, str]:
         return points.format(*(100 * value for value in (row["difference"], *row["interval"])))
 
     return {
-        "data": result["title"].partition(":")[0],
+        "data": data_of(result),
         "dense fastast": f"{100 * top1['mean']:.2f} ± {100 * top1['se']:.2f} %, {budget}",
         "`memory`: points": gain(DEFAULT),
         "work": cost(DEFAULT),
@@ -181,7 +184,7 @@ def picture(folder: Path) -> str:
         points = [{**point, "arm": kinds[point["arm"]]} for point in result["points"] if point["arm"] in kinds]
         curves = curves_of(list(looks().values()), points, "units")
         seen |= {look.name for look, _ in curves}
-        panels.append((result["title"].partition(":")[0], accuracy_against_cost(curves, "units").narrow))
+        panels.append((data_of(result), accuracy_against_cost(curves, "units").narrow))
     legend = [look for kind, look in looks().items() if kind in seen]
     top = LINE_PX * ((len(legend) + 1) // 2) + 16
     rows = (len(panels) + 1) // 2
