@@ -84,7 +84,7 @@ def _what(path: Path, result: dict[str, Any]) -> str:
 def _hardware(hardware: dict[str, Any]) -> str:
     parts = [hardware["name"]]
     if hardware["device"] == "cpu":
-        parts.append(f"{hardware['threads']} threads")
+        parts.append(f"{hardware['threads']} thread{'s'[: hardware['threads'] > 1]}")
     if hardware.get("driver"):
         parts.append(f"driver {hardware['driver']}")
     return ", ".join(parts)

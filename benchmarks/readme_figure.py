@@ -21,7 +21,7 @@ import matplotlib
 from benchmarks.common import RESULTS, ROOT, markdown_table
 from fastast.atomic_files import write_whole
 from fastast.bench.student import MIN_SEEDS
-from fastast.bench.verdict import cost_words
+from fastast.bench.verdict import BETTER, WORSE, cost_words
 from fastast.gates.registry import GATES
 from fastast.report import svg
 from fastast.report.bench_plots import MARKERS, Look, accuracy_against_cost, curves_of
@@ -102,59 +102,69 @@ def headline(folder: Path) -> str:
     """The table: a row for each bench, at the accuracy that dense training reaches with its largest budget."""
     found = benches(folder)
     rows = [_row(name, result) for name, result in found]
+    machines = dict.fromkeys(_machine(result) for _, result in found)
     with_joules = any(row["unit"] == "joules" for _, result in found for row in result["cost_at_equal_accuracy"])
-    columns = [column for column in rows[0] if column != "joules" or with_joules]
-    table = markdown_table(columns, [[row[column] for column in columns] for row in rows], num_left=len(columns))
-    return table + ("" if with_joules else "\n\nJoules were not measured in these benches: none ran on a GPU.")
+    return (
+        markdown_table(list(rows[0]), [list(row.values()) for row in rows], num_left=len(rows[0]))
+        + f"\n\nMeasured on {'; '.join(machines)}."
+        + ("" if with_joules else " Joules were not measured: none of these benches ran on a GPU.")
+    )
+
+
+def _machine(result: Result) -> str:
+    where = result["hardware"]
+    return where["name"] + (
+        f", {where['threads']} thread{'s'[: where['threads'] > 1]}" if where["device"] == "cpu" else ""
+    )
 
 
 def _row(name: str, result: Result) -> dict[str, str]:
-    budget, arms, where = result["budgets"][-1]["name"], kinds_of(result), result["hardware"]
+    budget, arms = result["budgets"][-1]["name"], kinds_of(result)
     costs = {
         (row["arm"], row["unit"]): cost_words(row).replace(" by the budgets tried", "")
         for row in result["cost_at_equal_accuracy"]
         if row["budget"] == budget
     }
     top1 = next(p["top1"] for p in result["points"] if (p["arm"], p["budget"]) == (arms[DENSE], budget))
-    threads = f", {where['threads']} thread{'s'[: where['threads'] > 1]}" if where["device"] == "cpu" else ""
 
-    def cost(kind: str, unit: str = "units") -> str:
-        return costs.get((arms.get(kind), unit), "-")
+    def cost(kind: str) -> str:
+        arm = arms.get(kind)
+        joules = costs.get((arm, "joules"))
+        return costs.get((arm, "units"), "-") + (f"<br>joules: {joules}" if joules else "")
 
     def gain(kind: str) -> str:
         key = (arms.get(kind), arms[DENSE], budget)
         row = next((row for row in result["paired"] if (row["arm"], row["against"], row["budget"]) == key), None)
         if row is None:
             return "-"
-        points = "{:+.2f} ({:+.2f} to {:+.2f})"
-        return points.format(*(100 * value for value in (row["difference"], *row["interval"])))
+        difference, *interval = (100 * value for value in (row["difference"], *row["interval"]))
+        number = "**{:+.2f}**" if row["outcome"] in (BETTER, WORSE) else "{:+.2f}"
+        return f"{number.format(difference)} ({interval[0]:+.2f} to {interval[1]:+.2f})<br>work: {cost(kind)}"
 
     return {
-        "data": data_of(result),
+        "data": f"[{data_of(result)}](benchmarks/results/{name}.md), n = {len(result['seeds'])}",
         "dense fastast": f"{100 * top1['mean']:.2f} ± {100 * top1['se']:.2f} %, {budget}",
-        "`memory`: points": gain(DEFAULT),
-        "work": cost(DEFAULT),
-        "joules": cost(DEFAULT, "joules"),
-        "small pictures first: points": gain(SMALL_FIRST),
-        "its work": cost(SMALL_FIRST),
+        "`memory`": gain(DEFAULT),
+        "small pictures first": gain(SMALL_FIRST),
         "`random`": cost(RANDOM),
         "torchvision": cost(TORCHVISION),
         "timm": cost(TIMM),
-        "measured": f"n = {len(result['seeds'])}, {where['name']}{threads}: [command](benchmarks/results/{name}.md)",
     }
 
 
 def install_size(folder: Path) -> str:
-    """A sentence on the size of an installation."""
+    """What the newcomer's two commands took: space and time."""
     path = folder / "fresh_install.json"
     if not path.exists():
         return "The size of an installation was not measured."
     result = read_json(path)
-    versions = result["versions"]
+    versions, (install, train) = result["versions"], result["steps"][:2]
     return (
-        f"`pip install .` fills {result['size_gb']:.1f} GB, of which {result['gpu_only_gb']:.1f} GB serve GPUs only\n"
-        f"(measured {result['measured_at'][:10]} with Python {versions['python']}, torch {versions['torch']}, DALI "
-        f"{versions['dali']});\n`fastast doctor` names the smallest set that fits the machine."
+        f"`pip install .` fills {result['size_gb']:.1f} GB, of which {result['gpu_only_gb']:.1f} GB serve GPUs only,\n"
+        f"and took {install['seconds']:.0f} s; `fastast train` took {train['seconds']:.0f} s "
+        f"({_machine(result)}, load {train['load']:.1f}; {result['measured_at'][:10]}, Python {versions['python']}, "
+        f"torch {versions['torch']}, DALI {versions['dali']}).\n"
+        "`fastast doctor` names the smallest set that fits the machine."
     )
 
 
@@ -176,10 +186,12 @@ def looks() -> dict[str, Look]:
 
 
 def picture(folder: Path) -> str:
-    """All benches as one SVG, two panels beside each other, with one legend."""
+    """All benches with lines to draw as one SVG, two panels beside each other, with one legend."""
     matplotlib.rcParams["svg.hashsalt"] = "fastast"  # the same results give the same file
     panels, seen = [], set()
     for _, result in benches(folder):
+        if len(result["budgets"]) < 2:
+            continue  # no lines
         kinds = {arm: kind for kind, arm in kinds_of(result).items()}
         points = [{**point, "arm": kinds[point["arm"]]} for point in result["points"] if point["arm"] in kinds]
         curves = curves_of(list(looks().values()), points, "units")

@@ -25,7 +25,7 @@ from tests.docs.pages import PAGES, blocks, commands, name_of
 OUR_PROGRAMS = {"fastast", "torchrun", "python", "python3"}
 # Programs of others, whose options are not ours to check.
 OTHERS = {"bash", "cd", "docker", "export", "git", "gzip", "mkdir", "nvidia-smi", "pip", "pytest", "sbatch", "tar"}
-OTHERS |= {"mkdocs", "mypy", "ruff", "sha256sum"}
+OTHERS |= {"mkdocs", "mypy", "ruff", "sha256sum", "source"}
 # Options in running text that are those of other programs, or of our benchmarks.
 OF_OTHERS = {"--gpus", "--shm-size", "--ipc", "--user", "--security-opt", "--max-restarts", "--no-deps", "--all"}
 OF_OTHERS |= {"--items"}
