@@ -95,7 +95,7 @@ def summarise(
             benches of equal arms calls any of them "better" or "worse" (p <= 0.05). `balanced`: the difference of
             the balanced accuracies and its interval, uncorrected; null where a run has none.
         cost_at_equal_accuracy: see `equal_accuracy`.
-        verdict: two sentences, and the arms that win.
+        verdict: its sentences, and the arms that win.
     """
     by_amount = sorted(budgets, key=lambda budget: budget["amount"])
     cells = Cells(arms, by_amount, {(run["arm"], run["budget"], run["seed"]): run["summary"] for run in runs}, metric)

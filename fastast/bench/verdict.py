@@ -1,4 +1,4 @@
-"""The verdict of a bench in two sentences, by fixed rules.
+"""The verdict of a bench in two sentences, by fixed rules; in one where too few seeds tell nothing.
 
 An arm wins if it is better than dense and than every random arm with one budget at least, and worse with none, by the
 corrected outcomes of `paired`: with equal budgets, more accuracy is the same as less cost. The first sentence says who
@@ -28,12 +28,14 @@ def judge(
     """The verdict from the arms, the budgets, the name of the dense arm, and the rows of `summarise`.
 
     Returns:
-        sentences: two; winners: names of arms.
+        sentences: one or two; winners: names of arms.
     """
     names = [arm["name"] for arm in arms if arm["name"] != dense]
     winners = [name for name in names if _wins([row for row in paired if row["arm"] == name])]
     unit = UNIT_OF_KIND.get(budgets[0]["kind"], "units") if budgets else "units"
     costs = [row for row in cost_at_equal_accuracy if row["unit"] == unit]
+    if not any(row["p"] is not None for row in paired):
+        return {"sentences": ["No verdict: a comparison needs at least three seeds with both arms."], "winners": []}
     return {"sentences": [_who(winners, paired), _what(winners, costs)], "winners": winners}
 
 
@@ -46,8 +48,6 @@ def _wins(rows: Sequence[Row]) -> bool:
 
 def _who(winners: Sequence[str], paired: Sequence[Row]) -> str:
     against = list(dict.fromkeys(row["against"] for row in paired))
-    if not any(row["p"] is not None for row in paired):
-        return "No verdict: a comparison needs at least three seeds with both arms."
     if winners:
         verb = "wins: it is" if len(winners) == 1 else "win: they are"
         lead = [
