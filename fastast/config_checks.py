@@ -41,7 +41,8 @@ def idle_gate(config: TrainConfig) -> str | None:
     dense = f"--warmup-epochs {warmup_epochs:g}" + (f" and --anneal {config.anneal:g}" if config.anneal else "")
     whole = f"--epochs {epochs:g}" if config.budget is None else f"--budget {config.budget}"
     more = "give more epochs" if config.budget is None else "give a larger budget"
-    return f"--gate {config.gate} never runs: {dense} take all {whole}; {more}, or --warmup-epochs 0"
+    take = "take" if config.anneal else "takes"
+    return f"--gate {config.gate} never runs: {dense} {take} all {whole}; {more}, or --warmup-epochs 0"
 
 
 def _check_schedule(config: TrainConfig) -> None:

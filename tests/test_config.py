@@ -150,7 +150,7 @@ def test_empty_text_is_no_value(value, tmp_path):
 def test_idle_gate():
     """A gate that never runs is said before training, and the line's remedies work."""
     line = idle_gate(TrainConfig(gate="memory", epochs=1, warmup_epochs=1))
-    assert "--gate memory never runs: --warmup-epochs 1 take all --epochs 1" in line
+    assert "--gate memory never runs: --warmup-epochs 1 takes all --epochs 1" in line
     assert idle_gate(TrainConfig(gate="memory", epochs=1, warmup_epochs=0)) is None
     assert idle_gate(TrainConfig(gate="memory", epochs=2)) is None
     assert idle_gate(TrainConfig(gate="dense", epochs=1)) is None

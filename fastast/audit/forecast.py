@@ -16,15 +16,13 @@ class Forecast(NamedTuple):
     """An estimate of work; it says nothing of accuracy.
 
     Attributes:
-        score: of the memory gate.
         num: pictures with a remembered loss.
-        ratio: E[s]^2 / E[s^2] of their scores s.
+        ratio: E[s]^2 / E[s^2] of their scores s by the memory gate.
         share: that `--target auto` would train next.
         epochs: of the run.
         work: of as many epochs, the first of them dense and the others at that share, over dense training.
     """
 
-    score: str
     num: int
     ratio: float
     share: float
@@ -48,4 +46,4 @@ def forecast(record: RunRecord) -> Forecast | None:
     share, epochs = adaptive_share(scores), len(record.epochs)
     dense = min(1.0, epochs)
     work = (dense + (epochs - dense) * share) / epochs
-    return Forecast(score, len(scores), float(scores.mean()) ** 2 / squares, share, epochs, work)
+    return Forecast(len(scores), float(scores.mean()) ** 2 / squares, share, epochs, work)

@@ -139,6 +139,8 @@ def _balance(findings: Findings) -> str:
     small, large = min(train), max(train)
     if not small:
         return "A class has no training picture."
+    if small == large:
+        return "All classes have as many training pictures."
     text = f"The largest class has {large / small:.3g} times the pictures of the smallest."
     return text + (" `--class-weights balanced` weighs rare classes up." if large > 3 * small else "")
 
@@ -178,9 +180,8 @@ def _forecast(findings: Findings) -> Sequence[str]:
         return ["No forecast: it takes the losses that a run remembers. Train one, then audit it: fastast audit RUN."]
     share, work = (percent(value, 0) for value in (known.share, known.work))
     return [
-        f"Over {known.num:,} remembered losses of a run of {known.epochs} epochs, E[s]\N{SUPERSCRIPT TWO} / "
-        f"E[s\N{SUPERSCRIPT TWO}] = {known.ratio:.2f} of the scores s ({known.score}): so uneven is what the pictures "
-        f"still teach. 1 means that all teach alike.",
+        f"What {counted(known.num, 'picture')} still had to teach, by the losses that a run of {known.epochs} epochs "
+        f"remembers, is as uneven as if {percent(known.ratio, 0)} of them taught alike and the others nothing.",
         f"--target auto would train {share} of the pictures in a next epoch, at {share} of a dense one's work. As many "
         f"epochs once more, the first of them dense, would take {work} of dense training at this share: an estimate of "
         "the work of training, which leaves evaluation out.",

@@ -131,7 +131,7 @@ def test_audit_of_a_run_contradicts_wrong_labels_and_forecasts(pictures, tmp_pat
         p = (np.exp(-samples["last_loss"].astype(np.float64)) - smoothing / classes) / (1 - smoothing)
     scores = np.sqrt(p.clip(0, 1)) * (1 - p.clip(0, 1))
     page = (run / "audit" / "audit.html").read_text()
-    assert f"= {scores.mean() ** 2 / (scores**2).mean():.2f} of the scores" in page
+    assert f"as if {100 * scores.mean() ** 2 / (scores**2).mean():.0f} % of them taught alike" in page
     assert f"would train {adaptive_share(scores):.0%}".replace("%", " %") in page
     assert main(["audit", str(run), "--out", str(pictures / "train" / "x")]) == 2
     assert "name one outside it" in capsys.readouterr().err
