@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 NUM_CHECKED = 64  # pictures
 TOLERANCE = 1e-4  # largest difference of a logit, as a share of the largest logit
 
+_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "hub": ("timm",)}
 _NAMES = {"onnx": "model.onnx", "torch": "model.pt2", "hub": "hub"}
 
 
@@ -62,6 +64,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     require_positive(image_size=args.image_size)
     weights, folder = find_weights(args.model)
     out = _choose_out(args.to, args.out, weights, folder)
+    for package in _PACKAGES.get(args.to, ()):  # before torch is imported, which takes seconds
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"--to {args.to}: {package} is not installed; pip install {' '.join(_PACKAGES[args.to])}")
 
     import torch
 

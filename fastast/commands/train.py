@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from fastast.commands.run_options import add_run_options, chosen_options
 from fastast.config_file import resolve
+from fastast.distributed.environment import find_world
 from fastast.run_folder import RunFolder
 
 EXAMPLES = """\
@@ -57,11 +59,16 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace, argv: list[str]) -> int:
-    """Trains; options are checked before torch is imported, which takes seconds."""
+    """Trains; options and folders are checked before torch is imported, which takes seconds."""
     options = chosen_options(args)
     continues = args.resume is not None and "out" in options and RunFolder(options["out"]).holds_run()
     if args.resume in (None, "auto") and not continues:
-        resolve(options)
+        config = resolve(options)
+        if find_world().size == 1:  # several ranks must agree on what is wrong
+            from fastast.data.dataset import require_folder
+
+            for folder in filter(None, (config.data, config.val_dir, *(config.train_dir or "").split(","))):
+                require_folder(os.path.abspath(folder))
     from fastast.loggers.console import Reporter
     from fastast.train.session import train
 

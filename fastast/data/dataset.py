@@ -120,7 +120,7 @@ def open_folder(
     Raises:
         InputError: no readable picture, or a class folder that `classes` does not name.
     """
-    root = _require_folder(directory)
+    root = require_folder(directory)
     layout = find_layout(root)
     source = layout.val or (layout.train if layout.is_single else None)
     if source is None:
@@ -151,7 +151,7 @@ def find_splits(source: str | os.PathLike[str], *, on_note: Note | None = None) 
     Raises:
         InputError: there are no class folders.
     """
-    root = _require_folder(source)
+    root = require_folder(source)
     layout = find_layout(root)
     if layout.train is None:
         assert layout.val is not None
@@ -205,15 +205,15 @@ def _choose_layout(
         raise InputError(f"--val-split {val_split:g}: must be in (0, 1), for example 0.05")
     if val_split is not None and val_dir is not None:
         raise InputError("--val-split and --val-dir: give one of them, not both")
-    held = find_classes(_require_folder(val_dir), "val") if val_dir is not None else None
+    held = find_classes(require_folder(val_dir), "val") if val_dir is not None else None
     if data is not None:
-        root = _require_folder(data)
+        root = require_folder(data)
         layout = find_layout(root)
         if layout.train is None:
             raise InputError(f"{show_path(root)}: has no train/ folder; add one, or name it with --train-dir")
     else:
         assert train_dirs is not None
-        named = [find_classes(_require_folder(folder), "train") for folder in train_dirs]
+        named = [find_classes(require_folder(folder), "train") for folder in train_dirs]
         layout = named[0]
         for other in named[1:]:
             layout = layout.merged(other)
@@ -230,12 +230,17 @@ def _choose_layout(
     return layout
 
 
-def _require_folder(path: str | os.PathLike[str]) -> Path:
+def require_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder.
+
+    Raises:
+        InputError: there is none, or it cannot be listed.
+    """
     folder = Path(path)
     try:
         os.scandir(folder).close()
     except FileNotFoundError:
-        raise InputError(f"{show_path(folder)}: no such folder; check the path") from None
+        raise InputError(f"{show_path(folder)}: no such folder; check the path (fastast downloads no data)") from None
     except NotADirectoryError:
         raise InputError(f"{show_path(folder)}: a file, not a folder; name the folder of class folders") from None
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import tempfile
@@ -51,13 +50,6 @@ class _Logits(nn.Module):
 
 def to_onnx(network: nn.Module, info: WeightsInfo) -> Exported:
     """An ONNX file with input `images`, output `logits`, and `info` as metadata."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            importlib.import_module(package)
-        except ImportError:
-            raise InputError(
-                f"--to onnx: {package} is not installed; pip install onnx onnxscript onnxruntime"
-            ) from None
     import onnxruntime
 
     program = torch.onnx.export(
