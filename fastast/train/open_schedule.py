@@ -98,8 +98,11 @@ class OpenSchedule:
         return not self._goes_on(pending) or self._anneals_now(segment, pending)
 
     def _goes_on(self, pending: float) -> bool:
-        """Whether another step comes closer to the budget."""
-        return self.budget.pays_for(pending + self._step_units / 2)
+        """Whether another step comes closer to the budget; one that ends as far beyond it would be in vain.
+
+        Its learning rate would be zero.
+        """
+        return self.budget.left > (pending + self._step_units / 2) * self.budget.unit_cost
 
     def _anneals_now(self, segment: Segment, pending: float) -> bool:
         anneals = bool(self._anneal_units) and segment.phase != ANNEAL
