@@ -56,14 +56,14 @@ def run_report(paths: Sequence[str], out: str | None = None, baseline: str | Non
         raise InputError(f"{benches[0]}: is a bench, which has a page of its own; name it alone, or single runs")
     if baseline is not None and (benches or len(paths) > 1):
         raise InputError("--baseline: is for the page of one run; several runs are put side by side without it")
+    told = Reporter(open_console(stderr=True))  # so that what a script reads is the page's path alone
     if benches:
         page = write_bench_report(benches[0], out)
     elif len(paths) == 1:
-        page = write_report(paths[0], out, baseline=baseline)
+        page = write_report(paths[0], out, baseline=baseline, tell=told.note)
     else:
         page = write_comparison(paths, out or "comparison.html")
     print(page)
-    told = Reporter(open_console(stderr=True))  # so that what a script reads is the page's path alone
     if not benches and len(paths) == 1 and baseline is None:
         own = shlex.quote(paths[0])
         told.next(f"fastast report {own} --baseline OTHER_RUN", f"fastast predict {own} PICTURES")

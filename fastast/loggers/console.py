@@ -11,11 +11,19 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fastast.loggers.speeds import speeds
 from fastast.number_text import counted, duration, percent
+from fastast.phases import DENSE, GATED
 from fastast.run_folder import printable
 
 # Seconds between two plain lines; a log file should stay readable after 12 hours.
 PLAIN_INTERVAL_S = 15.0
+# What a gate saved: key in the summary, and what is compared.
+SAVINGS = (
+    ("measured", "joules"),
+    ("arithmetic", "counted work"),
+    ("estimated", "AST's count, trained 1 and skipped 0.01,"),
+)
 
 
 def open_console(*, stderr: bool = False) -> Console:
@@ -132,9 +140,9 @@ def step_detail(line: dict[str, Any], left_s: float | None) -> str:
     """One line of text for a step line of `metrics.jsonl`, with the seconds that are left by the plan, if known."""
     speed = line["offered_per_s"] or 0.0
     parts = [f"epoch {line['epoch']} {line['phase']}", f"{speed:,.0f} offered/s"]
-    if line["activation"] is not None:
+    if line["activation"] is not None and line["phase"] == GATED:
         parts.append(f"{speed * line['activation']:,.0f} trained/s")
-        parts.append(f"active {percent(line['activation'], 1)}")
+        parts.append(f"share {percent(line['activation'], 1)}")
     if line["threshold"] is not None:
         parts.append(f"threshold {line['threshold']:.3g}")
     if line["loss"] is not None:
@@ -154,10 +162,10 @@ def epoch_detail(line: dict[str, Any], of: str) -> str:
         if line["val_top1"] is None
         else (f"val top-1 {percent(line['val_top1'])}, top-5 {percent(line['val_top5'])}, ")
     )
+    share = f"share {percent(line['activation'], 1)} of " if line["phase"] == GATED else ""
     return (
         f"epoch {line['epoch']}{of} {line['phase']}: {accuracy}train loss {loss}, "
-        f"active {percent(line['activation'], 1)} "
-        f"({line['backward']:,} of {line['offered']:,} trained), {duration(line['seconds'])}"
+        f"{share}{counted(line['offered'], 'picture')}, {duration(line['seconds'])}"
     )
 
 
@@ -187,7 +195,8 @@ def probe_verdict(accuracy: dict[str, Any]) -> str:
 
 def verdict(summary: dict[str, Any]) -> Table:
     """The closing table of a run: accuracy, work, time, and the three savings side by side."""
-    title = f"{summary['model']['arch']} · {summary['gate']['name']} gate"
+    is_dense = summary["gate"]["name"] == DENSE
+    title = f"{summary['model']['arch']} · {'dense training' if is_dense else summary['gate']['name'] + ' gate'}"
     table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
@@ -206,32 +215,30 @@ def verdict(summary: dict[str, Any]) -> Table:
         table.add_row("average of weights", f"{percent(ema['top1'])}, {kept} (plain {percent(ema['plain_top1'])})")
     if (budget := summary.get("budget")) is not None:
         table.add_row("budget", f"{amount(budget, 'spent')} of {amount(budget, 'given')} spent")
+        if told := passes_told(samples["offered"] / summary["data"]["train"], energy["run_savings_arithmetic"]):
+            table.add_row("", told)
     table.add_row("offered / trained", f"{samples['offered']:,} / {samples['backward']:,}")
-    if gate["activation_rate"] is not None:
+    if gate["activation_rate"] is not None and not is_dense:
         target = "" if gate["target"] is None else f" (target {percent(gate['target'], 1)})"
-        table.add_row("activation", f"{percent(gate['activation_rate'], 1)}{target}")
+        table.add_row("share, gated part", f"{percent(gate['activation_rate'], 1)}{target}")
         if told := share_told(gate):
-            table.add_row("share", told)
-    elif gate["name"] != "dense":
+            table.add_row("", told)
+    elif not is_dense:
         dense = f"dense warm-up took {gate['warmup_epochs']:.3g} epochs; train longer, or with --warmup-epochs 0"
         table.add_row("gate", f"never ran: {dense}")
-    if compute["speedup_ceiling"] is not None:
+    if compute["speedup_ceiling"] is not None and not is_dense:
         table.add_row("gated ceiling", f"{compute['speedup_ceiling']:.2f}x (forward 1, backward 2)")
-    for name, meaning in (
-        ("measured", "joules"),
-        ("arithmetic", "counted forwards and backwards"),
-        ("estimated", "as AST counts: active 1, skipped 0.01"),
-    ):
+    for name, meaning in () if is_dense else SAVINGS:
         gated, whole = energy[f"savings_{name}"], energy[f"run_savings_{name}"]
         figures = (
             f"gated part {percent(gated, 1)}, whole run {percent(whole, 1)}" if gated is not None else percent(None)
         )
-        table.add_row(f"savings, {name}", f"{figures} ({meaning})")
+        table.add_row(f"savings, {name}", f"{figures} ({meaning} per offered picture)")
     if energy["gpu_j"] is not None:
         table.add_row("GPU energy", f"{energy['gpu_j']:,.0f} J")
-    speed = summary["throughput"]["offered_per_s"]
-    if speed is not None:
-        table.add_row("throughput", f"{speed:,.0f} offered/s in the gated part")
+    if (speed := speeds(summary["throughput"].get)) is not None:
+        part = "" if is_dense else " in the gated part" + (" after its first steps" if speed.is_steady else "")
+        table.add_row("throughput", f"{speed.gated:,.0f} offered/s{part}")
     time_s = summary["time_s"]
     parts = f"training {duration(time_s['train'])}, evaluation {duration(time_s['eval'])}"
     if summary.get("probe") is not None:
@@ -242,8 +249,25 @@ def verdict(summary: dict[str, Any]) -> Table:
     if samples["nonfinite_steps"]:
         table.add_row("non-finite steps", f"{samples['nonfinite_steps']:,} (skipped without a trace)")
     for note in energy["notes"]:
+        if is_dense and "savings" in note:  # it is what others are measured by
+            continue
         table.add_row("note", escape(note))
     return table
+
+
+def passes_told(passes: float, saved: float | None) -> str | None:
+    """Where the saving of a gate went whose run had a budget, in one line; None where it saved nothing.
+
+    Args:
+        passes: over the training set, offered.
+        saved: share of the work of training all of what was offered.
+    """
+    if saved is None or saved < 0.005:
+        return None
+    return (
+        f"the saving went into more passes: {passes:.1f} were offered, dense training has "
+        f"{passes * (1 - saved):.1f} for as much work"
+    )
 
 
 def share_told(gate: dict[str, Any]) -> str | None:

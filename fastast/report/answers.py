@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shlex
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastast.config import TrainConfig
+from fastast.cost_model import DENSE_COST
+from fastast.loggers.console import passes_told
+from fastast.loggers.speeds import Speeds
+from fastast.loggers.speeds import speeds as find_speeds
 from fastast.number_text import duration, percent
 from fastast.options import flag_of
 from fastast.phases import DENSE
@@ -23,6 +28,8 @@ SAVINGS = (
     ("work", "arithmetic", "Counted: forwards of the full-size network, of which a dense picture takes three."),
     ("by AST's count", "estimated", "Estimated: a trained picture counts 1, a skipped one 0.01."),
 )
+
+BENCH_BUDGETS = (2, 4)  # dense epochs' worth of work, beyond a dense epoch of warm-up
 
 # Options by which a run of another gate or budget compares with this one.
 _OF_DATA_AND_NETWORK = (
@@ -94,28 +101,9 @@ def accuracy_text(record: RunRecord) -> str:
     return f"{100 * top1:.2f} ± {100 * standard_error(top1, num):.2f} %" if num else percent(top1)
 
 
-class Speeds(NamedTuple):
-    """Offered pictures per second of the gated part and of the run's own dense part."""
-
-    gated: float
-    dense: float
-    is_steady: bool  # without the start of each part, which is slow
-
-    @property
-    def ratio(self) -> float:
-        """How much faster the gated part is."""
-        return self.gated / self.dense
-
-
 def speeds(record: RunRecord) -> Speeds | None:
-    """Those without the start of each part where both are long enough to tell, else those of all of it; or None."""
-    for scope in ("steady_", ""):
-        gated, dense = (
-            record.number("throughput", f"{scope}{key}") for key in ("offered_per_s", "dense_offered_per_s")
-        )
-        if gated and dense:
-            return Speeds(gated, dense, scope != "")
-    return None
+    """How fast the run went, if that is known."""
+    return find_speeds(lambda key: record.number("throughput", key))
 
 
 def answer(record: RunRecord) -> Answer:
@@ -135,7 +123,7 @@ def answer(record: RunRecord) -> Answer:
             "Train longer, or with a shorter warm-up:",
             f"{_train_command(record)} --gate {gate_of(record)} --warmup-epochs 0",
         )
-    text = f"{_cheaper(record)}; accuracy lost: unknown, no dense run beside it:"
+    text = f"{_cheaper(record)}; accuracy lost: unknown, no dense run beside it. {_bench_told(record)}:"
     return Answer(text, _bench_command(record))
 
 
@@ -152,11 +140,13 @@ def _cheaper(record: RunRecord) -> str:
     """What a picture costs in the gated part beside the dense part: measured, or else counted."""
     speed, joules = speeds(record), record.number("energy", "savings_measured")
     own = "this run's own dense part"
+    share = percent(record.number("gate", "activation_rate"), 0)
     fewer = f"{percent(abs(joules or 0), 0)} {'fewer' if (joules or 0) >= 0 else 'more'} GPU joules"
-    if speed is not None:
+    if speed is not None and speed.ratio is not None:
         start = "" if speed.is_steady else " (with the start of each)"
-        text = f"About {speed.ratio:.1f}x the pictures per second of {own}{start}"
-        return text if joules is None else f"{text}, at {fewer} each"
+        many = f"{speed.ratio:.1f}x as many pictures a second as"
+        text = f"The gate goes through {many} {own}{start} and trains {share} of them"
+        return text if joules is None else f"{text}, at {fewer} a picture"
     if joules is not None:
         return f"About {fewer} a picture than {own}"
     counted = record.number("energy", "savings_arithmetic")
@@ -166,12 +156,24 @@ def _cheaper(record: RunRecord) -> str:
     return f"By counting, {percent(abs(counted), 0)} {less} work a picture than dense training"
 
 
+def _bench_told(record: RunRecord) -> str:
+    """How long the bench takes that would answer: 3 arms with 3 seeds, each with all budgets."""
+    seconds, units = record.number("time_s", "total"), record.number("compute", "forward_units")
+    num_train = record.number("data", "train")
+    if not seconds or not units or not num_train:
+        return "A bench tells"
+    bench_s = seconds * 9 * sum(BENCH_BUDGETS) * DENSE_COST * num_train / units
+    about = duration(bench_s) if bench_s >= 3600 else f"{math.ceil(bench_s / 60)} minutes"
+    return f"A bench tells, which would take about {about} at this run's pace"
+
+
 def _bench_command(record: RunRecord) -> str:
     """A bench of the run's gate, a random one at the same share, and dense training."""
     target = record.number("gate", "target")
     at = "" if target is None else f":target={target:g}"
+    budgets = ",".join(map(str, BENCH_BUDGETS))
     arms = dict.fromkeys(("dense", f"random{at}", f"{gate_of(record)}{at}"))
-    return f'{_train_command(record, "bench")} --arms "{";".join(arms)}" --out runs/bench'
+    return f'{_train_command(record, "bench")} --arms "{";".join(arms)}" --budgets {budgets}ep --out runs/bench'
 
 
 def _train_command(record: RunRecord, command: str = "train") -> str:
@@ -205,13 +207,13 @@ def tiles(record: RunRecord) -> list[tuple[str, str, str]]:
         found.append((percent(balanced), "top-1, mean over classes", ""))
     if (rate := record.number("gate", "activation_rate")) is not None and gate_of(record) != DENSE:
         target = record.number("gate", "target")
-        beside = "share found by the gate" if target is None else f"target {percent(target, 1)}"
-        found.append((percent(rate, 1), "trained in the gated part", beside))
-    if gate_of(record) != DENSE and (both := speeds(record)) is not None:
-        found.append((f"{both.gated:,.0f}/s", "pictures offered, gated part", f"dense part {both.dense:,.0f}/s"))
-    elif (speed := record.number("throughput", "offered_per_s")) is not None:
+        beside = "found by the gate" if target is None else f"target {percent(target, 1)}"
+        found.append((percent(rate, 1), "share, gated part", beside))
+    if (speed := speeds(record)) is not None:
         where = "" if gate_of(record) == DENSE else ", gated part"
-        found.append((f"{speed:,.0f}/s", f"pictures offered{where}", ""))
+        where += " after its first steps" if speed.is_steady else ""
+        beside = "" if speed.dense is None else f"dense part {speed.dense:,.0f}/s"
+        found.append((f"{speed.gated:,.0f}/s", f"pictures offered{where}", beside))
     if (total_s := record.number("time_s", "total")) is not None:
         found.append((duration(total_s), "training and evaluation", ""))
     if (joules := record.number("energy", "gpu_j")) is not None:
@@ -227,7 +229,7 @@ def savings(record: RunRecord) -> list[dict[str, Any]]:
     for name, key, meaning in SAVINGS:
         if key is None:
             values, speed = _time_saved(record), speeds(record)
-            meaning += " after its first steps." if speed is not None and speed.is_steady else ", its start included."
+            meaning += ", after the first steps." if speed is not None and speed.is_steady else ", its start included."
         else:
             values = [record.number("energy", f"{scope}savings_{key}") for scope in ("", "run_")]
         bars = [
@@ -247,14 +249,23 @@ def savings(record: RunRecord) -> list[dict[str, Any]]:
     return entries
 
 
+def passes(record: RunRecord) -> str:
+    """Where the saving of a run went that spent a budget, in one line; nothing where there was none."""
+    offered, num_train = record.number("samples", "offered"), record.number("data", "train")
+    if not record.summary.get("budget") or record.summary.get("stopped") or offered is None or not num_train:
+        return ""
+    told = passes_told(offered / num_train, record.number("energy", "run_savings_arithmetic"))
+    return "" if told is None else f"The budget was spent, so {told}."
+
+
 def _time_saved(record: RunRecord) -> list[float | None]:
     """Shares of the time per offered picture that the gated part and the whole run saved."""
     speed = speeds(record)
     seconds, offered = record.number("time_s", "train"), record.number("samples", "offered")
-    if speed is None or seconds is None or not offered:
+    if speed is None or speed.dense is None or seconds is None or not offered:
         return [None, None]
     probe = record.number("probe", "seconds") or 0.0
-    return [1 - 1 / speed.ratio, 1 - (probe + seconds) * speed.dense / offered]
+    return [1 - speed.dense / speed.gated, 1 - (probe + seconds) * speed.dense / offered]
 
 
 def unmeasured(record: RunRecord) -> str:

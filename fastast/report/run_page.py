@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ def write_report(
     out: str | os.PathLike[str] | None = None,
     *,
     baseline: str | os.PathLike[str] | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> Path:
     """Writes the page of one run.
 
@@ -34,6 +35,7 @@ def write_report(
         run_dir: the run folder.
         out: the file; `report.html` in the run folder by default.
         baseline: the folder of another run, on the same pictures, that this one is measured by.
+        tell: called with what the page says first.
 
     Returns:
         Path of the page.
@@ -46,6 +48,8 @@ def write_report(
     record = read_record(run_dir)
     beside = None if baseline is None else put_beside(record, read_record(baseline))
     run = describe_run(record, prefix="", beside=beside)
+    if tell is not None:
+        tell(f"{run['answer'].text} {run['answer'].command}".rstrip())
     return write_page(path, "run_page.html", title=f"{run['title']} · fastast", runs=[run], comparison=None)
 
 
@@ -92,6 +96,7 @@ def describe_run(record: RunRecord, *, prefix: str, beside: Beside | None = None
         "stopped": record.summary.get("stopped") and clean(str(record.summary["stopped"])),
         "num_damaged": record.num_damaged,
         "savings": answers.savings(record),
+        "passes": answers.passes(record),
         "unmeasured": answers.unmeasured(record),
         "notes": record.texts("energy", "notes"),
         "learning": _drawn(learning),

@@ -102,7 +102,7 @@ def activation(record: RunRecord) -> svg.Figure | None:
         svg.label_ends(axes, ends)
 
     mean = smooth[np.isfinite(smooth)]
-    label = "Activation of the gated part over offered samples" + (
+    label = "Share of the gated part over offered samples" + (
         f": last mean {percent(mean[-1], 1)}" if len(mean) else ""
     )
     label += f", target {percent(target, 1)}." if target else "."
@@ -110,7 +110,7 @@ def activation(record: RunRecord) -> svg.Figure | None:
     if target:
         caption += f"Band: target ± {percent(BAND, 0)} of it."
     drawn = svg.draw(paint, label, names=["target" if target else "mean"])
-    return svg.Figure("Activation, share of offered", drawn, caption=caption)
+    return svg.Figure("Share that is trained", drawn, caption=caption)
 
 
 def mean_activation(record: RunRecord, target: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:

@@ -54,11 +54,11 @@ FIGURES: dict[str, tuple[Row, ...]] = {
 COMPARED: tuple[Row, ...] = (
     ("top-1", "accuracy", "val_top1", PERCENT),
     ("best top-1", "accuracy", "best_val_top1", PERCENT),
-    ("trained, gated part", "gate", "activation_rate", SHARE),
+    ("share, gated part", "gate", "activation_rate", SHARE),
     ("GPU energy", "energy", "gpu_j", "{:,.0f} J"),
     ("time", "time_s", "total", "duration"),
     ("forward units", "compute", "forward_units", COUNT),
-    ("pictures/s, gated part", "throughput", "offered_per_s", COUNT),
+    ("pictures/s, gated part, its start included", "throughput", "offered_per_s", COUNT),
     ("savings, whole run, measured", "energy", "run_savings_measured", SHARE),
     ("savings, whole run, counted", "energy", "run_savings_arithmetic", SHARE),
     ("savings, whole run, estimated", "energy", "run_savings_estimated", SHARE),

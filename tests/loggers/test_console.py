@@ -25,7 +25,7 @@ def test_verdict_says_that_the_gate_never_ran():
     }
     for gate, words in (
         ("forward", "never ran: dense warm-up took 1 epochs"),
-        ("dense", "dense gate"),
+        ("dense", "dense training"),
     ):
         summary["gate"]["name"] = gate
         console = Console(file=io.StringIO(), width=200)

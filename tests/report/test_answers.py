@@ -50,9 +50,9 @@ def predict(run: Path, label: np.ndarray, predicted: np.ndarray, probability: np
 def test_the_sentence_names_what_was_measured_first(run: Path, tmp_path: Path) -> None:
     answer = answers.answer(read_record(run))
     assert answer.text == (
-        "About 2.4x the pictures per second of this run's own dense part (with the start of each), at 41 % fewer GPU "
-        "joules each; "
-        "accuracy lost: unknown, no dense run beside it:"
+        "The gate goes through 2.4x as many pictures a second as this run's own dense part (with the start of each) "
+        "and trains 20 % of them, at 41 % fewer GPU joules a picture; accuracy lost: unknown, no dense run beside it. "
+        "A bench tells, which would take about 1h19m at this run's pace:"
     )
     assert answer.command.startswith("fastast bench --data ")
     assert '--arms "dense;random:target=0.2;forward:target=0.2"' in answer.command
@@ -75,7 +75,7 @@ def test_the_sentence_names_what_was_measured_first(run: Path, tmp_path: Path) -
     assert "time" not in [entry["name"] for entry in answers.savings(record)]
     steady = {"steady_offered_per_s": 240.0, "steady_dense_offered_per_s": 120.0}  # the dense part began slowly
     record = read_record(changed(run, tmp_path / "d", throughput=steady))
-    assert answers.answer(record).text.startswith("About 2.0x the pictures per second of this run's own dense part, at")
+    assert "2.0x as many pictures a second as this run's own dense part and trains" in answers.answer(record).text
     assert answers.savings(record)[1]["bars"][0]["value"] == pytest.approx(0.5)
     record = read_record(changed(run, tmp_path / "b", gate={"activation_rate": None}))
     assert "the gate never ran" in answers.answer(record).text
@@ -167,7 +167,7 @@ def test_a_baseline_answers_the_question(run: Path, tmp_path: Path, capsys: pyte
     assert "<h2>Beside plain</h2>" in page
     told = capsys.readouterr()
     assert told.out == f"{tmp_path / 'page.html'}\n"  # a script may open it
-    assert told.err.startswith("next: fastast ")
+    assert told.err.startswith(f"{sentence}\nnext: fastast ")
 
 
 def test_runs_that_do_not_compare_are_refused(run: Path, tmp_path: Path) -> None:

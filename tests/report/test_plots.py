@@ -116,7 +116,7 @@ def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     assert "Joules were not measured: the dense part trained for 24 s" in page
     assert "<h3>joules</h3>" not in page
     assert page.count('class="fill"') == 6 + 3  # three savings, three classes
-    for title in ("Activation, share", "Threshold", "Loss of selected", "Power, watts"):  # one epoch of warm-up
+    for title in ("Share that is trained", "Threshold", "Loss of selected", "Power, watts"):  # one epoch of warm-up
         assert title not in page.replace("Loss of selected and skipped", "") or title == "Loss of selected"
 
 

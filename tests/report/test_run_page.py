@@ -38,7 +38,7 @@ TITLES = [
     "Top-1 against GPU joules",
     "Validation accuracy",
     "Loss, nats",
-    "Activation, share of offered",
+    "Share that is trained",
     "Loss of selected and skipped samples",
     "Throughput, offered per second",
     "Data wait, share of time",
