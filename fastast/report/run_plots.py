@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter
 
 from fastast.loggers.console import share_told
 from fastast.number_text import percent
-from fastast.phases import GATED
+from fastast.phases import DENSE, GATED
 from fastast.report import svg
 from fastast.report.run_record import RunRecord
 
@@ -31,7 +31,9 @@ def accuracy(record: RunRecord) -> svg.Figure | None:
 def loss(record: RunRecord) -> svg.Figure | None:
     """Training and validation loss by epoch."""
     lines = [("training", "train_loss", svg.MUTED), ("validation", "val_loss", svg.SERIES[0])]
-    caption = "Both before label smoothing. Training: trained samples only, and a gate may pick the hard ones."
+    caption = "Both before label smoothing."
+    if record.config.get("gate") != DENSE:
+        caption += " Training: trained samples only, and a gate may pick the hard ones."
     return _by_epoch(record, "Loss, nats", lines, svg.few_ticks, "{:.3g}", caption)
 
 

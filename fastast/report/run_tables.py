@@ -50,6 +50,7 @@ FIGURES: dict[str, tuple[Row, ...]] = {
         ("per picture, gated", "energy", "gated_j_per_sample", "{:.3g} J"),
     ),
 }
+OF_A_GATE = ("scored", "epochs of dense warm-up", "forward units if dense")  # say nothing of a dense run
 # The comparison of runs.
 COMPARED: tuple[Row, ...] = (
     ("top-1", "accuracy", "val_top1", PERCENT),
@@ -82,7 +83,7 @@ def all_figures(record: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]:
         texts = [
             (name, text_of(record.number(group, key), form))
             for name, group, key, form in rows
-            if not (is_dense and "gated" in name)
+            if not (is_dense and ("gated" in name or name in OF_A_GATE))
         ]
         if title == "Energy" and (source := record.text("energy", "source")):
             texts.append(("read from", source))
