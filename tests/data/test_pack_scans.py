@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from fastast.atomic_files import cache_root
-from fastast.data import pack as pack_module
-from fastast.data import pack_scans
+from fastast.data import pack_catalog, pack_scans
 from fastast.data.catalog import UnreadableError
 from fastast.data.dataset import open_folder
 from fastast.data.pack_index import RECORD, read_index
@@ -36,11 +35,11 @@ def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def scans(pack: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Opens the pack as another process does, reads some pictures, and returns how many were scanned."""
-    real = pack_module.scan_bytes
+    real = pack_catalog.scan_bytes
 
     def count(ids: np.ndarray | None = None, take: np.ndarray | None = None) -> int:
         scanned = []
-        monkeypatch.setattr(pack_module, "scan_bytes", lambda data: scanned.append(len(data)) or real(data))
+        monkeypatch.setattr(pack_catalog, "scan_bytes", lambda data: scanned.append(len(data)) or real(data))
         catalog = open_folder(pack)
         if take is not None:
             catalog = catalog.take(take)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastast.data import pack as pack_module
+from fastast.data import pack_catalog
 from fastast.data.catalog import UnreadableError
 from fastast.data.dataset import open_folder
 from fastast.data.pack_index import read_index
@@ -89,8 +89,8 @@ def test_picture_must_match_the_index(pack: Path) -> None:
 def test_pictures_are_scanned_once(pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = open_folder(pack)
     scanned = []
-    real = pack_module.scan_bytes
-    monkeypatch.setattr(pack_module, "scan_bytes", lambda data: scanned.append(len(data)) or real(data))
+    real = pack_catalog.scan_bytes
+    monkeypatch.setattr(pack_catalog, "scan_bytes", lambda data: scanned.append(len(data)) or real(data))
     for _ in range(3):
         catalog.read(np.arange(COUNT))
     assert len(scanned) == COUNT
