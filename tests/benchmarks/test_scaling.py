@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -27,6 +28,7 @@ def test_ranks_start_with_one_and_have_a_core_each(ranks, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_one_rank_and_two(pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     out = tmp_path / "scaling.json"
