@@ -37,7 +37,7 @@ def test_index_names_the_origin_of_every_result(tmp_path):
     index.main(["--results", str(tmp_path)])
     lines = (tmp_path / "README.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("| [")]
-    assert rows[0].startswith("| [gpu-x](gpu-x.md) ([JSON](gpu-x.json)) | GPU suite | a machine, 1 threads | torch 2")
+    assert rows[0].startswith("| [gpu-x](gpu-x.md) ([JSON](gpu-x.json)) | GPU suite | a machine, 1 thread | torch 2")
     assert "Wall-clock speed-up of every gate" in rows[1]
     assert "What gating costs" in rows[2]
     assert all(row.endswith("| abc | 2026-01-02 |") for row in rows)

@@ -174,7 +174,7 @@ def test_a_read_blocked_in_the_kernel_ends_the_run_with_a_dump(pictures, tmp_pat
 def test_out_of_memory_names_the_batch_size_that_fits(pictures, tmp_path):
     out, log = tmp_path / "run", tmp_path / "log"
     arguments = options(pictures, out, image_size=384, batch_size=240, gate="dense", threads=1)
-    with training(arguments, log, functools.partial(allow, 1500)) as process:  # the queue alone takes 1,700 MB
+    with training(arguments, log, functools.partial(allow, 1650)) as process:  # the queue alone takes 1,700 MB
         process.join(200)
     error = log.read_text().splitlines()[-1]
     assert process.exitcode == 2, error
