@@ -68,7 +68,7 @@ def run_short(queue):
     torch.set_num_threads(1)
     runtime, found = open_runtime("cpu"), {}
     assert attempt(config_of(4, 64), runtime) is None  # threads and libraries take their memory before the limit
-    for name, batch_size, image_size, room_mb in (("some", 2048, 64, 250), ("none", 64, 1024, 30)):
+    for name, batch_size, image_size, room_mb in (("some", 2048, 64, 250), ("none", 64, 2048, 30)):
         config = config_of(batch_size, image_size)
         allow(room_mb)
         before = attempt(config, runtime)
