@@ -102,7 +102,8 @@ def test_named_batch_fits(found):
 
 def test_nothing_fits(found):
     before, fitting, _, message = found["none"]
-    assert before == ("RuntimeError", True)
+    _, is_memory = before  # in the first picture already, or in the queue
+    assert is_memory
     assert fitting is None
     assert message.startswith("out of memory at --batch-size 64, and not even 2 fits; use a smaller --image-size")
 
