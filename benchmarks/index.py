@@ -50,7 +50,7 @@ def index(folder: Path) -> str:
         )
         versions = result["versions"]
         packages = f"torch {versions['torch']}, DALI {versions['dali'] or 'none'}, Python {versions['python']}"
-        what, hardware = _what(path, result), _hardware(result["hardware"])
+        what, hardware = _what(path, result), hardware_words(result["hardware"])
         rows.append((shown, what, hardware, packages, versions["commit"] or "none", result["measured_at"][:10]))
         module = _module(path, result)
         lines = [f"`{result.get('command') or f'benchmarks.{module}'}`"]  # older files have no command
@@ -81,7 +81,8 @@ def _what(path: Path, result: dict[str, Any]) -> str:
     return text.splitlines()[0].rstrip('".')
 
 
-def _hardware(hardware: dict[str, Any]) -> str:
+def hardware_words(hardware: dict[str, Any]) -> str:
+    """The machine of a result: its name, and its threads where it has no GPU."""
     parts = [hardware["name"]]
     if hardware["device"] == "cpu":
         parts.append(f"{hardware['threads']} thread{'s'[: hardware['threads'] > 1]}")

@@ -19,6 +19,7 @@ from typing import Any
 import matplotlib
 
 from benchmarks.common import RESULTS, ROOT, markdown_table
+from benchmarks.index import hardware_words
 from fastast.atomic_files import write_whole
 from fastast.bench.student import MIN_SEEDS
 from fastast.bench.verdict import BETTER, WORSE, cost_words
@@ -66,9 +67,7 @@ KINDS: dict[str, Callable[[str, Options], bool]] = {
 }
 DENSE, *OTHERS = KINDS
 DEFAULT, SMALL_FIRST, _, RANDOM, _, _, TORCHVISION, TIMM = OTHERS
-UNDISTURBED = (
-    "headline_"  # what such a bench is called: each of its runs had a core to itself, so that its seconds count
-)
+UNDISTURBED = "headline_"  # begins the name of a bench whose runs had a core each, so that their seconds count
 PANEL_PX, PANEL_HEIGHT_PX, TITLE_PX, LINE_PX = 370, 330, 30, 22
 
 
@@ -105,19 +104,12 @@ def headline(folder: Path) -> str:
     """The table: a row for each bench, at the accuracy that dense training reaches with its largest budget."""
     found = benches(folder)
     rows = [_row(name, result) for name, result in found]
-    machines = dict.fromkeys(_machine(result) for _, result in found)
+    machines = dict.fromkeys(hardware_words(result["hardware"]) for _, result in found)
     with_joules = any(row["unit"] == "joules" for _, result in found for row in result["cost_at_equal_accuracy"])
     return (
         markdown_table(list(rows[0]), [list(row.values()) for row in rows], num_left=len(rows[0]))
         + f"\n\nMeasured on {'; '.join(machines)}."
         + ("" if with_joules else " Joules were not measured: none of these benches ran on a GPU.")
-    )
-
-
-def _machine(result: Result) -> str:
-    where = result["hardware"]
-    return where["name"] + (
-        f", {where['threads']} thread{'s'[: where['threads'] > 1]}" if where["device"] == "cpu" else ""
     )
 
 
@@ -161,10 +153,11 @@ def install_size(folder: Path) -> str:
         return "The size of an installation was not measured."
     result = read_json(path)
     versions, (install, train) = result["versions"], result["steps"][:2]
+    machine = hardware_words(result["hardware"])
     return (
         f"`pip install .` fills {result['size_gb']:.1f} GB, of which {result['gpu_only_gb']:.1f} GB serve GPUs only,\n"
         f"and took {install['seconds']:.0f} s; `fastast train` took {train['seconds']:.0f} s "
-        f"({_machine(result)}, load {train['load']:.1f}; {result['measured_at'][:10]}, Python {versions['python']}, "
+        f"({machine}, load {train['load']:.1f}; {result['measured_at'][:10]}, Python {versions['python']}, "
         f"torch {versions['torch']}, DALI {versions['dali']}).\n"
         "`fastast doctor` names the smallest set that fits the machine."
     )

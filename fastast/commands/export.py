@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NUM_CHECKED = 64  # pictures
 TOLERANCE = 1e-4  # largest difference of a logit, as a share of the largest logit
 
-_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "hub": ("timm",)}
+_OF_ONNX = ("onnx", "onnxscript", "onnxruntime")
 _NAMES = {"onnx": "model.onnx", "torch": "model.pt2", "hub": "hub"}
 
 
@@ -64,9 +64,9 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
     require_positive(image_size=args.image_size)
     weights, folder = find_weights(args.model)
     out = _choose_out(args.to, args.out, weights, folder)
-    for package in _PACKAGES.get(args.to, ()):  # before torch is imported, which takes seconds
+    for package in _OF_ONNX if args.to == "onnx" else ():  # before torch is imported, which takes seconds
         if importlib.util.find_spec(package) is None:
-            raise InputError(f"--to {args.to}: {package} is not installed; pip install {' '.join(_PACKAGES[args.to])}")
+            raise InputError(f"--to onnx: {package} is not installed; pip install {' '.join(_OF_ONNX)}")
 
     import torch
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fastast.loggers.speeds import speeds
+from fastast.loggers.speeds import find_speeds
 from fastast.number_text import counted, duration, percent
 from fastast.phases import DENSE, GATED
 from fastast.run_folder import printable
@@ -19,7 +19,7 @@ from fastast.run_folder import printable
 # Seconds between two plain lines; a log file should stay readable after 12 hours.
 PLAIN_INTERVAL_S = 15.0
 # What a gate saved: key in the summary, and what is compared.
-SAVINGS = (
+_SAVINGS = (
     ("measured", "joules"),
     ("arithmetic", "counted work"),
     ("estimated", "AST's count, trained 1 and skipped 0.01,"),
@@ -228,7 +228,7 @@ def verdict(summary: dict[str, Any]) -> Table:
         table.add_row("gate", f"never ran: {dense}")
     if compute["speedup_ceiling"] is not None and not is_dense:
         table.add_row("gated ceiling", f"{compute['speedup_ceiling']:.2f}x (forward 1, backward 2)")
-    for name, meaning in () if is_dense else SAVINGS:
+    for name, meaning in () if is_dense else _SAVINGS:
         gated, whole = energy[f"savings_{name}"], energy[f"run_savings_{name}"]
         figures = (
             f"gated part {percent(gated, 1)}, whole run {percent(whole, 1)}" if gated is not None else percent(None)
@@ -236,7 +236,7 @@ def verdict(summary: dict[str, Any]) -> Table:
         table.add_row(f"savings, {name}", f"{figures} ({meaning} per offered picture)")
     if energy["gpu_j"] is not None:
         table.add_row("GPU energy", f"{energy['gpu_j']:,.0f} J")
-    if (speed := speeds(summary["throughput"].get)) is not None:
+    if (speed := find_speeds(summary["throughput"].get)) is not None:
         part = "" if is_dense else " in the gated part" + (" after its first steps" if speed.is_steady else "")
         table.add_row("throughput", f"{speed.gated:,.0f} offered/s{part}")
     time_s = summary["time_s"]

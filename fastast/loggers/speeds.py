@@ -19,7 +19,7 @@ class Speeds(NamedTuple):
         return self.gated / self.dense if self.dense else None
 
 
-def speeds(number: Callable[[str], float | None]) -> Speeds | None:
+def find_speeds(number: Callable[[str], float | None]) -> Speeds | None:
     """Those without the start of each part where both are long enough to tell, else those of all of it.
 
     Args:

@@ -20,7 +20,7 @@ DEVICE_SHARE = 0.25  # on a GPU, of its free memory
 
 
 class FeatureStore:
-    """Rows of features as float16, each of a picture; a context manager.
+    """Rows of features as float16, each of a picture; to be closed after use.
 
     Args:
         num_rows: that will be appended, at most.
@@ -65,12 +65,6 @@ class FeatureStore:
                     f"{needed / 1e9:.1f} GB of features ({os.strerror(error.errno or 0)}); free some space, or name "
                     "another --out"
                 ) from error
-
-    def __enter__(self) -> FeatureStore:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Frees the memory; the file stays, if it has a name."""

@@ -14,8 +14,7 @@ import numpy as np
 from fastast.config import TrainConfig
 from fastast.cost_model import DENSE_COST
 from fastast.loggers.console import passes_told
-from fastast.loggers.speeds import Speeds
-from fastast.loggers.speeds import speeds as find_speeds
+from fastast.loggers.speeds import Speeds, find_speeds
 from fastast.number_text import duration, percent
 from fastast.options import flag_of
 from fastast.phases import DENSE

@@ -1,5 +1,7 @@
 """Regressions solved side by side, against one problem at a time by a plain solver."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 import torch
@@ -69,7 +71,7 @@ def solve(features, left_out, penalties, class_weights=ALIKE, reduce=lambda tens
 @pytest.mark.parametrize("class_weights", [ALIKE, UNLIKE], ids=["alike", "unlike"])
 def test_each_problem_has_the_solution_of_a_plain_solver(class_weights):
     problems = [(0, 1e-2), (2, 1e-3), (-1, 1e-3)]
-    with store() as features:
+    with closing(store()) as features:
         heads = solve(features, *zip(*problems, strict=True), class_weights)
         losses = heads.losses(features)
     labels = rows()[1]
@@ -81,28 +83,28 @@ def test_each_problem_has_the_solution_of_a_plain_solver(class_weights):
 @pytest.mark.parametrize("host_bytes", [1 << 30, 0], ids=["memory", "file"])
 def test_saved_features_give_the_same_bits(tmp_path, monkeypatch, host_bytes):
     monkeypatch.setattr(feature_store, "CHUNK", 128)
-    with store() as features:
+    with closing(store()) as features:
         expected = solve(features, [0, -1], [1e-2, 1e-3])
     monkeypatch.setattr(feature_store, "HOST_BYTES", host_bytes)
-    with store(tmp_path) as features:
+    with closing(store(tmp_path)) as features:
         assert features.save() == ROWS
         assert all(map(torch.equal, solve(features, [0, -1], [1e-2, 1e-3]), expected))
-    with empty(tmp_path) as features:
+    with closing(empty(tmp_path)) as features:
         assert not features.restore(np.arange(1, ROWS))  # other pictures
         assert features.num_rows == 0
-    with empty(tmp_path) as features:
+    with closing(empty(tmp_path)) as features:
         assert features.restore(np.arange(200))
         features.append(rows()[0][200:], torch.arange(200, ROWS))
         assert features.save() == ROWS
         assert all(map(torch.equal, solve(features, [0, -1], [1e-2, 1e-3]), expected))
-    with empty(tmp_path) as features:
+    with closing(empty(tmp_path)) as features:
         assert features.restore(np.arange(ROWS))
         assert all(map(torch.equal, solve(features, [0, -1], [1e-2, 1e-3]), expected))
 
 
 def test_features_without_a_folder_are_not_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(feature_store, "HOST_BYTES", 0)
-    with store(tmp_path / "absent") as features:
+    with closing(store(tmp_path / "absent")) as features:
         assert features.save() == 0
         assert len(solve(features, [0], [1e-2]).bias)
     assert list(tmp_path.iterdir()) == []
@@ -119,7 +121,7 @@ def test_full_disk_is_told(tmp_path, monkeypatch):
 
 
 def test_features_that_are_no_numbers_are_refused():
-    with store() as features:
+    with closing(store()) as features:
         features.append(torch.full((1, FEATURES), torch.nan), torch.tensor([0]))
         with pytest.raises(InputError, match="not finite"):
             measure(features, ALIKE, FOLDS, lambda tensor: tensor)
@@ -127,7 +129,7 @@ def test_features_that_are_no_numbers_are_refused():
 
 def test_work_is_a_fixed_number_of_iterations():
     iterations = []
-    with store(part=slice(40)) as features:
+    with closing(store(part=slice(40))) as features:
         scaling = measure(features, ALIKE, FOLDS, lambda tensor: tensor)
         penalty = torch.tensor([1e-3])
         fit(features, scaling, torch.tensor([-1]), penalty, lambda _: None, lambda: iterations.append(0))

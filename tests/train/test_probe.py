@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -224,7 +225,8 @@ def test_classes_weigh_in_the_regression_as_in_the_training():
     batch = Batch(images + 0.1 * labels[:, None, None, None], labels, torch.arange(100), labels >= 0, 100)
 
     def mean_probability(class_weights):
-        with FeatureStore(100, head.layer.in_features, labels, torch.from_numpy(folds_of(labels.numpy(), 0))) as store:
+        folds = torch.from_numpy(folds_of(labels.numpy(), 0))
+        with closing(FeatureStore(100, head.layer.in_features, labels, folds)) as store:
             collect(store, head, [batch], lambda network, pictures: network(pictures), lambda: None)
             found = fit_probe(store, class_weights, 100, Ranks(), max)
         weight, bias = found.head
