@@ -45,10 +45,10 @@ class NoLoaders:
         pass
 
 
-def attempt(config, runtime):
+def attempt(config):
     """The kind of the error and whether it is one of memory; None if the batch fits."""
     try:
-        engine = Engine(config, runtime, weights="none", num_classes=3, num_train=4096)
+        engine = Engine(config, open_runtime("cpu"), weights="none", num_classes=3, num_train=4096)
         warm_up(engine)
     except Exception as error:
         return type(error).__name__, is_out_of_memory(error)
@@ -63,48 +63,47 @@ def allow(room_mb):
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room_mb * MB, hard))
 
 
-def run_short(queue):
-    """What happens to runs in a process whose address space is limited."""
+def run_short(queue, room_mb, action, *arguments):
+    """Calls `action` in a process whose address space is limited."""
     torch.set_num_threads(1)
-    runtime, found = open_runtime("cpu"), {}
-    assert attempt(config_of(4, 64), runtime) is None  # threads and libraries take their memory before the limit
-    for name, batch_size, image_size, room_mb in (("some", 2048, 64, 250), ("none", 64, 2048, 30)):
-        config = config_of(batch_size, image_size)
-        allow(room_mb)
-        before = attempt(config, runtime)
-        fitting = fitting_batch(config, runtime, 3, NoLoaders)
-        after = None if fitting is None else attempt(config_of(fitting, image_size), runtime)
-        found[name] = (before, fitting, after, describe_out_of_memory(config, fitting))
-    queue.put(found)
+    assert attempt(config_of(4, 64)) is None  # threads and libraries take their memory before the limit
+    allow(room_mb)
+    queue.put(action(*arguments))
 
 
-@pytest.fixture(scope="module")
-def found():
+def in_short_memory(room_mb, action, *arguments):
+    """What `action` returns in a process of its own: memory that an earlier attempt freed would be one more room."""
     queue = FORKS.SimpleQueue()
-    process = FORKS.Process(target=run_short, args=(queue,))
+    process = FORKS.Process(target=run_short, args=(queue, room_mb, action, *arguments))
     process.start()
     process.join(200)
     assert process.exitcode == 0
     return queue.get()
 
 
-def test_named_batch_fits(found):
-    before, fitting, after, message = found["some"]
-    assert before == ("RuntimeError", True)
-    # The queue alone holds 4 batches of 48 kB pictures in 250 MB; 64 of them take a tenth of that.
-    assert fitting in (64, 128, 256, 512, 1024)
-    assert after is None
-    assert message == (
+def find_fitting(config):
+    return fitting_batch(config, open_runtime("cpu"), 3, NoLoaders)
+
+
+def test_named_batch_fits():
+    # The queue alone holds 4 batches of 48 kB pictures. A step of 512 takes about 155 MB with it, one of 1,024 306 MB.
+    too_large, room_mb = config_of(2048, 64), 230
+    assert in_short_memory(room_mb, attempt, too_large) == ("RuntimeError", True)
+    fitting = in_short_memory(room_mb, find_fitting, too_large)
+    assert fitting in (64, 128, 256, 512)
+    assert in_short_memory(room_mb, attempt, config_of(fitting, 64)) is None
+    assert describe_out_of_memory(too_large, fitting) == (
         f"out of memory at --batch-size 2048: a training step fits at --batch-size {fitting}; use it, "
         "and scale --lr with it"
     )
 
 
-def test_nothing_fits(found):
-    before, fitting, _, message = found["none"]
-    _, is_memory = before  # in the first picture already, or in the queue
+def test_nothing_fits():
+    too_large, room_mb = config_of(64, 2048), 30  # one picture takes 48 MB
+    _, is_memory = in_short_memory(room_mb, attempt, too_large)  # in the first picture already, or in the queue
     assert is_memory
-    assert fitting is None
+    assert in_short_memory(room_mb, find_fitting, too_large) is None
+    message = describe_out_of_memory(too_large, None)
     assert message.startswith("out of memory at --batch-size 64, and not even 2 fits; use a smaller --image-size")
 
 
