@@ -28,12 +28,13 @@ import fastast
 from benchmarks.common import command_line, make_parser, markdown_table, provenance, publish, stamp
 from fastast.bench.statistics import summarise
 from fastast.bench.tables import grids
+from fastast.engine import engine
+from fastast.engine.steps import Objective, logits_of
 from fastast.feed import Batch, TrainLoader
 from fastast.feed.prefetch import Slice
 from fastast.philox import random_words, to_uniform
 from fastast.run_folder import RunFolder
-from fastast.train import engine, loaders
-from fastast.train.steps import Objective, logits_of
+from fastast.train import loaders
 
 STREAM_PICTURE, STREAM_MIX = 65, 66
 

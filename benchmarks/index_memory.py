@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fastast.data import file_index, file_scan
 from fastast.data.catalog import Catalog
 from fastast.data.duplicates import describe_duplicates
-from fastast.data.image_headers import Header
+from fastast.scan import file_index, file_scan
+from fastast.scan.image_headers import Header
 
 PER_CLASS = 1300
 

@@ -24,8 +24,8 @@ from fastast.atomic_files import write_whole
 from fastast.bench.student import MIN_SEEDS
 from fastast.bench.verdict import BETTER, WORSE, cost_words
 from fastast.gates.registry import GATES
-from fastast.report import svg
-from fastast.report.bench_plots import MARKERS, Look, accuracy_against_cost, curves_of
+from fastast.plots import svg
+from fastast.plots.bench_plots import MARKERS, Look, accuracy_against_cost, curves_of
 from fastast.run_folder import read_json
 
 README, PICTURE = ROOT / "README.md", ROOT / "docs" / "accuracy_against_cost.svg"

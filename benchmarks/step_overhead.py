@@ -16,12 +16,12 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.common import make_parser, provenance, publish
+from fastast.engine.optimizer import GuardedStep, build_optimizer
+from fastast.engine.steps import Objective, ScoreStep, TrainStep, logits_of
 from fastast.gates.queue import SampleQueue
 from fastast.gates.score_memory import ScoreMemory
 from fastast.gates.selector import Selector
 from fastast.models.build import build_model, scoring_twin
-from fastast.train.optimizer import GuardedStep, build_optimizer
-from fastast.train.steps import Objective, ScoreStep, TrainStep, logits_of
 
 
 def main() -> None:

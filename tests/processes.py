@@ -17,8 +17,8 @@ from fastast.checkpoint.writer import CheckpointWriter
 from fastast.cli import main
 from fastast.errors import InputError
 from fastast.run_folder import RunFolder
-from fastast.train import session
-from fastast.train.watchdog import Watchdog, end_stalled_run
+from fastast.session import session
+from fastast.session.watchdog import Watchdog, end_stalled_run
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([__name__])

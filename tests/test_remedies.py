@@ -18,7 +18,7 @@ from PIL import Image
 from fastast.cli import main
 from fastast.commands import doctor_checks
 from fastast.energy.nvml import NO_DRIVER, NvmlSystem
-from fastast.train import session
+from fastast.session import session
 from tests.conftest import write_pictures
 from tests.nets import tiny
 

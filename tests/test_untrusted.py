@@ -21,7 +21,7 @@ from fastast.config import TrainConfig
 from fastast.config_file import read_toml, resolve
 from fastast.errors import InputError
 from fastast.models.build import read_weights
-from fastast.report.run_record import read_record
+from fastast.record.run_record import read_record
 from fastast.run_folder import read_json
 
 TOML = b"""epochs = 3

@@ -48,8 +48,8 @@ from fastast.loggers.console import Reporter
 from fastast.loggers.counters import PhaseCounts
 from fastast.packing.packer import run_pack
 from fastast.run_folder import RunFolder
+from fastast.session.run_data import open_data
 from fastast.train.defaults import complete_config
-from fastast.train.run_data import open_data
 from fastast.train.run_energy import RunEnergy
 from fastast.train.trainer import Trainer
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from fastast.device import compile_step
+from fastast.engine.steps import logits_of
 from fastast.feed import Batch
 from fastast.models.build import scoring_twin
-from fastast.train.steps import logits_of
 from fastast.train.trainer import Trainer
 
 TRAIN_BATCHES, SCORE_BATCHES, DECODE_BATCHES = 2, 4, 8  # timed in each round

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from fastast.energy.reading import Reading
 from fastast.loggers.counters import PhaseCounts
+from fastast.session.summary import part_counts
 from fastast.train.run_energy import DENSE_PART, GATED_PART
-from fastast.train.summary import part_counts
 from fastast.train.trainer import Trainer
 
 

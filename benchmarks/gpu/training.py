@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.gpu.items import Settings
+from fastast.engine.optimizer import GuardedStep, build_optimizer
+from fastast.engine.steps import Objective, TrainStep
 from fastast.gates.queue import SampleQueue
 from fastast.gates.score_memory import ScoreMemory
 from fastast.models.build import build_model
-from fastast.train.optimizer import GuardedStep, build_optimizer
-from fastast.train.steps import Objective, TrainStep
 
 LR, MOMENTUM, WEIGHT_DECAY, LABEL_SMOOTHING = 0.01, 0.9, 1e-4, 0.1
 MIN_AREA = 0.25  # of a crop, in every loop

@@ -37,7 +37,7 @@ from fastast.errors import InputError
 from fastast.loggers.console import Reporter
 from fastast.report.bench_page import write_bench_report
 from fastast.run_folder import read_json
-from fastast.train.run_data import open_data
+from fastast.session.run_data import open_data
 
 SCHEMA = 2
 KINDS = ("ep", "time")  # of budgets that the peers keep

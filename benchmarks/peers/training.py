@@ -21,11 +21,11 @@ from fastast.code_version import code_version
 from fastast.cost_model import DENSE_COST
 from fastast.device import device_name, open_runtime
 from fastast.energy.reading import Reading
+from fastast.engine.optimizer import has_weight_decay
 from fastast.errors import InputError
 from fastast.models.build import build_model
+from fastast.plan.schedule import lr_at
 from fastast.preprocessing import MEAN, STD, eval_resize
-from fastast.train.optimizer import has_weight_decay
-from fastast.train.schedule import lr_at
 
 CHANNEL_MEAN, CHANNEL_STD = (tuple(level / 255 for level in levels) for levels in (MEAN, STD))
 TIMED_BATCHES = 4  # of an evaluation, to know how much of a time budget it needs

@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", help="JSON file to write")
     args = parser.parse_args(argv)
 
-    FORKS.set_forkserver_preload(["fastast.train.session"])
+    FORKS.set_forkserver_preload(["fastast.session.session"])
     (first := FORKS.Process(target=int)).start()  # the imports happen now, and do not count as the length of a run
     first.join()
     rng = random.Random(args.seed)

@@ -20,9 +20,9 @@ from fastast.audit.perceptual import NUM_VIEWS, SIDE, hash_views
 from fastast.audit.pictures import Pictures
 from fastast.cores import usable_cores
 from fastast.data.catalog import UnreachableError, UnreadableError
-from fastast.data.file_index import show_path
 from fastast.errors import InputError
 from fastast.report.gallery import UNDECODABLE
+from fastast.scan.file_index import show_path
 
 _CHUNK = 256  # pictures that a thread reads at a time
 _DECODED = 2 * SIDE  # pixels of a side at which JPEGs are decoded at least

@@ -9,7 +9,7 @@ import numpy as np
 from fastast.gates.memory import SCORES
 from fastast.gates.registry import GATES
 from fastast.gates.sampling import adaptive_share
-from fastast.report.run_record import RunRecord
+from fastast.record.run_record import RunRecord
 
 
 class Forecast(NamedTuple):

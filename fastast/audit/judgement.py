@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from fastast.audit.pictures import Pictures
-from fastast.data.file_index import some_names
 from fastast.device import open_runtime
+from fastast.engine.steps import logits_of
 from fastast.errors import InputError
 from fastast.feed import EvalLoader
 from fastast.models.trained import TrainedNetwork, top_classes
 from fastast.report.gallery import IMPROBABLE
-from fastast.train.steps import logits_of
+from fastast.scan.file_index import some_names
 
 # A label is suspected if it is improbable, and another class has more than this probability.
 PROBABLE = 0.5

@@ -15,10 +15,10 @@ from fastast.audit.groups import LEAK, REPEATED, TWO_CLASSES, Group, is_exact
 from fastast.audit.judgement import PROBABLE
 from fastast.data.catalog import UnreadableError
 from fastast.number_text import counted, percent
-from fastast.report import svg
+from fastast.plots import svg
+from fastast.record.run_record import MAX_QUARANTINED, clean
 from fastast.report.gallery import IMPROBABLE, UNDECODABLE, embedded, square
 from fastast.report.render import write_page
-from fastast.report.run_record import MAX_QUARANTINED, clean
 
 MAX_GROUPS, MAX_IN_GROUP, MAX_SUSPECTS, MAX_CLASSES = 40, 6, 60, 40
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from fastast.data.catalog import Catalog
 from fastast.data.dataset import find_splits
-from fastast.data.file_scan import Progress
 from fastast.data.splits import num_files, open_or_list, scan_split
+from fastast.scan.file_scan import Progress
 
 Note = Callable[[str], object]
 

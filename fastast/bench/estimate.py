@@ -10,7 +10,7 @@ from typing import Any
 from fastast.bench.arms import Budget
 from fastast.bench.matrix import Job
 from fastast.errors import InputError
-from fastast.train.schedule import EVAL_SHARE, MIN_EVALUATIONS
+from fastast.plan.schedule import EVAL_SHARE, MIN_EVALUATIONS
 
 # A gate takes longer than its counted work: pictures are still decoded, steps are smaller. A guess, until a run is
 # finished.

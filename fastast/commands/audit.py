@@ -110,7 +110,7 @@ def _open(data: str | None, options: dict[str, Any], reporter: Reporter) -> Pict
     if data is not None:
         return open_pictures(data, progress=reporter.counter("scanning"), on_note=reporter.note)
     from fastast.config import TrainConfig
-    from fastast.train.run_data import open_data
+    from fastast.session.run_data import open_data
 
     dataset = open_data(TrainConfig(**options), reporter)
     return Pictures({"train": dataset.train, "val": dataset.val})
@@ -123,7 +123,7 @@ def _judged(findings: Any, args: argparse.Namespace, folder: RunFolder, reporter
     from fastast.audit.forecast import forecast
     from fastast.audit.judgement import judge
     from fastast.models.trained import find_trained
-    from fastast.report.run_record import read_record
+    from fastast.record.run_record import read_record
 
     judgement = judge(
         find_trained(args.model),

@@ -92,12 +92,12 @@ def evaluate_model(
     from fastast.data.catalog import Quarantined
     from fastast.data.dataset import require_same_bits
     from fastast.device import open_runtime
+    from fastast.engine.evaluation import evaluate
+    from fastast.engine.steps import EvalStep
     from fastast.feed import EvalLoader
     from fastast.loggers.console import FewNotes
     from fastast.models.trained import find_trained
     from fastast.number_text import counted, percent
-    from fastast.train.evaluation import evaluate
-    from fastast.train.steps import EvalStep
 
     network = find_trained(model_path, arch, image_size)
     info = network.info

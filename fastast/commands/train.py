@@ -70,6 +70,6 @@ def run(args: argparse.Namespace, argv: list[str]) -> int:
             for folder in filter(None, (config.data, config.val_dir, *(config.train_dir or "").split(","))):
                 require_folder(os.path.abspath(folder))
     from fastast.loggers.console import Reporter
-    from fastast.train.session import train
+    from fastast.session.session import train
 
     return train(options, resume=args.resume, force=args.force, argv=argv, reporter=Reporter())

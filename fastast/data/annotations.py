@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastast.data.file_index import PICTURE_EXTENSIONS, show_path
 from fastast.errors import InputError
+from fastast.scan.file_index import PICTURE_EXTENSIONS, show_path
 
 Labels = dict[bytes, bytes]  # class by relative path without extension
 

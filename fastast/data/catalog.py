@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastast.data.availability import DataRoot
-from fastast.data.file_index import FileIndex, take
-from fastast.data.image_scan import describe_error, refuse_kind, scan_bytes
+from fastast.scan.availability import DataRoot
+from fastast.scan.file_index import FileIndex, take
+from fastast.scan.image_scan import describe_error, refuse_kind, scan_bytes
 
 _NUM_PROBES = 8  # pictures that show whether a folder is available; one that can be read is enough
 

@@ -12,14 +12,14 @@ import numpy as np
 
 from fastast.data.catalog import Catalog, Quarantined
 from fastast.data.duplicates import describe_duplicates
-from fastast.data.file_index import FileIndex, show_path, some_names
-from fastast.data.file_scan import Progress
 from fastast.data.layout import Layout, Source, find_classes, find_layout
 from fastast.data.losses import describe_hidden
 from fastast.data.splits import Note, num_files, open_or_list, scan_split
 from fastast.errors import InputError
 from fastast.number_text import counted
 from fastast.philox import random_words
+from fastast.scan.file_index import FileIndex, show_path, some_names
+from fastast.scan.file_scan import Progress
 
 _SPLIT_STREAM = 33  # distinct from the per-sample streams of fastast.philox
 

@@ -9,7 +9,7 @@ from hashlib import blake2b
 import numpy as np
 
 from fastast.data.catalog import Catalog, UnreadableError
-from fastast.data.file_index import show_path
+from fastast.scan.file_index import show_path
 
 _MAX_S = 3.0  # it is a hint: of a large set, only a part is read
 _CHUNK = 256  # pictures that are read between looks at the clock

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from fastast.data.file_index import PICTURE_EXTENSIONS, RUN_FILE, is_folder, is_hidden
+from fastast.scan.file_index import PICTURE_EXTENSIONS, RUN_FILE, is_folder, is_hidden
 
 IMAGES = re.compile(r"images?|imgs?|jpe?g(images)?|pictures|photos|data|\d+_ObjectCategories", re.IGNORECASE)
 # Folders that stand beside class folders and hold no pictures to train on, though perhaps masks or drawings.

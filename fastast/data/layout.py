@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from fastast.data.annotations import read_flat_labels, read_split_lists
-from fastast.data.file_index import is_hidden, show_path, some_names
 from fastast.data.folder_shape import BESIDE, DEPTH, IMAGES, MANY, folder_names, inner_folder, rooms_of, shape_of
-from fastast.data.pack_index import is_pack, read_index
 from fastast.errors import InputError
+from fastast.scan.file_index import is_hidden, show_path, some_names
+from fastast.scan.pack_index import is_pack, read_index
 
 _KINDS = {  # by name, in the order of preference
     **dict.fromkeys(("train", "training"), "train"),

@@ -8,8 +8,8 @@ from collections import Counter
 
 import numpy as np
 
-from fastast.data.file_index import PICTURE_EXTENSIONS, SHOWN, FileIndex, is_folder, show_path, some_names
 from fastast.number_text import counted
+from fastast.scan.file_index import PICTURE_EXTENSIONS, SHOWN, FileIndex, is_folder, show_path, some_names
 
 _DOCUMENT = re.compile(r"\.(txt|[ct]sv|json|xml|md|html?|ya?ml|log|mat|np[yz]|db|ini|pdf)")
 

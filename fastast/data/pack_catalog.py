@@ -13,13 +13,13 @@ import os
 
 import numpy as np
 
-from fastast.data.availability import DataRoot
 from fastast.data.catalog import Catalog, Quarantined, UnreachableError, UnreadableError
-from fastast.data.file_index import show_path
-from fastast.data.image_scan import scan_bytes
-from fastast.data.pack_index import PackIndex, Shard
-from fastast.data.pack_scans import PackScans
 from fastast.errors import InputError
+from fastast.scan.availability import DataRoot
+from fastast.scan.file_index import show_path
+from fastast.scan.image_scan import scan_bytes
+from fastast.scan.pack_index import PackIndex, Shard
+from fastast.scan.pack_scans import PackScans
 
 _NUM_PROBES = 8  # shards that show whether the pack's folder is available
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC

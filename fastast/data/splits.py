@@ -9,14 +9,14 @@ from collections.abc import Callable
 import numpy as np
 
 from fastast.data.catalog import Catalog, Quarantined
-from fastast.data.file_index import SHOWN, FileIndex, list_files, list_labelled, show_path, take
-from fastast.data.file_scan import Progress, scan_files
 from fastast.data.layout import Source, refuse_without_classes
 from fastast.data.losses import describe_losses, find_losses
 from fastast.data.pack_catalog import PackCatalog
-from fastast.data.pack_index import is_pack, read_index
 from fastast.errors import InputError
 from fastast.number_text import counted
+from fastast.scan.file_index import SHOWN, FileIndex, list_files, list_labelled, show_path, take
+from fastast.scan.file_scan import Progress, scan_files
+from fastast.scan.pack_index import is_pack, read_index
 
 Note = Callable[[str], object]  # takes one line for people
 

@@ -10,10 +10,10 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-from fastast.data.availability import DataRoot
 from fastast.data.catalog import Catalog, UnreachableError, UnreadableError
-from fastast.data.file_index import show_path
 from fastast.feed.loader_options import OnNote, OnWait
+from fastast.scan.availability import DataRoot
+from fastast.scan.file_index import show_path
 
 # Threads, started as they are needed. Reading waits more than it works: a network file system that answers after 10 ms
 # gives each thread 100 pictures a second.

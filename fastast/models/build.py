@@ -20,10 +20,10 @@ import torch
 import torchvision.models
 from torch import Tensor, nn
 
-from fastast.data.file_index import some_names
 from fastast.errors import InputError
 from fastast.models.timm_networks import PREFIX, construct, head_names, is_timm, settings
 from fastast.models.weights_info import read_info
+from fastast.scan.file_index import some_names
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from fastast.data.image_headers import MAX_PIXELS, PACK_MENDS
-from fastast.data.image_scan import scan_bytes
+from fastast.scan.image_headers import MAX_PIXELS, PACK_MENDS
+from fastast.scan.image_scan import scan_bytes
 
 # What Pillow may try on untrusted bytes: picture formats in use, no document or vector formats.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")

@@ -25,10 +25,7 @@ import PIL
 from fastast._version import __version__
 from fastast.atomic_files import write_whole
 from fastast.data.dataset import find_splits, require_same_classes
-from fastast.data.file_index import FileIndex, show_path
-from fastast.data.file_scan import Progress, stamp_files
 from fastast.data.losses import describe_hidden, describe_losses, find_losses
-from fastast.data.pack_index import BLOCK, PackIndex, Split, header_bytes, index_bytes, is_pack, read_index
 from fastast.data.sampler import epoch_ids
 from fastast.data.splits import list_split
 from fastast.errors import InputError
@@ -36,6 +33,9 @@ from fastast.number_text import counted
 from fastast.packing.converting import MENDED, PackOptions, Picture
 from fastast.packing.verifying import verify_pack
 from fastast.packing.writing import SplitPlan, SplitWriter, load_picture, picture_bits
+from fastast.scan.file_index import FileIndex, show_path
+from fastast.scan.file_scan import Progress, stamp_files
+from fastast.scan.pack_index import BLOCK, PackIndex, Split, header_bytes, index_bytes, is_pack, read_index
 
 _CHUNK = 64  # pictures handed to a thread at a time
 _EXTRA_BYTES = 4 * BLOCK  # of a sample beside its picture: two headers, the label, padding

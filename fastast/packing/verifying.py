@@ -12,12 +12,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from fastast.data.file_index import show_path
-from fastast.data.file_scan import Progress
-from fastast.data.image_scan import MAX_BYTES, scan_bytes
-from fastast.data.pack_index import BLOCK, PackIndex, Shard, Split
 from fastast.errors import InputError
 from fastast.number_text import counted
+from fastast.scan.file_index import show_path
+from fastast.scan.file_scan import Progress
+from fastast.scan.image_scan import MAX_BYTES, scan_bytes
+from fastast.scan.pack_index import BLOCK, PackIndex, Shard, Split
 
 _MEMBER = re.compile(r"\d{9,10}\.(jpg|cls|thumb\.jpg)")  # thumbnails: of earlier versions
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from fastast.atomic_files import write_whole
 from fastast.data.catalog import UnreadableError, read_whole
-from fastast.data.file_index import FileIndex, take
-from fastast.data.pack_index import BLOCK, RECORD, Shard, Split
 from fastast.packing.converting import PackOptions, Picture, RefusedError, prepare, used_bits
+from fastast.scan.file_index import FileIndex, take
+from fastast.scan.pack_index import BLOCK, RECORD, Shard, Split
 
 _CHUNK = 16  # pictures handed to a thread at a time
 _DEEP_EXTENSIONS = frozenset(b".png .tif .tiff .jp2 .pgm .ppm .pnm".split())  # may have 16 bits a channel

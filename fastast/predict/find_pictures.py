@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
 
-from fastast.data.file_index import walk_pictures
+from fastast.scan.file_index import walk_pictures
 
 OnRefused = Callable[[bytes, str], object]
 PathName = str | os.PathLike[str]

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from fastast.data.catalog import Catalog, UnreadableError, read_whole
-from fastast.data.image_scan import scan_bytes
 from fastast.feed import EvalLoader, LoaderOptions
+from fastast.scan.image_scan import scan_bytes
 
 _BLOCKS = 8  # batches that have rows at once: more than a loader has pending
 

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from fastast.device import Runtime, open_runtime
+from fastast.engine.steps import logits_of
 from fastast.errors import InputError
 from fastast.models.trained import TrainedNetwork, find_trained, top_classes
 from fastast.predict.find_pictures import PathName, find_pictures
 from fastast.predict.picture_stream import stream_pictures
 from fastast.predict.prediction import Prediction
 from fastast.run_folder import RunFolder, read_json
-from fastast.train.steps import logits_of
 
 _REPORT_PX = 800  # height of the report in a notebook
 

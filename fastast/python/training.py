@@ -20,8 +20,8 @@ from fastast.loggers.notebook import NotebookReporter, in_notebook
 from fastast.options import checked_value, command_words
 from fastast.python.run import Run
 from fastast.run_folder import RunFolder
+from fastast.session.session import train as train_session
 from fastast.signals import EXIT_MAX_TIME
-from fastast.train.session import train as train_session
 
 Callback = Callable[[dict[str, Any]], object]
 

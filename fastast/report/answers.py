@@ -18,7 +18,7 @@ from fastast.loggers.speeds import Speeds, find_speeds
 from fastast.number_text import duration, percent
 from fastast.options import flag_of
 from fastast.phases import DENSE
-from fastast.report.run_record import RunRecord, clean
+from fastast.record.run_record import RunRecord, clean
 
 # Name, keys of the summary (None: from the speeds), what is compared. In the order of what they are worth.
 SAVINGS = (

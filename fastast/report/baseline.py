@@ -9,10 +9,10 @@ import numpy as np
 from fastast.errors import InputError
 from fastast.number_text import duration
 from fastast.phases import DENSE
-from fastast.report import svg
+from fastast.plots import svg
+from fastast.plots.comparison_plots import accuracy_curves
+from fastast.record.run_record import RunRecord, clean
 from fastast.report.answers import Answer, accuracy_text, gate_of, last_top1, num_evaluated, standard_error
-from fastast.report.comparison_plots import accuracy_curves
-from fastast.report.run_record import RunRecord, clean
 
 BEYOND_CHANCE = 1.96  # standard errors: 95 %
 # Options by which two runs differ without a reader's interest.

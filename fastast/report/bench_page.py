@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 from fastast.errors import InputError
 from fastast.number_text import counted
+from fastast.plots.bench_plots import UNITS, Look, accuracy_against_cost, curves_of, how_to_read, looks_of
+from fastast.plots.svg import Figure
+from fastast.record.run_record import clean, read_object
 from fastast.report.answers import data_name
-from fastast.report.bench_plots import UNITS, Look, accuracy_against_cost, curves_of, how_to_read, looks_of
 from fastast.report.bench_tables import (
     Table,
     accuracy_table,
@@ -22,9 +24,7 @@ from fastast.report.bench_tables import (
     runs_table,
 )
 from fastast.report.render import write_page
-from fastast.report.run_record import clean, read_object
 from fastast.report.run_tables import hardware_data_model, table
-from fastast.report.svg import Figure
 
 BENCH_FILE = "bench.json"
 SCHEMA = 2

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from fastast.phases import DENSE
-from fastast.report.bench_plots import UNITS, accuracy_text, cost_text
+from fastast.plots.bench_plots import UNITS, accuracy_text, cost_text
 
 Entry = Mapping[str, Any]
 PROBE_ALONE = "probe alone"

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fastast.atomic_files import write_whole
-from fastast.report.picture_tables import Samples
-from fastast.report.run_record import RunRecord, clean
+from fastast.record.picture_tables import Samples
+from fastast.record.run_record import RunRecord, clean
 
 SIDE_PX = 96
 MAX_PICTURES = 48

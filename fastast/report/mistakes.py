@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from fastast.number_text import percent
+from fastast.record.run_record import RunRecord
 from fastast.report.gallery import picture
-from fastast.report.run_record import RunRecord
 
 MATRIX_CLASSES = 20  # more are unreadable as a matrix
 NUM_CONFUSIONS = 15

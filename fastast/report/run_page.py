@@ -10,15 +10,15 @@ from typing import Any
 from fastast.gates.registry import AUTO
 from fastast.number_text import counted, percent
 from fastast.phases import DENSE
+from fastast.plots import run_plots as plots
+from fastast.plots.comparison_plots import accuracy_curves
+from fastast.plots.power_plot import power
+from fastast.record.run_record import RunRecord, clean, read_record
 from fastast.report import answers
-from fastast.report import run_plots as plots
 from fastast.report.baseline import Beside, put_beside
-from fastast.report.comparison_plots import accuracy_curves
 from fastast.report.gallery import IMPROBABLE, gallery, suspects
 from fastast.report.mistakes import mistakes
-from fastast.report.power_plot import power
 from fastast.report.render import write_page
-from fastast.report.run_record import RunRecord, clean, read_record
 from fastast.report.run_tables import all_figures, chosen_options, command_of, compared, environment, table
 
 

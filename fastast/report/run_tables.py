@@ -10,7 +10,7 @@ from typing import Any
 from fastast.config import TrainConfig
 from fastast.number_text import duration, percent
 from fastast.phases import DENSE
-from fastast.report.run_record import RunRecord, clean
+from fastast.record.run_record import RunRecord, clean
 
 PERCENT, SHARE, COUNT = "accuracy", "share", "{:,.0f}"
 Row = tuple[str, str, str, str]  # name, group and key in the summary, form

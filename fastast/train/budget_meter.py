@@ -9,7 +9,7 @@ from fastast.config import TrainConfig
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError, ReportedByOtherRank
 from fastast.number_text import duration
-from fastast.train.budget import END_S, MIN_STEPS, Budget, MeteredBudget
+from fastast.plan.budget import END_S, MIN_STEPS, Budget, MeteredBudget
 from fastast.train.run_log import RunLog
 
 # By how much more than the pace asks for a refused budget should be.

@@ -12,7 +12,7 @@ from fastast.device import Runtime
 from fastast.errors import InputError
 from fastast.gates.registry import make_gate
 from fastast.phases import PROBE
-from fastast.train.budget import MIN_STEPS
+from fastast.plan.budget import MIN_STEPS
 
 # Hosts with hundreds of cores need no thread on each.
 MAX_DECODER_THREADS = 32

@@ -9,12 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from fastast.distributed.queue_balance import QueueBalancer
+from fastast.engine.engine import Engine
 from fastast.gates.queue import Rows
 from fastast.loggers.device_status import StatusReader
-from fastast.train.engine import Engine
+from fastast.plan.schedule import Segment
 from fastast.train.pace import RunPace
 from fastast.train.run_log import RunLog
-from fastast.train.schedule import Segment
 
 
 class DueSteps:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from fastast.config import TrainConfig
+from fastast.engine.engine import Engine
 from fastast.gates.registry import AUTO
+from fastast.plan.epoch_plan import EpochPlanner
+from fastast.plan.open_schedule import OpenSchedule
+from fastast.plan.schedule import Segment, lr_at
 from fastast.train.budget_meter import BudgetMeter
-from fastast.train.engine import Engine
-from fastast.train.epoch_plan import EpochPlanner
-from fastast.train.open_schedule import OpenSchedule
 from fastast.train.run_log import RunLog
-from fastast.train.schedule import Segment, lr_at
 from fastast.train.validation import Validation
 from fastast.train_sizes import size_at
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from fastast.distributed.ranks import Ranks
 from fastast.energy.energy_meter import EnergyMeter, IdlePower
-from fastast.energy.limit_search import LimitSearch
-from fastast.energy.limits import AUTO, GpuLimits
 from fastast.energy.parts import PartEnergy, PartMeter, merge_part_ranks
 from fastast.energy.reading import Reading, merge_ranks
+from fastast.limits.limit_search import LimitSearch
+from fastast.limits.limits import AUTO, GpuLimits
 from fastast.phases import GATED
 
 DENSE_PART, GATED_PART = "dense", "gated"

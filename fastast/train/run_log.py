@@ -11,6 +11,7 @@ import torch
 from fastast.config import TrainConfig
 from fastast.distributed.ranks import Ranks
 from fastast.energy.energy_meter import EnergyMeter
+from fastast.engine.evaluation import Accuracy
 from fastast.errors import InputError
 from fastast.loggers.console import Reporter, epoch_detail, step_detail
 from fastast.loggers.counters import BatchRecord, Counters
@@ -18,10 +19,9 @@ from fastast.loggers.device_status import DeviceStatus, merge_status
 from fastast.loggers.metrics import VALIDATION, MetricsWriter
 from fastast.number_text import percent
 from fastast.phases import GATED
+from fastast.plan.epoch_plan import EpochPlan, EpochPlanner
+from fastast.plan.schedule import Segment
 from fastast.run_folder import RunFolder
-from fastast.train.epoch_plan import EpochPlan, EpochPlanner
-from fastast.train.evaluation import Accuracy
-from fastast.train.schedule import Segment
 
 # A run whose steps are skipped this often in a row has diverged.
 MAX_NONFINITE_RUN = 10

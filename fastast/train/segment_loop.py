@@ -14,9 +14,9 @@ import numpy as np
 from fastast.errors import InputError
 from fastast.feed import Batch
 from fastast.loggers.counters import BatchRecord, PhaseCounts
+from fastast.plan.progress import EpochProgress
+from fastast.plan.schedule import Segment
 from fastast.signals import stop_if_requested
-from fastast.train.progress import EpochProgress
-from fastast.train.schedule import Segment
 
 if TYPE_CHECKING:
     from fastast.train.trainer import Trainer

@@ -15,16 +15,18 @@ from fastast.config import TrainConfig
 from fastast.data import Dataset
 from fastast.device import Runtime
 from fastast.distributed.ranks import Ranks
+from fastast.engine.compiled_engine import build_engine
+from fastast.engine.engine import Engine
+from fastast.engine.evaluation import Accuracy
 from fastast.loggers.console import Reporter, probe_detail
 from fastast.phases import EVAL, PROBE
+from fastast.plan.epoch_plan import EpochPlanner
+from fastast.plan.run_position import RunPosition
+from fastast.plan.schedule import Segment
 from fastast.run_folder import RunFolder
 from fastast.signals import stop_if_requested
 from fastast.train.budget_meter import BudgetMeter
-from fastast.train.compiled_engine import build_engine
 from fastast.train.due_steps import DueSteps
-from fastast.train.engine import Engine
-from fastast.train.epoch_plan import EpochPlanner
-from fastast.train.evaluation import Accuracy
 from fastast.train.host_agreement import HostAgreement
 from fastast.train.loaders import Loaders
 from fastast.train.pace import RunPace
@@ -32,8 +34,6 @@ from fastast.train.probe import RunProbe
 from fastast.train.quarantine import Quarantine
 from fastast.train.run_energy import RunEnergy
 from fastast.train.run_log import RunLog
-from fastast.train.run_position import RunPosition
-from fastast.train.schedule import Segment
 from fastast.train.segment_loop import Saver, SegmentLoop
 from fastast.train.validation import Validation
 

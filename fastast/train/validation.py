@@ -12,14 +12,14 @@ import torch
 from fastast.data import rank_slices
 from fastast.distributed.gradient_averaging import average_statistics
 from fastast.distributed.ranks import Ranks
+from fastast.engine.engine import Engine
+from fastast.engine.evaluation import Accuracy, evaluate
 from fastast.feed import Batch
 from fastast.loggers.counters import Counters
 from fastast.phases import EVAL
+from fastast.record.predictions import LastPredictions
 from fastast.train.budget_meter import BudgetMeter
-from fastast.train.engine import Engine
-from fastast.train.evaluation import Accuracy, evaluate
 from fastast.train.loaders import Loaders
-from fastast.train.predictions import LastPredictions
 from fastast.train.run_energy import RunEnergy
 
 # Share of the validation pictures by which a budget of time or energy learns early what an evaluation costs.

@@ -18,10 +18,10 @@ from benchmarks.peers.work import Spending, Work
 from fastast import cli
 from fastast.config import TrainConfig
 from fastast.device import open_runtime
+from fastast.engine import engine
+from fastast.engine.steps import EvalStep
 from fastast.models.build import scoring_twin
 from fastast.run_folder import read_json
-from fastast.train import engine
-from fastast.train.steps import EvalStep
 from tests.nets import tiny
 
 NUM_TRAIN, BATCH, LR = 240, 16, 0.1  # of the fixture `pictures`

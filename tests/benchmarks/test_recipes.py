@@ -19,7 +19,7 @@ import pytest
 from fastast.cli import build_parser, main
 from fastast.config_file import read_toml, resolve
 from fastast.data import draw_dataset
-from fastast.train import session
+from fastast.session import session
 from tests.conftest import ROOT
 from tests.processes import FORKS, command
 

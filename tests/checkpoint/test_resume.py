@@ -15,12 +15,12 @@ from fastast.config import GATES
 from fastast.errors import InputError
 from fastast.presets import PRESETS
 from fastast.run_folder import RunFolder
+from fastast.session import session
+from fastast.session.checkpointer import Checkpointer
 from fastast.signals import StopRequest
-from fastast.train import session
-from fastast.train.checkpointer import Checkpointer
 from tests.conftest import damaged_png
+from tests.session.test_disk import assert_resumes
 from tests.stops import stopping_at
-from tests.train.test_disk import assert_resumes
 from tests.train.test_run import gated, lines_of, losses, options, summary_of
 
 __all__ = ["gated"]

@@ -3,7 +3,7 @@
 import pytest
 
 from fastast.cli import main
-from fastast.train import session
+from fastast.session import session
 
 
 @pytest.mark.parametrize(

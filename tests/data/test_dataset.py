@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastast.data import file_scan
 from fastast.data.dataset import Dataset, open_dataset, open_folder
 from fastast.errors import InputError
+from fastast.scan import file_scan
 from tests.data.image_files import encode, jpeg, picture, write_tree
 
 GOOD = jpeg(20, 30)

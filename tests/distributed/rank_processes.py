@@ -18,7 +18,7 @@ from torch import nn
 
 from fastast.cli import main
 from fastast.distributed.process_group import open_ranks
-from fastast.train import session
+from fastast.session import session
 from tests import processes
 from tests.nets import tiny
 from tests.processes import FORKS

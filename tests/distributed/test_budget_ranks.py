@@ -6,7 +6,7 @@ from benchmarks.robustness.crash_test import differences
 from fastast.run_folder import RunFolder
 from tests.distributed.rank_processes import RankProcesses, command, train
 from tests.distributed.test_world_size import stop_at
-from tests.train.test_budget import BATCH, NUM_TRAIN, budgeted
+from tests.plan.test_budget import BATCH, NUM_TRAIN, budgeted
 from tests.train.test_run import summary_of
 
 

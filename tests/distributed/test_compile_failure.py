@@ -7,8 +7,8 @@ from rich.console import Console
 
 from fastast.config import TrainConfig
 from fastast.device import Runtime
+from fastast.engine.compiled_engine import build_engine
 from fastast.loggers.console import Reporter
-from fastast.train.compiled_engine import build_engine
 from tests.distributed.rank_processes import results, with_ranks
 
 

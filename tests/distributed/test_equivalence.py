@@ -10,10 +10,10 @@ from fastast.cli import main
 from fastast.config import TrainConfig
 from fastast.device import open_runtime
 from fastast.distributed.ranks import Ranks
+from fastast.engine.engine import Engine
+from fastast.engine.optimizer import GuardedStep
 from fastast.feed import Batch
 from fastast.gates.queue import SampleQueue
-from fastast.train.engine import Engine
-from fastast.train.optimizer import GuardedStep
 from tests.distributed.rank_processes import plain, results, train, with_ranks
 from tests.train.test_run import lines_of, options, summary_of
 

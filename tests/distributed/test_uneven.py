@@ -13,7 +13,7 @@ from benchmarks.robustness.crash_test import differences
 from fastast.cli import main
 from fastast.feed.prefetch import PrefetchLoader
 from fastast.run_folder import RunFolder
-from fastast.train import session
+from fastast.session import session
 from fastast.train.trainer import Trainer
 from tests.conftest import damaged_png, write_pictures
 from tests.distributed.rank_processes import RankProcesses, command, results, train

@@ -12,10 +12,10 @@ from fastast.config import TrainConfig
 from fastast.device import open_runtime
 from fastast.distributed.environment import WorldInfo
 from fastast.distributed.ranks import Ranks
+from fastast.engine.engine import Engine
 from fastast.loggers.device_status import StatusReader, merge_status
+from fastast.session.watchdog import Watchdog
 from fastast.signals import StopRequest
-from fastast.train.engine import Engine
-from fastast.train.watchdog import Watchdog
 from tests.distributed.rank_processes import RESTARTED, RankProcesses, command, results
 from tests.distributed.test_skew import QUEUE_EVENTS, record_rows
 from tests.train.test_run import lines_of, options, summary_of

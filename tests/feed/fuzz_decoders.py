@@ -22,9 +22,9 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastast.data.image_scan import scan_bytes
 from fastast.feed.pipeline import build_pipeline
 from fastast.packing.converting import MENDED, PackOptions, RefusedError, prepare, used_bits
+from fastast.scan.image_scan import scan_bytes
 from tests.data.image_files import deep_png, encode, picture, segments
 from tests.feed.helpers import loader_options
 

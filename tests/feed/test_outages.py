@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastast.data.availability import DataRoot
 from fastast.data.dataset import open_dataset, open_folder
 from fastast.feed import Batch, reader
+from fastast.scan.availability import DataRoot
 from tests.data.image_files import write_tree
 from tests.feed.helpers import delivered_ids, same_batches
 from tests.feed.outages import COUNT, FAILING, Recorder, outage_notes, short_tick, tree

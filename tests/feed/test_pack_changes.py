@@ -12,9 +12,9 @@ import torch
 from fastast.data import pack_catalog
 from fastast.data.catalog import UnreadableError
 from fastast.data.dataset import open_folder
-from fastast.data.pack_index import read_index
 from fastast.errors import InputError
 from fastast.packing.packer import run_pack
+from fastast.scan.pack_index import read_index
 from tests.data.image_files import jpeg, write_tree
 from tests.feed.helpers import images_by_id, train_loader
 

@@ -5,10 +5,10 @@ import torch
 
 from fastast.config import TrainConfig
 from fastast.device import open_runtime
+from fastast.engine.engine import Engine
 from fastast.feed import Batch
 from fastast.gates.importance_weights import importance_weights
 from fastast.gates.selector import Selector
-from fastast.train.engine import Engine
 
 B, CLASSES = 256, 10
 TARGETS = (0.8, 0.4, 0.1, 0.6)

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from fastast.data import epoch_ids, open_folder
+from fastast.engine.optimizer import GuardedStep, build_optimizer
+from fastast.engine.steps import logits_of
 from fastast.feed import EvalLoader, LoaderOptions, TrainLoader
-from fastast.train.optimizer import GuardedStep, build_optimizer
-from fastast.train.steps import logits_of
 from tests.conftest import damaged_png, write_pictures
 from tests.data.image_files import encode, motion_photo, picture, write_tree
 from tests.nets import tiny

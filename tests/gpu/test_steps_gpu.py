@@ -16,11 +16,11 @@ from torch._inductor import cudagraph_trees
 from fastast.cli import main
 from fastast.config import TrainConfig
 from fastast.device import open_runtime
+from fastast.engine.compiled_engine import warm_up
+from fastast.engine.engine import Engine
 from fastast.feed import Batch
 from fastast.loggers.device_status import StatusReader, merge_status
-from fastast.train.compiled_engine import warm_up
-from fastast.train.engine import Engine
-from fastast.train.epoch_plan import EpochPlanner
+from fastast.plan.epoch_plan import EpochPlanner
 from fastast.train.segment_loop import SegmentLoop
 from tests.train.test_run import options
 

@@ -11,9 +11,9 @@ from fastast.distributed.gradient_averaging import average_statistics
 from fastast.distributed.ranks import Ranks
 from fastast.errors import InputError
 from fastast.models.freezing import freeze, train_cost
+from tests.engine.engines import batch, engine
 from tests.nets import tiny
-from tests.train.engines import batch, engine
-from tests.train.test_budget import BATCH, NUM_TRAIN, budgeted
+from tests.plan.test_budget import BATCH, NUM_TRAIN, budgeted
 from tests.train.test_run import summary_of
 
 

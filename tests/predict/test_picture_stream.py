@@ -6,11 +6,11 @@ import os
 import pytest
 import torch
 
-from fastast.data import file_index
 from fastast.data.dataset import open_folder
 from fastast.models.trained import top_classes
 from fastast.predict.find_pictures import find_pictures
 from fastast.predict.picture_stream import stream_pictures
+from fastast.scan import file_index
 from tests.feed.helpers import eval_loader, images_by_id, loader_options
 from tests.feed.test_memory_use import resident_mb
 

@@ -12,11 +12,11 @@ import pytest
 
 from fastast.commands.report import run_report
 from fastast.errors import InputError
+from fastast.record.run_record import RunRecord, read_record
 from fastast.report import answers
 from fastast.report.baseline import accuracy_difference, put_beside
 from fastast.report.mistakes import mistakes
 from fastast.report.run_page import write_report
-from fastast.report.run_record import RunRecord, read_record
 from tests.report.fake_run import write_run
 
 

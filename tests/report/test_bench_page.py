@@ -15,8 +15,8 @@ import pytest
 
 from fastast.commands.report import run_report
 from fastast.errors import InputError
+from fastast.plots.svg import spread
 from fastast.report.bench_page import write_bench_report
-from fastast.report.svg import spread
 from tests.report.browser import Browser
 from tests.report.fake_bench import ARMS, NO_DRIVER, write_bench
 from tests.report.test_run_page import BEYOND, FIGURES, contrast, quiet

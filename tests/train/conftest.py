@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastast.train import session
+from fastast.session import session
 from tests.energy.conftest import driver
 
 __all__ = ["driver"]

@@ -7,8 +7,8 @@ import torch
 
 from fastast.config import TrainConfig
 from fastast.run_folder import RunFolder
-from fastast.train import checkpointer
-from fastast.train.checkpointer import Checkpointer
+from fastast.session import checkpointer
+from fastast.session.checkpointer import Checkpointer
 
 
 class FakeTrainer:

@@ -8,8 +8,8 @@ import pytest
 from fastast.cli import main
 from fastast.config import TrainConfig
 from fastast.errors import InputError
+from fastast.plan.epoch_plan import EpochPlanner
 from fastast.report.run_page import write_report
-from fastast.train.epoch_plan import EpochPlanner
 
 
 def evaluated(num_train=20_000, num_val=10_000, **options):

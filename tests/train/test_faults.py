@@ -15,10 +15,11 @@ import pytest
 
 from fastast.cli import main
 from fastast.run_folder import RunFolder
-from fastast.train import validation, watchdog
+from fastast.session import watchdog
+from fastast.train import validation
 from tests.processes import FORKS, command, hang_reads_after
-from tests.train.test_disk import assert_resumes
-from tests.train.test_out_of_memory import allow
+from tests.session.test_disk import assert_resumes
+from tests.session.test_out_of_memory import allow
 from tests.train.test_run import gated, lines_of, losses, options, summary_of
 
 __all__ = ["gated"]

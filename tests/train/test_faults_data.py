@@ -12,7 +12,7 @@ import pytest
 
 from fastast.cli import main
 from fastast.data import epoch_ids
-from tests.train.test_disk import when_lines_are_written
+from tests.session.test_disk import when_lines_are_written
 from tests.train.test_faults import num_lines, training, until
 from tests.train.test_run import gated, lines_of, losses, options, summary_of
 

@@ -12,17 +12,17 @@ import pytest
 
 from fastast.cli import main
 from fastast.options import Amount
+from fastast.plan.budget import MIN_STEPS, MeteredBudget
 from fastast.process_age import process_age_s
 from fastast.run_folder import RunFolder
+from fastast.session.spent import SessionMeter, read_record, recorded
+from fastast.session.watchdog import Watchdog
 from fastast.signals import StopRequest
 from fastast.train import budget_meter
-from fastast.train.budget import MIN_STEPS, MeteredBudget
-from fastast.train.spent import SessionMeter, read_record, recorded
-from fastast.train.watchdog import Watchdog
 from tests.conftest import ROOT, run_fastast
 from tests.distributed.rank_processes import RankProcesses, command
+from tests.plan.test_budget import BATCH, budgeted
 from tests.stops import stopping_at
-from tests.train.test_budget import BATCH, budgeted
 from tests.train.test_run import lines_of, summary_of
 
 
@@ -170,7 +170,8 @@ SCRIPT = """
 import json, sys
 from fastast.cli import main
 from fastast.energy.energy_meter import EnergyMeter
-from fastast.train import budget_meter, session
+from fastast.train import budget_meter
+from fastast.session import session
 budget_meter.END_S = 0.5  # there is no report to write
 session.metered_devices = lambda device: None
 session.write_report = lambda folder: None

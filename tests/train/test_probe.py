@@ -14,6 +14,7 @@ from benchmarks.robustness.crash_test import differences
 from fastast.cli import main
 from fastast.config import TrainConfig
 from fastast.distributed.ranks import Ranks
+from fastast.engine.steps import balanced_weights
 from fastast.feed import Batch
 from fastast.gates.memory import label_probability
 from fastast.models import feature_store
@@ -23,7 +24,6 @@ from fastast.models.linear_probe import NUM_FOLDS, as_trained, collect, fit_prob
 from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
 from fastast.train.probe import RunProbe
-from fastast.train.steps import balanced_weights
 from fastast.train.validation import Validation
 from tests.distributed.rank_processes import train
 from tests.nets import tiny

@@ -17,11 +17,11 @@ from fastast.feed.prefetch import PrefetchLoader
 from fastast.gates.lagged_reader import LaggedReader
 from fastast.loggers.console import Reporter
 from fastast.loggers.counters import total
+from fastast.plan.epoch_plan import EpochPlanner
 from fastast.run_folder import RunFolder
-from fastast.train.checkpointer import Checkpointer
+from fastast.session.checkpointer import Checkpointer
+from fastast.session.run_data import open_data
 from fastast.train.defaults import complete_config
-from fastast.train.epoch_plan import EpochPlanner
-from fastast.train.run_data import open_data
 from fastast.train.run_energy import RunEnergy
 from fastast.train.segment_loop import SegmentLoop
 from fastast.train.trainer import Trainer

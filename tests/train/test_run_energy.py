@@ -10,7 +10,7 @@ import pytest
 
 from fastast.cli import main
 from fastast.energy.parts import PartMeter
-from fastast.train.engine import Engine
+from fastast.engine.engine import Engine
 from tests.conftest import ROOT
 from tests.train.test_run import lines_of, options, summary_of
 
@@ -19,7 +19,8 @@ SCRIPT = """
 import functools, json, sys
 from fastast.cli import main
 from fastast.energy import fairness
-from fastast.train import run_energy, session
+from fastast.train import run_energy
+from fastast.session import session
 fairness.MIN_PART_S = 0.2
 session.metered_devices = lambda device: None
 run_energy.PartMeter = functools.partial(run_energy.PartMeter, skip_steps=5, block_s=0.2)

@@ -10,11 +10,11 @@ import torch
 from benchmarks.robustness.crash_test import differences
 from fastast.cli import main
 from fastast.config import GATES
+from fastast.engine import steps
 from fastast.gates.queue import SampleQueue
 from fastast.models.flops import forward_flops
 from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
-from fastast.train import steps
 from tests.nets import tiny
 from tests.stops import stopping_at
 from tests.train.test_run import lines_of, options, summary_of

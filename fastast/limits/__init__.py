@@ -1,0 +1,1 @@
+"""A GPU's power limit and clocks for the time of a run."""

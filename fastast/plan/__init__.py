@@ -1,0 +1,1 @@
+"""What a run will do: its budget, its segments of one phase, and the progress along them."""

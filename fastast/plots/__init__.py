@@ -1,0 +1,1 @@
+"""Figures as inline SVG, of runs and of benches."""

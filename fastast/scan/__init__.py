@@ -1,0 +1,1 @@
+"""Which files there are, and from their first bytes what they are; nothing is decoded."""

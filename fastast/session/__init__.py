@@ -1,0 +1,1 @@
+"""A training run from options to verdict: what it opens, saves and survives."""

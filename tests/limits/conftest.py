@@ -1,0 +1,5 @@
+"""Fixtures shared with the energy tests."""
+
+from tests.energy.conftest import driver
+
+__all__ = ["driver"]
