@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from fastast.checkpoint.file_format import SCHEMA, load_checkpoint, save_checkpoint
 from fastast.config import TrainConfig
-from fastast.config_file import read_toml, resolve
+from fastast.config.config_file import read_toml, resolve
 from fastast.errors import InputError
 from fastast.models.build import read_weights
 from fastast.record.run_record import read_record

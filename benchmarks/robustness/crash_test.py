@@ -35,8 +35,8 @@ from PIL import Image
 
 from benchmarks.common import provenance, publish
 from fastast.checkpoint.file_format import load_checkpoint
-from fastast.config import GATES
 from fastast.data import draw_dataset
+from fastast.gates.registry import GATES
 from fastast.run_folder import RunFolder
 
 FORKS = multiprocessing.get_context("forkserver")

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastast.config_checks import idle_gate
-from fastast.config_file import option_named, resolve
+from fastast.config.config_checks import idle_gate
+from fastast.config.config_file import option_named, resolve
+from fastast.config.options import check_choice, flag_of, parse_budget, require
 from fastast.errors import InputError
 from fastast.gates.registry import GATES, unused_options
-from fastast.options import check_choice, flag_of, parse_budget, require
 
 # Options that the matrix sets for each run, and those that all runs share: with other data, another size of the
 # pictures that are evaluated, or another network, neither accuracy nor work could be compared.

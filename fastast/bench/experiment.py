@@ -20,11 +20,11 @@ from fastast.bench.statistics import summarise
 from fastast.bench.tables import plan_lines, result_lines, run_line
 from fastast.checkpoint.resume import FREE_OPTIONS, absolute_paths, stored_options
 from fastast.code_version import code_version
-from fastast.config_file import resolve
+from fastast.config.config_file import resolve
+from fastast.config.options import command_words, flag_of, parse_duration, require
 from fastast.data import require_outside
 from fastast.errors import InputError
 from fastast.loggers.console import Reporter
-from fastast.options import command_words, flag_of, parse_duration, require
 from fastast.report.bench_page import write_bench_report
 from fastast.run_folder import RunFolder, finite, read_json
 from fastast.signals import Stopped

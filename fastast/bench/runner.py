@@ -15,10 +15,10 @@ from typing import Any
 
 from fastast.bench.estimate import START_S, Outcome, Pace, pace_of
 from fastast.bench.matrix import Job
+from fastast.config.options import command_words
 from fastast.distributed.parent_death import with_parent_death_signal
 from fastast.errors import InputError
 from fastast.loggers.console import Reporter
-from fastast.options import command_words
 from fastast.run_folder import RunFolder, read_json
 from fastast.signals import Stopped, stop_signals_handled
 

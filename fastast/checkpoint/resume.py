@@ -15,10 +15,10 @@ from typing import Any
 
 from fastast.checkpoint.file_format import load_checkpoint, load_last
 from fastast.config import TrainConfig
-from fastast.config_file import names_data, resolve
+from fastast.config.config_file import names_data, resolve
+from fastast.config.options import flag_of
+from fastast.config.removed import removed_option
 from fastast.errors import InputError
-from fastast.options import flag_of
-from fastast.removed import removed_option
 from fastast.run_folder import RunFolder, read_json
 
 # What a continued run may change: where things stand, how it is shown, and the price. Its data may have moved too: the

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from fastast.config import TrainConfig
-from fastast.options import flag_of
+from fastast.config.options import flag_of
 
 SHELLS = ("bash", "zsh", "tcsh")
 # How a shell completes paths, and what the help calls the arguments that are paths.

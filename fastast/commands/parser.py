@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from fastast.options import flag_of
-from fastast.removed import removed_option
+from fastast.config.options import flag_of
+from fastast.config.removed import removed_option
 
 
 class Parser(argparse.ArgumentParser):

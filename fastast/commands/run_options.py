@@ -9,8 +9,8 @@ from typing import Any
 
 from fastast.commands.parser import Parser
 from fastast.config import TrainConfig
-from fastast.config_file import read_toml
-from fastast.options import flag_of
+from fastast.config.config_file import read_toml
+from fastast.config.options import flag_of
 
 # Groups of the help: the first field of each, and its title.
 GROUPS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fastast.config.options import flag_of, require
 from fastast.errors import InputError
-from fastast.options import flag_of, require
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:

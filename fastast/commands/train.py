@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from fastast.commands.run_options import add_run_options, chosen_options
-from fastast.config_file import resolve
+from fastast.config.config_file import resolve
 from fastast.distributed.environment import find_world
 from fastast.run_folder import RunFolder
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from fastast.config.options import Amount
 from fastast.cost_model import DENSE_COST
-from fastast.options import Amount
 
 # A run with fewer optimizer steps teaches a network next to nothing.
 MIN_STEPS = 100

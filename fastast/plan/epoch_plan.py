@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from fastast.config import TrainConfig
+from fastast.config.options import parse_budget
 from fastast.cost_model import DENSE_COST
 from fastast.data import epoch_ids
 from fastast.gates.base import EpochContext, Gate
 from fastast.gates.registry import make_gate
 from fastast.gates.score_memory import ScoreMemory
-from fastast.options import parse_budget
 from fastast.phases import GATED
 from fastast.plan.budget import Budget, MeteredBudget
 from fastast.plan.open_schedule import OpenSchedule

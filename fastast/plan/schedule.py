@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from fastast.config.train_sizes import size_at, size_changes
 from fastast.cost_model import DENSE_COST
 from fastast.phases import ANNEAL, DENSE, GATED, WARMUP
-from fastast.train_sizes import size_at, size_changes
 
 # The evaluations of `--eval-every auto`: their share of the run's work, and how many there are at least.
 EVAL_SHARE, MIN_EVALUATIONS = 0.05, 3

@@ -11,13 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from fastast.checkpoint.resume import new_folder, removed_if_empty
-from fastast.config_file import option_named, resolve
+from fastast.config.config_file import option_named, resolve
+from fastast.config.options import checked_value, command_words
 from fastast.distributed.environment import find_world
 from fastast.distributed.launch import count_processes
 from fastast.errors import InputError
 from fastast.loggers.console import Reporter
 from fastast.loggers.notebook import NotebookReporter, in_notebook
-from fastast.options import checked_value, command_words
 from fastast.python.run import Run
 from fastast.run_folder import RunFolder
 from fastast.session.session import train as train_session

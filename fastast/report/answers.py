@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastast.config import TrainConfig
+from fastast.config.options import flag_of
 from fastast.cost_model import DENSE_COST
 from fastast.loggers.console import passes_told
 from fastast.loggers.speeds import Speeds, find_speeds
 from fastast.number_text import duration, percent
-from fastast.options import flag_of
 from fastast.phases import DENSE
 from fastast.record.run_record import RunRecord, clean
 

@@ -15,8 +15,10 @@ import torch
 from rich.console import Console
 
 from fastast.checkpoint.resume import RunStart, find_start, removed_if_empty
-from fastast.config import STALL_TIMEOUT_S, TrainConfig
-from fastast.config_checks import idle_gate
+from fastast.config import TrainConfig
+from fastast.config.config_checks import idle_gate
+from fastast.config.options import flag_of, parse_budget, parse_duration
+from fastast.config.train_config import STALL_TIMEOUT_S
 from fastast.data import Dataset, require_outside
 from fastast.device import Runtime, is_out_of_memory, limit_torch_threads, open_runtime
 from fastast.distributed.environment import find_world, is_elastic, is_restart, launched_by_torchrun
@@ -32,7 +34,6 @@ from fastast.loggers.console import Reporter, verdict
 from fastast.loggers.extra_logs import ExtraLogs
 from fastast.models.build import check_names
 from fastast.models.head import head_is_new, takes_probe
-from fastast.options import flag_of, parse_budget, parse_duration
 from fastast.plan.budget import MeteredBudget
 from fastast.process_age import process_age_s
 from fastast.report.run_page import write_report

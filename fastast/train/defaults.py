@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from fastast.config import TrainConfig
-from fastast.config_checks import planned_epochs
+from fastast.config.config_checks import planned_epochs
 from fastast.cores import usable_cores
 from fastast.device import Runtime
 from fastast.errors import InputError

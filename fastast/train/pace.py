@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastast.config import TrainConfig
+from fastast.config.train_sizes import size_at
 from fastast.engine.engine import Engine
 from fastast.gates.registry import AUTO
 from fastast.plan.epoch_plan import EpochPlanner
@@ -11,7 +12,6 @@ from fastast.plan.schedule import Segment, lr_at
 from fastast.train.budget_meter import BudgetMeter
 from fastast.train.run_log import RunLog
 from fastast.train.validation import Validation
-from fastast.train_sizes import size_at
 
 
 class RunPace:

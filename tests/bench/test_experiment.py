@@ -13,7 +13,7 @@ from fastast.bench import experiment
 from fastast.bench import runner as runner_module
 from fastast.bench.runner import failure_reason
 from fastast.cli import main
-from fastast.options import command_words
+from fastast.config.options import command_words
 from tests.bench.fake_runs import FakeRunner
 from tests.conftest import ROOT, run_fastast
 

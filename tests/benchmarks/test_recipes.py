@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from fastast.cli import build_parser, main
-from fastast.config_file import read_toml, resolve
+from fastast.config.config_file import read_toml, resolve
 from fastast.data import draw_dataset
 from fastast.session import session
 from tests.conftest import ROOT

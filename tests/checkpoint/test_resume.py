@@ -11,9 +11,9 @@ from benchmarks.robustness.crash_test import differences
 from fastast.checkpoint.file_format import load_checkpoint, save_checkpoint
 from fastast.checkpoint.resume import find_start
 from fastast.cli import main
-from fastast.config import GATES
+from fastast.config.presets import PRESETS
 from fastast.errors import InputError
-from fastast.presets import PRESETS
+from fastast.gates.registry import GATES
 from fastast.run_folder import RunFolder
 from fastast.session import session
 from fastast.session.checkpointer import Checkpointer

@@ -16,9 +16,9 @@ from PIL import Image
 
 from fastast.checkpoint.file_format import export_weights
 from fastast.cli import build_parser, main
+from fastast.config.options import command_words
+from fastast.config.presets import PRESETS
 from fastast.models.weights_info import WeightsInfo
-from fastast.options import command_words
-from fastast.presets import PRESETS
 from tests.conftest import ROOT
 from tests.docs.pages import PAGES, blocks, commands, name_of
 

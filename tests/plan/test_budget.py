@@ -6,10 +6,11 @@ import pytest
 
 from benchmarks.robustness.crash_test import differences
 from fastast.cli import main
-from fastast.config import GATES, TrainConfig
-from fastast.config_checks import idle_gate
+from fastast.config import TrainConfig
+from fastast.config.config_checks import idle_gate
+from fastast.config.options import Amount, parse_budget
 from fastast.errors import InputError
-from fastast.options import Amount, parse_budget
+from fastast.gates.registry import GATES
 from fastast.phases import ANNEAL, DENSE, GATED, WARMUP
 from fastast.plan.budget import Budget
 from fastast.plan.open_schedule import OpenSchedule

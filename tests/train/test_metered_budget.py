@@ -11,7 +11,7 @@ import time
 import pytest
 
 from fastast.cli import main
-from fastast.options import Amount
+from fastast.config.options import Amount
 from fastast.plan.budget import MIN_STEPS, MeteredBudget
 from fastast.process_age import process_age_s
 from fastast.run_folder import RunFolder

@@ -9,9 +9,9 @@ import torch
 
 from benchmarks.robustness.crash_test import differences
 from fastast.cli import main
-from fastast.config import GATES
 from fastast.engine import steps
 from fastast.gates.queue import SampleQueue
+from fastast.gates.registry import GATES
 from fastast.models.flops import forward_flops
 from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest

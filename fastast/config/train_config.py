@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from fastast.config_checks import check_config
+from fastast.config.config_checks import check_config
+from fastast.config.options import checked_value, command_words, option
+from fastast.config.presets import PRESETS
+from fastast.config.train_sizes import train_sizes
 from fastast.gates.registry import AUTO, GATES
 from fastast.loggers.available import LOGGERS
-from fastast.options import checked_value, command_words, option
 from fastast.phases import PROBE
-from fastast.presets import PRESETS
-from fastast.train_sizes import train_sizes
 
 SIGNIFICANCE = tuple(dict.fromkeys(kind for entry in GATES.values() for kind in entry.significance))
 

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from fastast.config import TrainConfig
+from fastast.config.train_sizes import size_at, train_sizes
 from fastast.errors import InputError
-from fastast.train_sizes import size_at, train_sizes
 
 
 @pytest.mark.parametrize(

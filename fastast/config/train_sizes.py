@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import TypeVar
 
-from fastast.options import require
+from fastast.config.options import require
 
 T = TypeVar("T")
 MIN_SIZE = 16  # pixels

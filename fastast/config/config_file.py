@@ -8,11 +8,11 @@ import os
 import sys
 from typing import Any
 
-from fastast.config import TrainConfig
+from fastast.config.options import checked_value, flag_of
+from fastast.config.presets import DEMO, PRESETS
+from fastast.config.removed import removed_option
+from fastast.config.train_config import TrainConfig
 from fastast.errors import InputError
-from fastast.options import checked_value, flag_of
-from fastast.presets import DEMO, PRESETS
-from fastast.removed import removed_option
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -6,15 +6,16 @@ import math
 import pytest
 import torch
 
-from fastast.config import SIGNIFICANCE, TrainConfig
-from fastast.config_checks import idle_gate
-from fastast.config_file import read_toml, resolve
+from fastast.config import TrainConfig
+from fastast.config.config_checks import idle_gate
+from fastast.config.config_file import read_toml, resolve
+from fastast.config.presets import DEMO, PRESETS
+from fastast.config.train_config import SIGNIFICANCE
 from fastast.device import Runtime
 from fastast.errors import InputError
 from fastast.gates.memory import SCORES, Memory
 from fastast.gates.registry import GATES, unused_options
 from fastast.gates.significance import KINDS
-from fastast.presets import DEMO, PRESETS
 from fastast.train.defaults import complete_config
 
 

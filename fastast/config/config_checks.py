@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from fastast.config.options import parse_budget, parse_duration, require
+from fastast.config.train_sizes import MIN_SIZE, train_sizes
 from fastast.gates.registry import GATES, LEAST_SHARE
 from fastast.loggers.available import logger_names
-from fastast.options import parse_budget, parse_duration, require
 from fastast.phases import PROBE
-from fastast.train_sizes import MIN_SIZE, train_sizes
 
 if TYPE_CHECKING:
-    from fastast.config import TrainConfig
+    from fastast.config.train_config import TrainConfig
 
 
 def check_config(config: TrainConfig) -> None:

@@ -8,8 +8,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+from fastast.config.removed import removed_value
 from fastast.errors import InputError
-from fastast.removed import removed_value
 
 
 def option(
