@@ -1,7 +1,7 @@
 """Whoever follows the remedy of a message gets further: what it names exists and is accepted.
 
 Messages about several processes: `distributed/test_rank_remedies.py`. A GPU's order (CUDA_DEVICE_ORDER):
-`energy/test_nvml.py`. A batch that fits after out of memory: `train/test_out_of_memory.py`. Not followed, since it
+`energy/test_nvml.py`. A batch that fits after out of memory: `session/test_out_of_memory.py`. Not followed, since it
 would change this machine or takes one that is not there: installing or updating torch, DALI, Triton, a compiler or a
 driver, a reboot, a container's --gpus, --shm-size and NVIDIA_DRIVER_CAPABILITIES, chmod of RAPL's files (root reads
 them all).
