@@ -44,7 +44,8 @@ def test_no_memory_leak_over_epochs(side: int, tmp_path: Path) -> None:
         used.append(resident_mb())
     loader.close()
     batch_mb = 32 * side * side * 3 * 4 / 1e6
-    assert max(used[10:]) - max(used[5:10]) < 2 * batch_mb + 1, used
+    # A batch lost in each of these 10 epochs would be twice this; what the allocator takes now and then is less.
+    assert min(used[15:]) - min(used[5:10]) < 5 * batch_mb, used
 
 
 def test_gpu_decoder_options_exist() -> None:
