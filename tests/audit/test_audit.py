@@ -1,4 +1,4 @@
-"""`fastast audit`: planted faults are found, in a drawn set at once and in Imagenette (slow)."""
+"""`fastast audit`: planted faults are found. `benchmarks.audit_trial` measures that on photographs."""
 
 import csv
 import errno
@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.planted_faults import plant
 from fastast.audit.fingerprints import read_fingerprints
 from fastast.audit.groups import find_groups, is_exact
 from fastast.audit.pictures import open_pictures
 from fastast.cli import main
 from fastast.gates.sampling import adaptive_share
-from tests.audit.planted import plant
 from tests.conftest import damaged_png
 
 
@@ -148,21 +148,3 @@ def test_what_cannot_be_audited_is_refused(pictures, tmp_path, capsys):
         error = capsys.readouterr().err
         assert remedy in error
         assert error.count("\n") == 1
-
-
-IMAGENETTE = Path(__file__).parents[2] / "imagenette"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not IMAGENETTE.exists(), reason="no folder or link imagenette beside tests/")
-def test_planted_faults_of_imagenette_are_found(tmp_path):
-    """8,000 + 3,000 pictures, 400 copies, 5 % wrong labels; a ResNet-8 of six epochs."""
-    data, run = tmp_path / "set", tmp_path / "run"
-    planted = plant(IMAGENETTE, data, num_train=8000, num_val=3000, per_kind=50, wrong=0.05)
-    options = ["--arch", "benchmarks.nets:small_resnet", "--image-size", "64", "--epochs", "6"]
-    assert main(["train", "--data", str(data), "--out", str(run), *options]) == 0
-    assert main(["audit", str(run)]) == 0
-    assert len(check_duplicates(run / "audit", data, planted)) <= 5
-    suspects = [row for row in table(run / "audit" / "labels.csv") if row["split"] == "train"]
-    wrong = [str(Path(row["path"]).relative_to(data)) in planted.wrong for row in suspects]
-    assert np.mean(wrong[: len(wrong) // 10]) > 0.7
