@@ -291,4 +291,4 @@ def amount(budget: dict[str, Any], name: str) -> str:
     value = budget[name]
     if budget["kind"] == "time":
         return duration(value)
-    return f"{value:,.0f} J" if budget["kind"] == "joules" else f"{value:.4g} dense epochs' work"
+    return f"{value:,.0f} J" if budget["kind"] == "joules" else f"{value:.4g}ep"
