@@ -24,6 +24,7 @@ from fastast.atomic_files import write_whole
 from fastast.bench.student import MIN_SEEDS
 from fastast.bench.verdict import BETTER, WORSE, cost_words
 from fastast.gates.registry import GATES
+from fastast.number_text import percent
 from fastast.plots import svg
 from fastast.plots.bench_plots import MARKERS, Look, accuracy_against_cost, curves_of
 from fastast.run_folder import read_json
@@ -123,26 +124,26 @@ def _row(name: str, result: Result) -> dict[str, str]:
             costs.setdefault(row["arm"], []).append(f"{units[row['unit']]}: {words}")
     top1 = next(p["top1"] for p in result["points"] if (p["arm"], p["budget"]) == (arms[DENSE], budget))
 
-    def cost(kind: str) -> str:
-        return "<br>".join(costs.get(arms.get(kind, ""), "-"))
-
-    def gain(kind: str) -> str:
+    def cell(kind: str) -> str:
         key = (arms.get(kind), arms[DENSE], budget)
         row = next((row for row in result["paired"] if (row["arm"], row["against"], row["budget"]) == key), None)
         if row is None:
             return "-"
         difference, *interval = (100 * value for value in (row["difference"], *row["interval"]))
         number = "**{:+.2f}**" if row["outcome"] in (BETTER, WORSE) else "{:+.2f}"
-        return f"{number.format(difference)} ({interval[0]:+.2f} to {interval[1]:+.2f})<br>{cost(kind)}"
+        options = next(arm["options"] for arm in result["arms"] if arm["name"] == row["arm"])
+        share = [f"{percent(options['target'], 0)} of the pictures:"] if kind == RANDOM else []
+        gain = f"{number.format(difference)} ({interval[0]:+.2f} to {interval[1]:+.2f})"
+        return "<br>".join([*share, gain, *costs.get(row["arm"], [])])
 
     return {
         "data": f"[{data_of(result)}](benchmarks/results/{name}.md), n = {len(result['seeds'])}",
         "dense fastast": f"{100 * top1['mean']:.2f} ± {100 * top1['se']:.2f} %, {budget}",
-        "`memory`": gain(DEFAULT),
-        "small pictures first": gain(SMALL_FIRST),
-        "`random`": cost(RANDOM),
-        "torchvision": cost(TORCHVISION),
-        "timm": cost(TIMM),
+        "`memory`": cell(DEFAULT),
+        "small pictures first": cell(SMALL_FIRST),
+        "`random`": cell(RANDOM),
+        "torchvision": cell(TORCHVISION),
+        "timm": cell(TIMM),
     }
 
 

@@ -182,8 +182,8 @@ class TrainConfig:
 
     eval_every: str = option(
         "auto",
-        "epochs' worth of dense training between two evaluations; auto: they take 5 % of the work, at least three are "
-        "made, always one at the end",
+        "epochs' worth of dense training between two evaluations, which are made at ends of epochs; auto: they take "
+        "5 % of the work, at least three are made where there are as many epochs, always one at the end",
         metavar="auto|EPOCHS",
     )
 
@@ -268,7 +268,7 @@ class TrainConfig:
     )
     lock_clocks: int | None = option(
         None,
-        "highest SM clock of each GPU during the run, MHz; often saves more than a power limit; needs the same rights",
+        "highest SM clock of each GPU during the run, MHz; needs the same rights",
         kind=int,
         metavar="MHZ",
     )
@@ -293,7 +293,7 @@ class TrainConfig:
     )
     compile: str = option(
         "auto",
-        "torch.compile; auto: on CUDA where a probe compiles; reduce-overhead: on, and with CUDA graphs",
+        "torch.compile; auto: on CUDA where a trial compiles; reduce-overhead: on, and with CUDA graphs",
         choices=("auto", "on", "off", "reduce-overhead"),
     )
     decode: str = option(

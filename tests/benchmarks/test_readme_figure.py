@@ -31,6 +31,7 @@ def folder(tmp_path):
     arms = [
         {"name": "dense", "options": {"gate": "dense"}},
         {"name": "memory:target=auto", "options": {"gate": "memory", "target": "auto"}},
+        {"name": "random:target=0.3", "options": {"gate": "random", "target": 0.3}},
         {"name": "memory:target=0.1", "options": {"gate": "memory", "target": 0.1}},
         {"name": "timm", "options": {"lr": 0.1}, "peer": True},
     ]
@@ -42,7 +43,7 @@ def folder(tmp_path):
         "measured_at": "2026-11-01T10:00:00",
         "seeds": [0, 1, 2],
         "budgets": [{"name": "1ep", "kind": "ep"}, {"name": "2ep", "kind": "ep"}],
-        "arms": arms[:3],
+        "arms": arms[:4],
         "points": [
             {"arm": "dense", "budget": budget, "top1": {"mean": top1, "se": 0.01}, "units": 10, "n": 3}
             for budget, top1 in (("1ep", 0.4), ("2ep", 0.5))
@@ -55,7 +56,14 @@ def folder(tmp_path):
                 "difference": 0.02,
                 "interval": [0, 0.04],
                 "outcome": "better",
-            }
+            },
+            *(
+                {
+                    **{"arm": arm, "against": "dense", "budget": "2ep", "outcome": "no difference shown"},
+                    **{"difference": -0.01, "interval": [-0.03, 0.01]},
+                }
+                for arm in ("random:target=0.3", "timm")
+            ),
         ],
         "cost_at_equal_accuracy": [
             {
@@ -86,7 +94,8 @@ def test_each_bench_has_a_row_at_the_largest_budget(folder):
     assert cells[" dense fastast "] == " 50.00 ± 1.00 %, 2ep "
     # The adaptive share, not the cheapest arm.
     assert cells[" `memory` "] == " **+2.00** (+0.00 to +4.00)<br>work: 0.50 (at least 0.10) "
-    assert cells[" timm "] == " work: 1.25 (at least 0.10) "
+    assert cells[" timm "] == " -1.00 (-3.00 to +1.00)<br>work: 1.25 (at least 0.10) "
+    assert cells[" `random` "] == " 30 % of the pictures:<br>-1.00 (-3.00 to +1.00) "
     assert cells[" torchvision "] == cells[" small pictures first "] == " - "
     measured = "Measured on a machine, 2 threads. Joules were not measured: none of these benches ran on a GPU."
     assert rest == ["", measured]
