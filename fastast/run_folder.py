@@ -183,6 +183,7 @@ class RunFolder:
             for path in (home.metrics, home.quarantine, home.weights, home.best, home.predictions):
                 if path.exists():
                     shutil.copyfile(path, self.path / path.relative_to(home.path))
+        if checkpoint.resolve() != self.last.resolve():  # else a kill would bring a later one back
             write_whole(self.last, checkpoint.read_bytes())
         for path in (self.metrics, self.quarantine):
             cut_lines(path, sizes[path.name])

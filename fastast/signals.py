@@ -53,18 +53,19 @@ class StopRequest:
     """Collects requests to stop, which the loop looks at between two steps.
 
     Args:
-        max_time_s: seconds from now after which the run is to stop; None for no limit.
+        max_time_s: seconds after `began_s` after which the run is to stop; None for no limit.
+        began_s: on the monotonic clock; None for now.
 
     Attributes:
         signum: the first signal that asked, or None.
         by_callback: whether a callback asked.
     """
 
-    def __init__(self, max_time_s: float | None = None) -> None:
+    def __init__(self, max_time_s: float | None = None, began_s: float | None = None) -> None:
         self.signum: int | None = None
         self.by_callback = False
         self._max_time_s = max_time_s
-        self._began = time.monotonic()
+        self._began_s = time.monotonic() if began_s is None else began_s
 
     def check(self) -> None:
         """Raises Stopped if this rank was asked to stop."""
@@ -76,7 +77,7 @@ class StopRequest:
             return self.signum
         if self.by_callback:
             return BY_CALLBACK
-        up = self._max_time_s is not None and time.monotonic() - self._began >= self._max_time_s
+        up = self._max_time_s is not None and time.monotonic() - self._began_s >= self._max_time_s
         return TIME_IS_UP if up else 0
 
     @contextlib.contextmanager

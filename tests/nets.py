@@ -28,6 +28,11 @@ class WithConstant(nn.Module):
         return self.network(images * self.scale)
 
 
+def frozen(num_classes: int) -> nn.Module:
+    """`tiny` with nothing to train."""
+    return tiny(num_classes).requires_grad_(False)
+
+
 def fixed(num_classes: int) -> nn.Module:
     """A network for 32 px alone, as those with position embeddings are."""
     return nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 8 * 8, num_classes))

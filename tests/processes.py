@@ -104,7 +104,9 @@ def read_the_next_picture(path):
 def hang(path, picture, stderr):
     """A run with a thread that reads a FIFO without a writer, as if from dead network storage."""
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
-    with Watchdog(1.0, lambda: end_stalled_run(RunFolder(path), 1.0)) as watchdog:
+    with Watchdog(
+        1.0, lambda: end_stalled_run(RunFolder(path), 1.0, f"fastast train --out {path} --resume")
+    ) as watchdog:
         for _ in range(3):
             watchdog.beat()
         thread = threading.Thread(target=read_the_next_picture, args=(picture,))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -92,6 +92,14 @@ class Ranks:
         values: list[Any] | None = [None] * self.size if self.is_first else None
         dist.gather_object(value, values, group=self.group)
         return values or []
+
+    def refuse(self, message: str) -> NoReturn:
+        """Ends the run on all ranks, which call this alike; the first one prints the message.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(message) if self.is_first else ReportedByOtherRank(message)
 
     def call_on_first(self, function: Callable[[], T]) -> T:
         """Calls a function on the first rank; every rank gets what it returned, or ends as it does.

@@ -57,6 +57,9 @@ class EnergyMeter:
         powercap: the folder of the RAPL counters.
         nvml: what `open_nvml` returned; opened here by default.
 
+    Attributes:
+        origin_s: time in `power.csv` at which the meter starts, seconds; later than 0 in a resumed run.
+
     Example:
         with EnergyMeter() as meter:
             with meter.measure("epoch") as epoch:
@@ -83,7 +86,7 @@ class EnergyMeter:
         self._host = _host_name()
         self._gpus: list[GpuTotals] = []
         self._phase = ""
-        self._origin_s = 0.0  # of `power.csv`: later than 0 in a resumed run
+        self.origin_s = 0.0
         self._lock = threading.Lock()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -197,10 +200,15 @@ class EnergyMeter:
         with self._lock:
             return self._power_log.rows()
 
-    def continue_csv(self, path: str | os.PathLike[str]) -> None:
-        """Loads the `power.csv` of the run before a resume; call it before `start`."""
+    def continue_csv(self, path: str | os.PathLike[str]) -> float:
+        """Loads the `power.csv` of the run before a resume; call it before `start`.
+
+        Returns:
+            `origin_s`, which the other ranks take as theirs.
+        """
         if Path(path).exists():
-            self._origin_s = self._power_log.read_csv(path)
+            self.origin_s = self._power_log.read_csv(path)
+        return self.origin_s
 
     def _run(self) -> None:
         next_s = next_slow_s = time.monotonic()
@@ -229,7 +237,7 @@ class EnergyMeter:
             now_s = time.monotonic()
             with self._lock:
                 gpu.update(now_s, counter_j, watts)
-                t_s = self._origin_s + now_s - gpu.start_s
+                t_s = self.origin_s + now_s - gpu.start_s
                 energy_mj = None if counter_j is None else counter_j * 1e3
                 self._power_log.add(PowerRow(t_s, gpu.device.uuid, watts, energy_mj, self._phase))
 

@@ -43,7 +43,7 @@ QUEUE_BATCHES = {False: 4, True: 6}
 
 
 class Engine:
-    """The device's half of training. No method but `read_status` and the state dict waits for the device.
+    """The device's half of training. Of what the loop calls at each batch, only `read_status` waits for the device.
 
     Args:
         config: completed options.
@@ -99,10 +99,10 @@ class Engine:
                 check_fits(twin, config.arch, size, num_classes, grows_to=config.image_size)
         self.units = forward_units(twin, self.train_sizes, config.image_size)
         freeze(self.model, config.freeze, statistics=config.keeps_statistics)
-        self.train_cost = train_cost(self.model, config.image_size)
-        optimizer = build_optimizer(
+        optimizer = build_optimizer(  # which refuses a network that has nothing to train
             self.model, momentum=config.momentum, weight_decay=config.weight_decay, kind=config.optimizer
         )
+        self.train_cost = train_cost(self.model, config.image_size)
         self.guard = GuardedStep(self.model, optimizer, scale_loss=dtype == torch.float16, compiled=compiled)
         self.selector = Selector(
             config.target,

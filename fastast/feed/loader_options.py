@@ -14,7 +14,7 @@ OnQuarantine = Callable[[int, str, str], None]
 OnWait = Callable[[], None]
 OnNote = Callable[[str], None]
 
-_MAX_THREADS = 32
+_MAX_THREADS = 32  # hosts with hundreds of cores need no thread on each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,7 @@ class LoaderOptions:
         mean, std: of the channels, in 8-bit levels; pixels become (level - mean) / std.
         prefetch: batches that DALI holds at once.
         num_threads: decoder threads; None: one for each core that this process may use, at most 32.
+        num_local: processes that share those cores.
         decode: on a GPU, where pictures are decoded: gpu, cpu, or auto, which decodes as many of the training
             batches on the CPU as it can without the training loop waiting for them.
         deterministic: on a GPU, use one decoder only, whose bits do not depend on the rest of the batch (those of the
@@ -47,6 +48,7 @@ class LoaderOptions:
     std: tuple[float, ...] = STD
     prefetch: int = 2
     num_threads: int | None = None
+    num_local: int = 1
     decode: str = "auto"
     deterministic: bool = False
     on_quarantine: OnQuarantine | None = None
@@ -56,4 +58,4 @@ class LoaderOptions:
     @property
     def decoder_threads(self) -> int:
         """`num_threads` with None resolved."""
-        return self.num_threads or min(_MAX_THREADS, usable_cores())
+        return self.num_threads or max(1, min(_MAX_THREADS, usable_cores() // self.num_local))

@@ -138,7 +138,7 @@ def _require_agreement(path: Path, info: WeightsInfo, arch: str | None) -> None:
 def _read_classes(path: Path) -> list[str]:
     try:
         classes = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as a list of class names ({error})") from error
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise InputError(f"{path}: expected a JSON list of class names")

@@ -91,8 +91,7 @@ def read_record(run_dir: str | os.PathLike[str]) -> RunRecord:
     if not folder.config.exists():
         raise InputError(f"{folder.path}: not a run folder (no config.json); name the --out of a `fastast train`")
     steps, epochs, num_damaged = _read_metrics(folder.metrics)
-    power_csv = folder.path / "power.csv"
-    power, num_bad_rows = _read_power(power_csv) if power_csv.exists() else ([], 0)
+    power, num_bad_rows = _read_power(folder.power) if folder.power.exists() else ([], 0)
     quarantine = [
         (clean(str(line["path"])), clean(str(line.get("reason"))))
         for line in _json_lines(folder.quarantine)

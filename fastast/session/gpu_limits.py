@@ -9,7 +9,6 @@ from typing import Any
 
 from fastast.config import TrainConfig
 from fastast.distributed.ranks import Ranks
-from fastast.errors import InputError, ReportedByOtherRank
 from fastast.limits.limits import GpuLimits
 from fastast.loggers.console import Reporter
 from fastast.train.run_energy import RunEnergy
@@ -36,7 +35,7 @@ def limits_set(config: TrainConfig, energy: RunEnergy, ranks: Ranks, reporter: R
     try:
         refused = ranks.all_gather_object(None if limits is None else limits.open())
         if message := next(filter(None, refused), None):
-            raise InputError(message) if ranks.is_first else ReportedByOtherRank(message)
+            ranks.refuse(message)
         if limits is not None:
             energy.set_limits(limits)
         notes = ranks.all_gather_object(None if limits is None else limits.notes)

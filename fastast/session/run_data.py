@@ -6,7 +6,6 @@ from fastast.atomic_files import cache_root
 from fastast.config import TrainConfig
 from fastast.data import Dataset, draw_dataset, open_dataset
 from fastast.distributed.ranks import Ranks
-from fastast.errors import InputError, ReportedByOtherRank
 from fastast.loggers.console import Reporter
 
 DEMO_SET = {"num_classes": 12, "train_per_class": 400, "val_per_class": 50}
@@ -45,4 +44,4 @@ def require_one_data_set(dataset: Dataset, ranks: Ranks) -> None:
     if len(set(fingerprints)) == 1:
         return
     message = "the machines see different pictures under the same path: copy or mount the same data on all of them"
-    raise InputError(message) if ranks.is_first else ReportedByOtherRank(message)
+    ranks.refuse(message)

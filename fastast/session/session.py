@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import sys
 import time
@@ -37,12 +38,12 @@ from fastast.models.head import head_is_new, takes_probe
 from fastast.plan.budget import MeteredBudget
 from fastast.process_age import process_age_s
 from fastast.report.run_page import write_report
-from fastast.run_folder import OtherRanksFolder
+from fastast.run_folder import OtherRanksFolder, RunFolder
 from fastast.session.checkpointer import Checkpointer, write_power
 from fastast.session.gpu_limits import limits_set
 from fastast.session.out_of_memory import describe_out_of_memory, fitting_batch
 from fastast.session.run_data import open_data, require_one_data_set
-from fastast.session.session_notes import introduce, show_finished, suggest
+from fastast.session.session_notes import introduce, resume_command, show_finished, suggest
 from fastast.session.spent import meter_budget, require_energy
 from fastast.session.start import (
     changed_dtype,
@@ -131,10 +132,8 @@ def _train(
         return 0
     if unused := unused_options(options, start.config.gate):
         reporter.note(f"no effect with --gate {start.config.gate}: {', '.join(map(flag_of, unused))}")
-    if note := idle_gate(start.config):
-        reporter.note(note)
     max_time_s = parse_duration(start.config.max_time, "--max-time") if start.config.max_time else None
-    request = StopRequest(max_time_s)
+    request = StopRequest(max_time_s, began_s)
 
     def call_back(line: dict[str, Any]) -> None:
         if line["kind"] == "epoch":
@@ -177,16 +176,15 @@ def _run(
     if new_head and not takes_probe(config.arch, len(dataset.classes), config.image_size):
         reporter.note(f"--start random: {config.arch} does not end in a linear layer, which a probe would set")
         new_head = False
-    notes = complete_config(
-        config, runtime, num_train, new_head=new_head, num_ranks=ranks.size, num_local=ranks.local_size
-    )
+    notes = complete_config(config, runtime, num_train, new_head=new_head, num_ranks=ranks.size)
     if state is not None and config.batch_size != (before := state["config"].get("batch_size")):
         raise InputError(
             f"--batch-size {config.batch_size}: the run was started with {before}; leave the option out to continue, "
             "or start anew with another --out"
         )
-    for note in notes + check_plan(config, num_train, num_ranks=ranks.size):
-        reporter.note(note)
+    for note in (*notes, idle_gate(config), *check_plan(config, num_train, num_ranks=ranks.size)):
+        if note is not None:
+            reporter.note(note)
     introduce(config, dataset, runtime, reporter, ranks)
     try:
         return _fit(start, dataset, runtime, request, argv, reporter, ranks, began_s)
@@ -196,11 +194,11 @@ def _run(
         traceback.clear_frames(error.__traceback__)  # they hold the trainer, whose memory the trial needs
 
     def open_loaders(options: TrainConfig) -> Loaders:
-        return Loaders(options, runtime, dataset, on_quarantine=lambda *_: None)
+        return Loaders(options, runtime, dataset, num_local=ranks.local_size, on_quarantine=lambda *_: None)
 
     fitting = fitting_batch(config, runtime, len(dataset.classes), open_loaders)
     advice = describe_out_of_memory(config, fitting)
-    raise InputError(advice if state is None else f"{advice}; that takes a new run, with another --out")
+    raise InputError(f"{advice}; that takes a new run, with another --out" if folder.holds_run() else advice)
 
 
 def _fit(
@@ -217,8 +215,9 @@ def _fit(
     with contextlib.ExitStack() as stack:
         nvml = open_nvml()
         meter = EnergyMeter(metered_devices(runtime.device), nvml=nvml)
-        if state is not None and start.checkpoint is not None:
-            meter.continue_csv(start.checkpoint.resolve().parent.parent / folder.power.name)
+        if start.checkpoint is not None:
+            power = start.checkpoint.resolve().parent.parent / folder.power.name
+            meter.origin_s = ranks.call_on_first(lambda: meter.continue_csv(power))
         energy = RunEnergy(stack.enter_context(meter))
         if config.budget is not None and parse_budget(config.budget, "--budget").kind == "joules":
             require_energy(config.budget, meter, ranks)
@@ -257,8 +256,7 @@ def _fit(
             logger_names(config.log) if ranks.is_first else [], folder, dataclasses.asdict(config), reporter
         )
         stack.enter_context(logs)
-        if meter.devices:
-            energy.idle = merge_idle(ranks.all_gather_object(meter.measure_idle()))
+        energy.idle = merge_idle(ranks.all_gather_object(meter.measure_idle()))
         stack.enter_context(limits_set(config, energy, ranks, reporter))
         checkpointer = Checkpointer(trainer, folder, config.checkpoint_every, reporter)
         stopped = None
@@ -278,33 +276,37 @@ def _fit(
             energy.restore_limits()
             summary = build_summary(trainer, nvml.driver, argv, stopped=stopped.reason if stopped else None)
             trainer.log.merge_offered()
-            # A set, since what stood in the file before a resume comes from every rank.
-            rows = sorted({row for theirs in ranks.gather_object(meter.power_rows()) for row in theirs})
+            rows = sorted(itertools.chain(*ranks.gather_object(meter.power_rows())), key=lambda row: row[:2])
             if ranks.is_first:
                 write_power(rows, folder)
                 write_samples(folder, trainer)
                 folder.write_json(folder.summary, summary)  # last, since it says that all is done
         logs.finish(summary)
         exit_code = stopped.exit_code if stopped else 0
-        if not ranks.is_first:
-            return exit_code
-        try:
-            write_report(folder.path)
-        except (InputError, OSError) as error:  # the run itself is done and safe
-            reporter.note(f"report.html was not written: {error}")
-        if stopped is not None:
-            processes = f" --nproc {ranks.size}" if 1 < ranks.size == ranks.local_size else ""
-            resume = f"fastast train --out {folder.path} --resume{processes}"
-            reporter.note(f"{stopped}; continue from there with: {resume}")
-            return exit_code
-        if isinstance(trainer.budget, MeteredBudget):
-            trainer.budget.spent = trainer.budget_meter.read_alone()
-            summary["budget"] = trainer.budget.summary()
-            folder.write_json(folder.summary, summary)
-        reporter.console.print(verdict(summary))
-        reporter.note(f"run folder: {folder.path} (report.html shows it)")
-        suggest(folder, config.gate, reporter)
+        if ranks.is_first:
+            _tell(trainer, folder, summary, stopped, reporter)
         return exit_code
+
+
+def _tell(
+    trainer: Trainer, folder: RunFolder, summary: dict[str, Any], stopped: Stopped | None, reporter: Reporter
+) -> None:
+    """Writes the report of a run that is done and safe, and says what came of it."""
+    config = trainer.config
+    try:
+        write_report(folder.path)
+    except (InputError, OSError) as error:
+        reporter.note(f"report.html was not written: {error}")
+    if stopped is not None:
+        reporter.note(f"{stopped}; continue from there with: {resume_command(folder, config, trainer.ranks)}")
+        return
+    if isinstance(trainer.budget, MeteredBudget):
+        trainer.budget.spent = trainer.budget_meter.read_alone()
+        summary["budget"] = trainer.budget.summary()
+        folder.write_json(folder.summary, summary)
+    reporter.console.print(verdict(summary))
+    reporter.note(f"run folder: {folder.path} (report.html shows it)")
+    suggest(folder, config.gate, reporter)
 
 
 def metered_devices(device: torch.device) -> list[int | str]:

@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from fastast.config import TrainConfig
+from fastast.config.options import command_words
 from fastast.data import Dataset
 from fastast.device import Runtime
 from fastast.distributed.ranks import Ranks
@@ -48,6 +49,18 @@ def show_finished(folder: RunFolder, summary: dict[str, Any], gate: str, reporte
         raise InputError(f"{folder.summary}: written by another version, or damaged") from error
     reporter.note(f"finished already: {folder.path}")
     suggest(folder, gate, reporter)
+
+
+def resume_command(folder: RunFolder, config: TrainConfig, ranks: Ranks) -> str:
+    """The command that continues a run: what starts its processes is not read from its checkpoint."""
+    options: dict[str, Any] = {"out": str(folder.path), "resume": True}
+    if 1 < ranks.size == ranks.local_size:
+        options["nproc"] = ranks.size
+    if ranks.size > 1:
+        default = TrainConfig()
+        now = {name: getattr(config, name) for name in ("device", "stall_timeout")}
+        options |= {name: value for name, value in now.items() if value != getattr(default, name)}
+    return shlex.join(["fastast", "train", *command_words(options)])
 
 
 def suggest(folder: RunFolder, gate: str, reporter: Reporter) -> None:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from fastast.distributed.ranks import Ranks
 from fastast.energy.energy_meter import EnergyMeter
-from fastast.errors import InputError, ReportedByOtherRank
 from fastast.plan.budget import MeteredBudget
 from fastast.run_folder import RunFolder
 from fastast.train.trainer import Trainer
 
 # Seconds between two entries of the record; as much of a killed session may be forgotten.
 RECORD_INTERVAL_S = 0.5
+# Seconds without a reading of the GPUs after which their joules count as lost; a process may have been suspended.
+LOST_S = 60.0
 
 
 def _unreadable(meter: EnergyMeter) -> str | None:
@@ -39,11 +40,10 @@ def require_energy(budget: str, meter: EnergyMeter, ranks: Ranks) -> None:
     """
     reason = next(filter(None, ranks.all_gather_object(_unreadable(meter))), None)
     if reason is not None:
-        message = (
+        ranks.refuse(
             f"--budget {budget}: the energy of the GPU cannot be read here ({reason}); use a time or epochs instead, "
             "for example --budget 40m or --budget 5ep"
         )
-        raise InputError(message) if ranks.is_first else ReportedByOtherRank(message)
 
 
 class SessionMeter:
@@ -58,18 +58,19 @@ class SessionMeter:
 
     def __init__(self, kind: str, began_s: float, meter: EnergyMeter, *, counts: bool = True) -> None:
         self._kind, self._began_s, self._meter, self._counts = kind, began_s, meter, counts
-        self._joules = 0.0
+        self._joules, self._known_s = 0.0, time.monotonic()
 
     def __call__(self) -> float:
-        """Seconds, or joules (NaN once they cannot be read)."""
+        """Seconds, or joules (NaN once they could not be read for LOST_S; until then what they last were)."""
         if self._kind == "time":
             return time.monotonic() - self._began_s
         if not self._counts:
             return 0.0
         reading = self._meter.reading()
-        if any(device.failure is not None for device in reading.devices):
+        if reading.joules is not None:
+            self._joules, self._known_s = max(self._joules, reading.joules), time.monotonic()
+        elif time.monotonic() - self._known_s > LOST_S:
             return float("nan")
-        self._joules = max(self._joules, reading.joules or 0.0)
         return self._joules
 
 

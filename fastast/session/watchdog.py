@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from fastast.distributed.ranks import Ranks
 from fastast.run_folder import RunFolder
+from fastast.session.session_notes import resume_command
 from fastast.signals import Stopped, StopRequest
 from fastast.train.trainer import Trainer
 
@@ -66,26 +67,27 @@ class Watchdog:
                 return
 
 
-def end_stalled_run(folder: RunFolder, timeout_s: float, file_name: str = STALL_FILE) -> None:
+def end_stalled_run(folder: RunFolder, timeout_s: float, command: str, file_name: str = STALL_FILE) -> None:
     """Dumps the stacks of all threads to stderr and the run folder, then ends the process with code 1.
 
     Args:
         folder: the run.
         timeout_s: how long nothing came.
+        command: that continues it.
         file_name: in the run folder.
     """
-    reporting = threading.Thread(target=_report, args=(folder, timeout_s, file_name), daemon=True)
+    reporting = threading.Thread(target=_report, args=(folder, timeout_s, command, file_name), daemon=True)
     reporting.start()
     reporting.join(REPORT_TIMEOUT_S)
     os._exit(1)
 
 
-def _report(folder: RunFolder, timeout_s: float, file_name: str) -> None:
+def _report(folder: RunFolder, timeout_s: float, command: str, file_name: str) -> None:
     path = folder.path / file_name
     message = (
         f"fastast: no batch came for {timeout_s:g} s; the stacks say where it hangs ({path} has them too): data on "
         "network storage that does not answer is the usual cause, then the GPU. The last checkpoint stands; "
-        f"continue with: fastast train --out {folder.path} --resume\n"
+        f"continue with: {command}\n"
     )
     faulthandler.dump_traceback(2, all_threads=True)
     os.write(2, message.encode())
@@ -110,7 +112,8 @@ def supervised(trainer: Trainer, request: StopRequest, folder: RunFolder, ranks:
         yield
         return
     name = f"stall-rank{ranks.rank}.txt" if ranks.rank else STALL_FILE
-    with Watchdog(timeout_s, lambda: end_stalled_run(folder, timeout_s, name)) as watchdog:
+    command = resume_command(folder, trainer.config, ranks)
+    with Watchdog(timeout_s, lambda: end_stalled_run(folder, timeout_s, command, name)) as watchdog:
         trainer.between = watchdog.beat
         yield
 

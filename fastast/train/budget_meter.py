@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 
 from fastast.config import TrainConfig
 from fastast.distributed.ranks import Ranks
-from fastast.errors import InputError, ReportedByOtherRank
 from fastast.number_text import duration
 from fastast.plan.budget import END_S, MIN_STEPS, Budget, MeteredBudget
 from fastast.train.run_log import RunLog
@@ -59,7 +58,7 @@ class BudgetMeter:
             return
         spent = [float(share) for share in shares]
         if any(map(math.isnan, spent)):
-            self._refuse(
+            self._ranks.refuse(
                 "--budget: the energy of a GPU can no longer be read (`fastast doctor` says why); continue with "
                 "--resume once it can"
             )
@@ -141,13 +140,10 @@ class BudgetMeter:
         if self._is_accepted:
             return
         enough = _in_words(self._budget.kind, _MARGIN * least)
-        self._refuse(
+        self._ranks.refuse(
             f"--budget {self._given}: does not pay for {self._what} and an evaluation at the pace of the "
             f"first ones; use --budget {enough} or more, in another --out or with --resume --force"
         )
-
-    def _refuse(self, message: str) -> None:
-        raise InputError(message) if self._ranks.is_first else ReportedByOtherRank(message)
 
 
 def _in_words(kind: str, value: float) -> str:

@@ -6,16 +6,12 @@ import dataclasses
 import math
 
 from fastast.config import TrainConfig
-from fastast.config.config_checks import planned_epochs
-from fastast.cores import usable_cores
+from fastast.config.config_checks import check_config, planned_epochs
 from fastast.device import Runtime
 from fastast.errors import InputError
 from fastast.gates.registry import make_gate
 from fastast.phases import PROBE
 from fastast.plan.budget import MIN_STEPS
-
-# Hosts with hundreds of cores need no thread on each.
-MAX_DECODER_THREADS = 32
 
 
 def complete_config(
@@ -25,7 +21,6 @@ def complete_config(
     *,
     new_head: bool = False,
     num_ranks: int = 1,
-    num_local: int = 1,
 ) -> list[str]:
     """Fills in the options that were left to the machine.
 
@@ -35,16 +30,16 @@ def complete_config(
         num_train: size of the training set.
         new_head: `--weights` are for other classes.
         num_ranks: processes that train together; the default learning rate goes with the batch of all of them.
-        num_local: those of them on this machine, which share its cores.
 
     Returns:
         What the user should know, a line each.
 
     Raises:
-        InputError: the training set is too small for a batch.
+        InputError: the training set is too small for a batch, or options do not go with the start.
     """
     notes = []
     config.settle_start(new_head=new_head)
+    check_config(config)  # again, as what follows from the start may not go with other options
     if config.batch_size is None:
         config.batch_size = 256 if runtime.device.type == "cuda" else 64
     if config.batch_size * num_ranks > num_train:
@@ -59,8 +54,6 @@ def complete_config(
         config.batch_size = fits
     if config.lr is None:
         config.lr = _default_lr(config, config.batch_size * num_ranks / 256)
-    if config.threads is None:
-        config.threads = max(1, min(MAX_DECODER_THREADS, usable_cores() // num_local))
     return notes
 
 

@@ -23,6 +23,7 @@ class Loaders:
         config: completed options.
         runtime: device and number format of the pictures.
         dataset: catalogs of both splits.
+        num_local: processes that train on this machine, which share its cores.
         on_quarantine, on_wait, on_note: as in `LoaderOptions`.
 
     Attributes:
@@ -35,6 +36,7 @@ class Loaders:
         runtime: Runtime,
         dataset: Dataset,
         *,
+        num_local: int = 1,
         on_quarantine: OnQuarantine,
         on_wait: Callable[[], None] | None = None,
         on_note: Callable[[str], None] | None = None,
@@ -49,6 +51,7 @@ class Loaders:
             mean=mean,
             std=std,
             num_threads=config.threads,
+            num_local=num_local,
             decode=config.decode,
             deterministic=config.deterministic,
             on_quarantine=on_quarantine,
@@ -67,11 +70,6 @@ class Loaders:
         loader = EvalLoader(self._dataset.train, self._options)
         loader.bad_ids = self.train.bad_ids
         return loader
-
-    @property
-    def wait_s(self) -> float:
-        """Seconds that training waited for pictures so far."""
-        return self.train.wait_s
 
     def state_dict(self) -> dict[str, Any]:
         """The pictures that were quarantined."""

@@ -11,7 +11,6 @@ from fastast.plan.open_schedule import OpenSchedule
 from fastast.plan.schedule import Segment, lr_at
 from fastast.train.budget_meter import BudgetMeter
 from fastast.train.run_log import RunLog
-from fastast.train.validation import Validation
 
 
 class RunPace:
@@ -23,7 +22,6 @@ class RunPace:
         engine: gets the learning rates.
         log: counts the work.
         budget_meter: says when the budget is spent.
-        validation: is timed once, to be kept back from a budget.
 
     Attributes:
         progress: share of the training, in [0, 1], that the learning rate of the last step stands for.
@@ -36,11 +34,10 @@ class RunPace:
         engine: Engine,
         log: RunLog,
         budget_meter: BudgetMeter,
-        validation: Validation,
     ) -> None:
         assert config.lr is not None, "complete_config was not called"
         self._planner, self._schedule, self._budget = planner, planner.schedule, planner.budget
-        self._engine, self._log, self._budget_meter, self._validation = engine, log, budget_meter, validation
+        self._engine, self._log, self._budget_meter = engine, log, budget_meter
         self._target, self._train_sizes = config.target, config.train_sizes
         self._peak_lr, self._warmup = config.lr, config.lr_warmup
         self.progress = 0.0
@@ -82,9 +79,6 @@ class RunPace:
         if not isinstance(self._schedule, OpenSchedule):
             return False  # it ends where it was planned to
         self.count_spent()
-        if self._budget_meter.wants_evaluation:
-            self._validation.time_part()
-            self._budget_meter.require_steps()
         share = 1.0
         if self._planner.scores(segment):
             share = self._log.status.target if self._target == AUTO else self._planner.planned_share

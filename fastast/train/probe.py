@@ -118,7 +118,7 @@ class RunProbe:
             torch.from_numpy(folds_of(catalog.labels, trainer.config.seed)).to(device),
             trainer.folder.checkpoints / FEATURES.format(name),
         )
-        self._num_batches = self._earlier["batches"]
+        self._num_batches = min(ranks.all_gather_object(self._earlier["batches"]))  # a rank may have found no space
         done = np.concatenate([np.arange(0), *slices[: self._num_batches]])
         if not all(ranks.all_gather_object(store.restore(done[~trainer.loaders.train.bad_ids[done]]))):
             store.restore(done[:0])

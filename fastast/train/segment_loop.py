@@ -6,7 +6,9 @@ samples wait in the queue: full batches are then trained. Every shape is constan
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -19,6 +21,7 @@ from fastast.plan.schedule import Segment
 from fastast.signals import stop_if_requested
 
 if TYPE_CHECKING:
+    from fastast.energy.parts import PartMeter
     from fastast.train.trainer import Trainer
 
 
@@ -81,14 +84,12 @@ class SegmentLoop:
                 trainer.between()
                 stop_if_requested(request)
                 if due:
-                    engine.synchronize()
-                    part.stop()
-                    self._count_time(segment)
-                    budget_meter.pause()
-                    self._saver.save()
-                    budget_meter.resume()
-                    part.start()
-                    self._lap()  # saving is no part of training
+                    with self._paused(segment, part):
+                        self._saver.save()
+                if budget_meter.wants_evaluation:
+                    with self._paused(segment, part):
+                        trainer.validation.time_part()
+                    budget_meter.require_steps()
             trainer.hosts.flush()
             trainer.steps.finish(segment)
             engine.synchronize()  # the last steps are still running
@@ -106,6 +107,20 @@ class SegmentLoop:
         segment = trainer.schedule.end(segment, progress.position(trainer.planner), log.forward_units)
         trainer.position.progress, trainer.position.trained = None, True
         return segment
+
+    @contextlib.contextmanager
+    def _paused(self, segment: Segment, part: PartMeter) -> Iterator[None]:
+        """What is done within the block is no part of training: neither its time nor its energy, nor its budget."""
+        trainer = self.trainer
+        trainer.engine.synchronize()
+        part.stop()
+        self._count_time(segment)
+        trainer.budget_meter.pause()
+        yield
+        trainer.budget_meter.resume()
+        trainer.energy.meter.set_phase(segment.phase)
+        part.start()
+        self._lap()
 
     def _begun(self, segment: Segment) -> EpochProgress:
         """The progress of the segment, which is planned now unless the run was stopped within it."""

@@ -130,6 +130,7 @@ class Trainer:
             config,
             runtime,
             dataset,
+            num_local=ranks.local_size,
             on_quarantine=self.quarantine.add,
             on_wait=lambda: self.waiting(),
             on_note=self._note_loader,
@@ -144,7 +145,7 @@ class Trainer:
             num_pictures=dataset.val.num_samples,
             batch_size=config.batch_size,
         )
-        self.pace = RunPace(config, self.planner, self.engine, self.log, self.budget_meter, self.validation)
+        self.pace = RunPace(config, self.planner, self.engine, self.log, self.budget_meter)
         self.steps = DueSteps(self.engine, self.log, self.pace)
         self.position = RunPosition(self.planner)
         self.probe = RunProbe(self)

@@ -22,7 +22,7 @@ from fastast.train.budget_meter import BudgetMeter
 from fastast.train.loaders import Loaders
 from fastast.train.run_energy import RunEnergy
 
-# Share of the validation pictures by which a budget of time or energy learns early what an evaluation costs.
+# Share of the validation batches by which a budget of time or energy learns early what an evaluation costs.
 TIMED_SHARE = 0.05
 # Its first batches, in which the loader fills up, do not count.
 LEAD = 4
@@ -128,19 +128,20 @@ class Validation:
 
     def time_part(self) -> None:
         """Runs a small part of an evaluation, so that the last one can be kept back from a budget of time or energy."""
-        self._budget_meter.pause()
+        self._energy.meter.set_phase(EVAL)
+        began = time.monotonic()
         size = self._batch_size * self._ranks.size
-        num_timed = min(max(round(TIMED_SHARE * self._num_pictures), 4 * LEAD * size), self._num_pictures)
-        lead = min(LEAD, -(-num_timed // size) // 2)
-        for number, batch in enumerate(self._batches(num_timed)):
+        num_batches = -(-self._num_pictures // size)  # the last one costs as much as the others
+        num_timed = min(max(round(TIMED_SHARE * num_batches), 4 * LEAD), num_batches)
+        lead = min(LEAD, num_timed // 2)
+        for number, batch in enumerate(self._batches(min(num_timed * size, self._num_pictures))):
             if number == lead:
                 self._engine.synchronize()
                 self._budget_meter.begin_evaluation()
             self._engine.evaluate(batch.images, batch.labels, batch.valid)
         self._engine.synchronize()
-        timed = (num_timed - lead * size) / self._num_pictures
-        self._budget_meter.end_evaluation(timed * self._share(is_last=False))
-        self._budget_meter.resume()
+        self._budget_meter.end_evaluation((num_timed - lead) / num_batches * self._share(is_last=False))
+        self._counters.eval_s += time.monotonic() - began
 
     def _batches(self, num_pictures: int) -> Iterator[Batch]:
         """This rank's batches of the first pictures."""

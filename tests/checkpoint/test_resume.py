@@ -335,3 +335,15 @@ def test_a_checkpoint_of_another_version_names_it(pictures, tmp_path, monkeypatc
         assert "another --out (--weights takes this run's model.safetensors)" in error
         assert error.count("\n") == 1
         assert ("continue with that version" in error) == (version != written["version"])
+
+
+def test_run_that_went_back_is_not_brought_forward_again_by_a_kill(tmp_path):
+    """What it continues from is its last checkpoint from then on."""
+    folder = RunFolder(tmp_path)
+    folder.create()
+    folder.metrics.write_bytes(b"{}\n{}\n")
+    folder.last.write_bytes(b"newer")
+    folder.previous.write_bytes(b"older")
+    folder.continue_from(folder.previous, {"metrics.jsonl": 3, "quarantine.jsonl": 0})
+    assert folder.last.read_bytes() == folder.previous.read_bytes() == b"older"
+    assert folder.metrics.read_bytes() == b"{}\n"

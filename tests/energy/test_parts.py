@@ -132,7 +132,7 @@ def test_real_meter_with_parts_idle_and_phases(monkeypatch: pytest.MonkeyPatch, 
     meter = EnergyMeter(hz=50, cpu=False, nvml=nvml)
     with pytest.raises(RuntimeError, match="start"):
         meter.reading()
-    meter.continue_csv(path)
+    assert meter.continue_csv(path) == meter.origin_s == 5
     with meter:
         assert meter.watts == 80.0
         idle = meter.measure_idle(0.2)

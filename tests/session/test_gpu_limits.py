@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from fastast.config import TrainConfig
+from fastast.distributed.environment import WorldInfo
+from fastast.distributed.ranks import Ranks
 from fastast.energy.nvml import Device
 from fastast.errors import InputError
 from fastast.session import gpu_limits
@@ -43,7 +45,8 @@ def set_limits(monkeypatch, rank, uuids, refusal=None):
         set_limits=was_set.append,
         restore_limits=lambda: None,
     )
-    ranks = SimpleNamespace(rank=rank, is_first=rank == 0, all_gather_object=gather)
+    ranks = Ranks(WorldInfo(rank, len(uuids)))
+    ranks.all_gather_object = gather
     reporter = SimpleNamespace(note=notes.append)
     with gpu_limits.limits_set(TrainConfig(power_limit=200), energy, ranks, reporter):
         assert not any(limits.is_restored for limits in was_set)

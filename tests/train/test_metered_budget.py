@@ -7,18 +7,23 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from fastast.cli import main
 from fastast.config.options import Amount
+from fastast.distributed.ranks import Ranks
+from fastast.loggers.counters import Counters
 from fastast.plan.budget import MIN_STEPS, MeteredBudget
 from fastast.process_age import process_age_s
 from fastast.run_folder import RunFolder
-from fastast.session.spent import SessionMeter, read_record, recorded
+from fastast.session import spent
+from fastast.session.spent import LOST_S, SessionMeter, read_record, recorded
 from fastast.session.watchdog import Watchdog
 from fastast.signals import StopRequest
-from fastast.train import budget_meter
+from fastast.train import budget_meter, segment_loop, validation
+from fastast.train.validation import Validation
 from tests.conftest import ROOT, run_fastast
 from tests.distributed.rank_processes import RankProcesses, command
 from tests.plan.test_budget import BATCH, budgeted
@@ -88,6 +93,56 @@ def test_run_ends_decayed_with_its_evaluation_inside_the_time(pictures, tmp_path
     assert summary["budget"] == {"kind": "time", "given": 40.0, "spent": pytest.approx(40, rel=0.02)}
     assert steps_of(out)[0]["progress"] < 0.02  # set-up does not move it
     assert read_record(RunFolder(out).spent, "time") == pytest.approx(summary["budget"]["spent"], abs=0.002)
+
+
+def test_evaluations_are_no_part_of_the_time_of_training(pictures, tmp_path, clock, monkeypatch):
+    """Neither whole ones nor the part that tells early what one costs: each takes 1,000 s here."""
+    now, passed, batches, calls = time.monotonic, [0.0], Validation._batches, []
+
+    def slow(self, num_pictures):
+        calls.append(num_pictures)
+        passed[0] += 1000
+        return batches(self, num_pictures)
+
+    for module in (segment_loop, validation):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now() + passed[0]))
+    monkeypatch.setattr(Validation, "_batches", slow)
+    clock()
+    assert main(["train", *budgeted(pictures, tmp_path / "run", "40s", gate="memory", warmup_epochs=0.5)]) == 0
+    seconds = summary_of(tmp_path / "run")["time_s"]
+    assert len(calls) >= 2
+    assert seconds["train"] < 1000
+    assert 0 <= seconds["eval"] - 1000 * len(calls) < 1000
+
+
+@pytest.mark.parametrize(("num_pictures", "share"), [(64, 1), (65, 1 / 2), (600, 6 / 10), (64_000, (50 - 4) / 1000)])
+def test_part_of_an_evaluation_stands_for_its_batches(num_pictures, share):
+    """The last of which costs as much as a full one."""
+    shares, batch = [], SimpleNamespace(images=None, labels=None, valid=None)
+    engine = SimpleNamespace(device="cpu", ema=None, synchronize=lambda: None, evaluate=lambda *_: None)
+    loaders = SimpleNamespace(val=SimpleNamespace(over=lambda slices: (batch for _ in slices)))
+    energy = SimpleNamespace(meter=SimpleNamespace(set_phase=lambda phase: None))
+    meter = SimpleNamespace(begin_evaluation=lambda: None, end_evaluation=shares.append)
+    sizes = {"num_pictures": num_pictures, "batch_size": 64}
+    Validation(engine, loaders, Counters(), energy, meter, Ranks(), **sizes).time_part()
+    assert shares == [pytest.approx(share)]
+
+
+def test_joules_that_cannot_be_read_for_a_while_end_no_run(monkeypatch):
+    """As after a suspended process: only what stays unreadable is lost."""
+    now, joules = [100.0], [5.0]
+    monkeypatch.setattr(spent, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    measure = SessionMeter("joules", 100.0, SimpleNamespace(reading=lambda: SimpleNamespace(joules=joules[0])))
+    assert measure() == 5
+    joules[0] = None
+    now[0] += LOST_S
+    assert measure() == 5
+    joules[0] = 7.0
+    now[0] += LOST_S
+    assert measure() == 7
+    joules[0] = None
+    now[0] += LOST_S + 1
+    assert math.isnan(measure())
 
 
 def test_time_of_stopped_sessions_counts(pictures, tmp_path, clock, monkeypatch):

@@ -1,6 +1,7 @@
 """`--start probe`: the head fits before the first step, the gate knows what to choose, and a stop changes nothing."""
 
 import json
+import os
 import re
 import signal
 from contextlib import closing
@@ -13,8 +14,10 @@ import torchvision
 from benchmarks.robustness.crash_test import differences
 from fastast.cli import main
 from fastast.config import TrainConfig
+from fastast.device import open_runtime
 from fastast.distributed.ranks import Ranks
 from fastast.engine.steps import balanced_weights
+from fastast.errors import InputError
 from fastast.feed import Batch
 from fastast.gates.memory import label_probability
 from fastast.models import feature_store
@@ -23,9 +26,10 @@ from fastast.models.head import Head
 from fastast.models.linear_probe import NUM_FOLDS, as_trained, collect, fit_probe, folds_of
 from fastast.run_folder import RunFolder
 from fastast.signals import StopRequest
+from fastast.train.defaults import complete_config
 from fastast.train.probe import RunProbe
 from fastast.train.validation import Validation
-from tests.distributed.rank_processes import train
+from tests.distributed.rank_processes import RankProcesses, command, train
 from tests.nets import tiny
 from tests.stops import stopping_at
 from tests.train.test_run import lines_of, options, summary_of
@@ -183,6 +187,20 @@ def test_two_ranks_probe_as_one(pictures, tmp_path, weights, run):
     assert ours["val_top1"] == pytest.approx(alone["val_top1"], abs=0.02)
 
 
+def no_room_on_rank_1():
+    """Its features cannot be saved."""
+    if os.environ["RANK"] == "1":
+        FeatureStore.save = lambda self: 0
+
+
+def test_probe_goes_on_from_the_features_that_all_ranks_have_saved(pictures, tmp_path, weights):
+    words = probed(pictures, tmp_path / "run", weights, batch_size=8, threads=1, epochs=0.3)
+    with RankProcesses(tmp_path, 2, command, [*words, "--max-time", "0.001s"], no_room_on_rank_1) as ranks:
+        assert ranks.codes() == [3, 3]
+    assert train(tmp_path, 2, [*words, "--max-time", "1h", "--resume"]) == [0, 0]
+    assert summary_of(tmp_path / "run")["probe"]["pictures"] == NUM_TRAIN
+
+
 def test_random_start_keeps_the_published_warmup(pictures, tmp_path, weights):
     out = tmp_path / "run"
     assert main(["train", *probed(pictures, out, weights, start="random")]) == 0
@@ -215,6 +233,13 @@ def test_start_is_settled_by_the_weights():
     probed = TrainConfig(weights="imagenet", start="probe")
     assert (probed.warmup_epochs, probed.keeps_statistics) == (0, True)
     assert not TrainConfig(weights="imagenet", start="probe", freeze_bn="off").keeps_statistics
+
+
+def test_options_must_go_with_the_warmup_that_follows_from_the_start():
+    runtime, half = open_runtime("cpu"), TrainConfig(weights="imagenet", epochs=0.5)
+    complete_config(half, runtime, NUM_TRAIN, new_head=True)
+    with pytest.raises(InputError, match="--warmup-epochs 1"):
+        complete_config(TrainConfig(weights="imagenet", epochs=0.5), runtime, NUM_TRAIN)
 
 
 def test_classes_weigh_in_the_regression_as_in_the_training():
