@@ -31,10 +31,12 @@ from fastast.atomic_files import write_whole
 from fastast.bench.notes import notes_of
 from fastast.bench.statistics import summarise
 from fastast.config import TrainConfig
+from fastast.config.options import flag_of
 from fastast.cores import usable_cores
 from fastast.distributed.parent_death import with_parent_death_signal
 from fastast.errors import InputError
 from fastast.loggers.console import Reporter
+from fastast.phases import PROBE
 from fastast.report.bench_page import write_bench_report
 from fastast.run_folder import read_json
 from fastast.session.run_data import open_data
@@ -79,6 +81,7 @@ def tasks_of(
         config = TrainConfig(**read_json(source))
     except TypeError as error:
         raise InputError(f"{source}: written by another version ({error}); run the bench anew") from error
+    _require_shared(config, folder, lrs)
     dataset = open_data(config, Reporter(Console(quiet=True)))
     if dataset.fingerprint != run["summary"]["data"]["fingerprint"]:
         raise InputError(f"{folder}: its pictures have changed since; run the bench anew with another --out")
@@ -93,6 +96,26 @@ def tasks_of(
             if budget["kind"] in KINDS:
                 tasks.append((peer, budget["name"], Task(**options | changes)))
     return tasks
+
+
+def _require_shared(config: TrainConfig, folder: Path, lrs: dict[str, float | None]) -> None:
+    """Refuses a bench whose dense arm has what the peers' loops have not: they would not be compared alike.
+
+    Raises:
+        InputError: naming the option.
+    """
+    plain = TrainConfig()
+    for name in ("optimizer", "class_weights", "freeze", "ema", "train_size"):
+        value = getattr(config, name)
+        if value != getattr(plain, name):
+            raise InputError(f"{folder}: its dense arm has {flag_of(name)} {value}, which the peers' loops do not have")
+    if config.nproc not in (None, "1"):
+        raise InputError(f"{folder}: its runs have --nproc {config.nproc}, and the peers' loops one process")
+    if config.start == PROBE and None in lrs.values():
+        raise InputError(
+            f"{folder}: its dense arm starts from a probe, with a learning rate for that; name each peer's, which "
+            "starts from a random head, for example --lr torchvision=0.01"
+        )
 
 
 def run_one(task: Task, folder: Path) -> dict[str, Any]:

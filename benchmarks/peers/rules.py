@@ -43,12 +43,12 @@ def selective_backprop_rows(losses: Tensor, keep: float, generator: torch.Genera
         generator: of the draw.
 
     Returns:
-        int64[int(keep * B)], the rows drawn.
+        int64[max(1, int(keep * B))], the rows drawn.
     """
     size = len(losses)
     percentiles = (torch.arange(size, dtype=torch.float64) + 0.5) / size  # of the rows in the order of their losses
     chances = percentiles ** (1 / keep - 1)
-    places = torch.multinomial(chances, int(keep * size), generator=generator)
+    places = torch.multinomial(chances, max(1, int(keep * size)), generator=generator)
     return losses.argsort()[places]
 
 

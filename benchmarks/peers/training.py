@@ -152,7 +152,7 @@ class Training:
         """Validation pictures with torchvision's resize and centre crop, which `fastast` evaluates with, too."""
         size = self.task.image_size
         steps = [transforms.Resize(eval_resize(size)), transforms.CenterCrop(size), *_to_numbers()]
-        pictures = datasets.ImageFolder(str(Path(self.task.data, "val")), transforms.Compose(steps))
+        pictures = datasets.ImageFolder(str(Path(self.task.data, "val")), transforms.Compose(steps), allow_empty=True)
         return DataLoader(pictures, self.task.batch_size, **self.loader_options)
 
     @torch.no_grad()

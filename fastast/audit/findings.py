@@ -103,6 +103,8 @@ def write_tables(findings: Findings, folder: Path) -> list[Path]:
     if findings.judgement is not None:
         columns = ("split", "class", "probability", "predicted", "predicted_probability", "path")
         tables["labels"] = (columns, _labels(findings, findings.judgement))
+    else:
+        (folder / "labels.csv").unlink(missing_ok=True)  # of an earlier audit
     paths = []
     for name, (header, rows) in tables.items():
         paths.append(folder / f"{name}.csv")

@@ -78,7 +78,7 @@ def parse_arms(text: str) -> list[Arm]:
     arms: list[Arm] = []
     for part in filter(None, map(str.strip, text.split(";"))):
         arm = _parse_arm(part)
-        require(arm not in arms, f"--arms {part}: is named twice; leave one of them out")
+        require(arm.name not in [other.name for other in arms], f"--arms {part}: is named twice; leave one of them out")
         arms.append(arm)
     require(
         any(arm.gate == "dense" for arm in arms),
@@ -143,7 +143,10 @@ def parse_budgets(text: str) -> list[Budget]:
         budgets.append(Budget(*amount))
     kinds = {budget.kind for budget in budgets}
     require(len(kinds) == 1, f"--budgets {text}: epochs, times and energies cannot be compared; use one unit for all")
-    require(len(set(budgets)) == len(budgets), f"--budgets {text}: one of them is named twice; leave it out")
+    require(
+        len({budget.name for budget in budgets}) == len(budgets),
+        f"--budgets {text}: one of them is named twice; leave it out",
+    )
     return sorted(budgets, key=lambda budget: budget.amount)
 
 

@@ -49,6 +49,8 @@ def _wins(rows: Sequence[Row]) -> bool:
 def _who(winners: Sequence[str], paired: Sequence[Row]) -> str:
     against = list(dict.fromkeys(row["against"] for row in paired))
     if winners:
+        tested = dict.fromkeys(row["against"] for row in paired if row["arm"] in winners)
+        beaten = [arm for arm in tested if arm not in winners]
         verb = "wins: it is" if len(winners) == 1 else "win: they are"
         lead = [
             f"{100 * row['difference']:+.1f} points with {row['budget']}"
@@ -56,7 +58,7 @@ def _who(winners: Sequence[str], paired: Sequence[Row]) -> str:
             if row["arm"] == winners[0] and row["against"] == against[0] and row["outcome"] == BETTER
         ]
         of = "" if len(winners) == 1 else f"{winners[0]}: "
-        return f"{_list(winners)} {verb} more accurate than {_list(against)} for the same budget ({of}{_list(lead)})."
+        return f"{_list(winners)} {verb} more accurate than {_list(beaten)} for the same budget ({of}{_list(lead)})."
     worse = [
         arm
         for arm in dict.fromkeys(row["arm"] for row in paired)

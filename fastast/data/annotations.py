@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import csv
 import io
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from fastast.scan.file_index import PICTURE_EXTENSIONS, show_path
 Labels = dict[bytes, bytes]  # class by relative path without extension
 
 _MAX_BYTES = 2**30  # of a list
-_FILE_COLUMNS = {"file", "filename", "file_name", "image", "image_id", "imageid", "id", "name", "path"}
-_CLASS_COLUMNS = {"class", "label", "category", "breed", "species", "wnid", "target", "predictionstring"}
+# Names of columns, the surer ones first: a list may number its lines as well.
+_FILE_COLUMNS = ("filename", "file_name", "file", "path", "image", "image_id", "imageid", "id", "name")
+_CLASS_COLUMNS = ("class", "label", "category", "breed", "species", "wnid", "target", "predictionstring")
 _SET_OF = {"val_annotations.txt": " (Tiny-ImageNet)", "LOC_val_solution.csv": " (Kaggle's ILSVRC)"}
 _TRUTH = "ILSVRC*validation_ground_truth.txt"
 
@@ -77,10 +79,10 @@ def read_flat_labels(pictures: Path, split: Path) -> FlatLabels | None:
         pictures: the folder of the pictures.
         split: the split's folder: this one, or one above it.
     """
-    present = {_stem(name) for name in os.listdir(pictures) if _is_picture(name)}
+    stems = collections.Counter(_stem(name) for name in os.listdir(pictures) if _is_picture(name))
     names = {split.name.lower(), pictures.parent.name.lower()}
-    stems = [stem for name in names for stem in (f"{name}_annotations", f"{name}_labels", name)]
-    files = [f"{stem}.{extension}" for stem in (*stems, "labels") for extension in ("csv", "txt", "tsv")]
+    lists = [stem for name in names for stem in (f"{name}_annotations", f"{name}_labels", name)]
+    files = [f"{stem}.{extension}" for stem in (*lists, "labels") for extension in ("csv", "txt", "tsv")]
     folders = [pictures, *pictures.absolute().parents]
     places = [(folder, file) for folder in folders[:3] for file in files]
     places += [(folder, f"LOC_{name}_solution.csv") for folder in folders[:6] for name in names]
@@ -88,10 +90,10 @@ def read_flat_labels(pictures: Path, split: Path) -> FlatLabels | None:
         if (folder / file).is_file():
             classes = {}
             with contextlib.suppress(csv.Error):  # no list of this kind
-                classes = {stem: label for stem, label in _pairs(folder / file) if stem in present}
+                classes = {stem: label for stem, label in _pairs(folder / file) if stem in stems}
             # Half of the pictures must be named, and more than one share a class: else it is another kind of list.
-            if 2 * len(classes) >= len(present) and 2 * len(set(classes.values())) <= len(classes):
-                return _found(file, pictures, present, classes)
+            if 2 * len(classes) >= len(stems) and 2 * len(set(classes.values())) <= len(classes):
+                return _found(file, pictures, stems, classes)
     for folder in folders[:3]:
         for truth in (
             *folder.glob(_TRUTH),
@@ -99,21 +101,27 @@ def read_flat_labels(pictures: Path, split: Path) -> FlatLabels | None:
             *folder.glob(f"*devkit*/data/{_TRUTH}"),
         ):
             if (truth.parent / "map_clsloc.txt").is_file():
-                return _found(truth.name, pictures, present, _read_ground_truth(truth, present))
+                return _found(truth.name, pictures, stems, _read_ground_truth(truth, stems))
     return None
 
 
-def _found(file: str, pictures: Path, present: set[bytes], classes: Labels) -> FlatLabels:
-    missing = len(present) - len(classes)
-    note = f"{show_path(pictures)}: {missing:,} of {len(present):,} pictures are not in {file}, left out"
+def _found(file: str, pictures: Path, stems: collections.Counter[bytes], classes: Labels) -> FlatLabels:
+    stem, count = stems.most_common(1)[0]
+    if count > 1:
+        raise InputError(
+            f"{show_path(pictures)}: {count} pictures are named {show_path(stem)} but for their extension, and {file} "
+            "cannot tell them apart; rename or remove all but one"
+        )
+    missing = len(stems) - len(classes)
+    note = f"{show_path(pictures)}: {missing:,} of {len(stems):,} pictures are not in {file}, left out"
     return FlatLabels(file + _SET_OF.get(file, ""), classes, [note] if missing else [])
 
 
-def _read_ground_truth(truth: Path, present: set[bytes]) -> Labels:
+def _read_ground_truth(truth: Path, stems: Iterable[bytes]) -> Labels:
     """ILSVRC's: line n is the class number of the picture ..._0000000n; the map has lines `WNID NUMBER NAME`."""
     wnid_of = {fields[1]: fields[0] for line in _lines(truth.parent / "map_clsloc.txt") if (fields := line.split())}
     numbers = [line.strip() for line in _lines(truth)]
-    place = {stem: int(found[0]) for stem in present if (found := re.search(rb"\d+$", stem))}
+    place = {stem: int(found[0]) for stem in stems if (found := re.search(rb"\d+$", stem))}
     return {
         stem: os.fsencode(wnid_of[numbers[number - 1]])
         for stem, number in place.items()
@@ -129,8 +137,8 @@ def _pairs(file: Path) -> Iterator[tuple[bytes, bytes]]:
     for number, row in enumerate(rows):
         if number == 0 and delimiter:
             header = [field.strip().lower() for field in row]
-            name_at = next((i for i, field in enumerate(header) if field in _FILE_COLUMNS), 0)
-            found = next((i for i, field in enumerate(header) if field in _CLASS_COLUMNS), None)
+            name_at = next((header.index(name) for name in _FILE_COLUMNS if name in header), 0)
+            found = next((header.index(name) for name in _CLASS_COLUMNS if name in header), None)
             if found is None and len(row) != 2:
                 return
             class_at = 1 if found is None else found

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from fastast.atomic_files import write_whole
 from fastast.energy.energy_meter import EnergyMeter
+from fastast.energy.gpu_totals import GAP_S
 from fastast.energy.power_log import PowerRow
 from fastast.energy.reading import COUNTER, Reading
 from fastast.energy.savings import cost, emissions_g
@@ -55,8 +56,8 @@ def run_meter(
     """
     if not command:
         raise InputError("meter: no command; put it after --, as in: fastast meter -- python train.py")
-    if not 0.01 <= interval_s <= 10:
-        raise InputError(f"--interval {interval_s:g}: must be 0.01 to 10 seconds, for example 0.05")
+    if not 0.01 <= interval_s <= GAP_S / 2:
+        raise InputError(f"--interval {interval_s:g}: must be 0.01 to {GAP_S / 2:g} seconds, for example 0.05")
     _check_paths(json_path, plot_path)
     meter = EnergyMeter(hz=1 / interval_s)
     try:

@@ -130,7 +130,7 @@ class LimitSearch:
         fast = [trial for trial in others if trial.samples_per_s >= (1 - MAX_SLOWDOWN) * full_speed]
         best = min(fast, key=lambda trial: trial.j_per_sample, default=first)
         saved, slower = 1 - best.j_per_sample / full_j, 1 - best.samples_per_s / full_speed
-        if saved < LEAST_GAIN:
+        if best is first or saved < LEAST_GAIN:
             return self._end(
                 self._before_w, f"no lower power limit saves energy at {percent(MAX_SLOWDOWN, 0)} less speed"
             )

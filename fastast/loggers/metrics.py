@@ -127,6 +127,7 @@ class MetricsWriter:
         validation: dict[str, float | None],
         hist: dict[str, Any] | None,
         gpu_j: float | None,
+        forward_units: float,
     ) -> dict[str, Any]:
         """An epoch's line, once all of its steps are done; starts the sums of the next.
 
@@ -136,6 +137,7 @@ class MetricsWriter:
             validation: the VALIDATION figures, None where the epoch was not evaluated.
             hist: losses of selected and skipped samples, or None.
             gpu_j: joules of the epoch, or None.
+            forward_units: work of the epoch, of the first one with that of the probe; NaN where it is not known.
         """
         since = self._epoch_from.status
         offered = whole.offered - self._epoch_from.offered
@@ -147,6 +149,7 @@ class MetricsWriter:
             **validation,
             "offered": offered,
             "backward": whole.backward - self._epoch_from.backward,
+            "forward_units": forward_units,
             "activation": (status.pushed - since.pushed) / offered if offered else None,
             "threshold": threshold,
             "target": target,

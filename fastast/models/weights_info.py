@@ -22,6 +22,8 @@ INTERPOLATION = "bilinear, antialias"
 _VERSION = "fastast"  # the key that tells our files from others
 _KINDS = {"arch": str, "classes": list, "crop_size": int, "resize_size": int, "mean": list, "std": list}
 _KINDS["interpolation"] = str
+# torchvision's `weights.transforms()` of the last, and `transform_input` of the others.
+_PLUS_MINUS_ONE = ("googlenet", "inception_v3", "efficientnet_v2_l")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,11 @@ class WeightsInfo:
 def channel_levels(arch: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the channels that a network expects, in 8-bit levels.
 
-    A network of timm's has its own; all others take ImageNet's.
+    A network of timm's has its own. Of torchvision's all take ImageNet's, but for those whose published weights were
+    trained on pixels between -1 and 1: two of these convert their input themselves where torchvision loads the weights.
     """
+    if arch in _PLUS_MINUS_ONE:
+        return (127.5,) * 3, (127.5,) * 3
     if not is_timm(arch):
         return MEAN, STD
     said = settings(arch)

@@ -21,7 +21,7 @@ CURVES = {
     "gpu_j": ("GPU joules", "Evaluation included."),
     "forward_units": (
         "forward units",
-        "Counted work: forward 1, backward 2; scoring spread evenly over the gated epochs.",
+        "Counted work: forward 1, backward 2.",
     ),
 }
 
@@ -30,6 +30,10 @@ def _costs(record: RunRecord, key: str) -> np.ndarray:
     """float64[E]: cost of each epoch; NaN where it is not recorded."""
     if key != "forward_units":
         return record.column(key)
+    counted = record.column(key)
+    if np.isfinite(counted).all() or record.config.get("train_size"):
+        return counted
+    # Older runs have no counts by epoch.
     total = record.number("compute", "forward_units")
     units = (record.number("model", "train_cost") or DENSE_COST) * record.column("backward")
     units[:1] += record.number("probe", "forward_units") or 0.0  # like the seconds and the joules of the first epoch

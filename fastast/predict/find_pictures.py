@@ -25,12 +25,25 @@ def find_pictures(paths: Iterable[PathName], on_refused: OnRefused) -> Iterator[
     """
     for path in paths:
         name = os.fsencode(path)
-        for found in [name] if os.path.lexists(name) else matches(name) or [name]:
+        for found in [name] if os.path.lexists(name) else _outermost(matches(name)) or [name]:
             if os.path.isdir(found):
                 for picture in walk_pictures(found, on_refused=on_refused):
                     yield os.path.join(found, picture)
             else:
                 yield found
+
+
+def _outermost(paths: list[bytes]) -> list[bytes]:
+    """Without those that lie in a folder which is among the paths too, as of `**`: they come with it."""
+    folders = {os.path.normpath(path) for path in paths if os.path.isdir(path)}
+
+    def is_within(path: bytes) -> bool:
+        parent = os.path.dirname(os.path.normpath(path))
+        while parent and parent not in folders and parent != os.path.dirname(parent):
+            parent = os.path.dirname(parent)
+        return parent in folders
+
+    return [path for path in paths if not is_within(path)]
 
 
 def matches(pattern: PathName | bytes) -> list[bytes]:

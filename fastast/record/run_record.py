@@ -20,7 +20,7 @@ from fastast.run_folder import RunFolder, finite, read_json
 STEP_COLUMNS = ("epoch", "offered", "activation", "threshold", "offered_per_s", "data_wait_s")
 EPOCH_NUMBERS = (
     *("epoch", "train_loss", "val_loss", "val_top1", "val_top5", "offered", "backward"),
-    *("activation", "threshold", "target", "seconds", "gpu_j"),
+    *("forward_units", "activation", "threshold", "target", "seconds", "gpu_j"),
 )
 # Longer lists are cut on the page.
 MAX_QUARANTINED = 200

@@ -169,9 +169,10 @@ def _bench_told(record: RunRecord) -> str:
 def _bench_command(record: RunRecord) -> str:
     """A bench of the run's gate, a random one at the same share, and dense training."""
     target = record.number("gate", "target")
-    at = "" if target is None else f":target={target:g}"
+    share = target or round(record.number("gate", "activation_rate") or 0.0, 2)
+    at, found = "" if target is None else f":target={target:g}", f":target={share:g}" if share else ""
     budgets = ",".join(map(str, BENCH_BUDGETS))
-    arms = dict.fromkeys(("dense", f"random{at}", f"{gate_of(record)}{at}"))
+    arms = dict.fromkeys(("dense", f"random{found}", f"{gate_of(record)}{at}"))
     return f'{_train_command(record, "bench")} --arms "{";".join(arms)}" --budgets {budgets}ep --out runs/bench'
 
 

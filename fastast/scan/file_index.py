@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 import os
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,6 +49,7 @@ class FileIndex:
     stamps: np.ndarray  # int64[N, 2], size in bytes and mtime in ns
     sizes: np.ndarray  # int32[N, 2], height and width in pixels; 0 where refused
     reasons: dict[int, str]  # why a file is refused, by row
+    part: bytes = b""  # tells the pictures that a list names from others below the same roots
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -117,7 +119,9 @@ def list_labelled(root: str | os.PathLike[str], labels: Mapping[bytes, bytes]) -
         name = labels.get(os.path.splitext(path)[0])
         if name is not None:
             files[name].append((path, 0))
-    return _build([folder], list(files), ignored, iter(files.values()))
+    index = _build([folder], list(files), ignored, iter(files.values()))
+    index.part = hashlib.sha256(b"\0".join(sorted(labels))).digest()
+    return index
 
 
 def _build(

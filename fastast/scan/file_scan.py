@@ -45,7 +45,7 @@ def scan_files(index: FileIndex, progress: Progress | None = None) -> None:
         index: what `list_files` returned; changed in place.
         progress: called now and then as `progress(done, total)`.
     """
-    cache_file = _cache_file(index.roots)
+    cache_file = _cache_file(index)
     cached = _load_cache(cache_file)
     known = _match(index, cached)
 
@@ -89,8 +89,10 @@ def _stamp(path: bytes) -> tuple[int, int]:
 # --------------------------------------------------------------------------------------------------- cache
 
 
-def _cache_file(roots: list[bytes]) -> Path:
-    key = hashlib.sha256(b"\0".join(os.path.realpath(root) for root in roots)).hexdigest()
+def _cache_file(index: FileIndex) -> Path:
+    """Of the folders, and of the part of them that a list names: two splits of one folder have a cache each."""
+    parts = [index.part] if index.part else []
+    key = hashlib.sha256(b"\0".join([*map(os.path.realpath, index.roots), *parts])).hexdigest()
     return cache_root() / f"scan-{key[:32]}.npz"
 
 
@@ -120,6 +122,8 @@ def _load_cache(path: Path) -> FileIndex | None:
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         return None
     count = arrays["starts"].size
+    if not count:
+        return None  # there is nothing in it to find again
     if any(arrays[n].shape != (count, *tail) or arrays[n].dtype.kind != "i" for n, tail in COLUMNS.items()):
         return None
     return FileIndex(

@@ -216,6 +216,7 @@ class RunLog:
         self.status = status
         self._warn(self._epoch_status, status)
         self._epoch_status = status
+        before = sum(line.get("forward_units", math.nan) for line in self.epochs)  # older versions wrote none
         line = self._metrics.epoch_line(
             self.counters.whole,
             status,
@@ -226,6 +227,7 @@ class RunLog:
             validation=validation,
             hist=hist,
             gpu_j=gpu_j,
+            forward_units=self.forward_units - before,
         )
         self.epochs.append(line)
         self._folder.append_metrics(line)

@@ -68,6 +68,8 @@ def test_planted_faults_of_a_drawn_set_are_found(drawn, tmp_path, capsys):
     twin = next(data.glob("train/<b>birds/*.jpg"))
     (folder / "other-class.jpg").write_bytes(twin.read_bytes())
     out = tmp_path / "out"
+    out.mkdir()
+    (out / "labels.csv").write_text("of an earlier audit")
     assert main(["audit", "--data", str(data), "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "8 validation pictures are in train as well" in said

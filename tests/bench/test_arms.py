@@ -47,6 +47,7 @@ def test_name_does_not_depend_on_the_order_of_options():
         ("dense;memory:budget=3ep", ["--budget is set for each run", "--budgets"]),
         ("dense;memory:image-size=96", ["--image-size must be the same in all runs", "beside --arms"]),
         ("dense;memory:target=0.3;memory:target=.3", ["is named twice"]),
+        ("dense;dense:lr=0.1234561;dense:lr=0.1234562", ["is named twice"]),  # by six digits
         ("random;memory", ["has no dense arm", '--arms "dense;random;memory"']),
     ],
 )
@@ -88,6 +89,7 @@ def test_scaled_budget_has_three_digits():
         ("1,,2ep", "--budgets : expected"),
         ("1ep,10m", "use one unit for all"),
         ("1,1.0ep", "named twice"),
+        ("10.01s,10.02s", "named twice"),
         ("0ep", "--budgets 0ep: expected"),
     ],
 )

@@ -211,6 +211,9 @@ def test_winner_beats_dense_and_random():
     assert what.startswith("The accuracy of dense with 4ep (64.0 %) costs memory 0.50 times the work (95 % interval: ")
     found = bench({"dense": DENSE, "random": TWICE_AS_FAST, "memory": TWICE_AS_FAST}, num_seeds=5)
     assert found["verdict"]["winners"] == ["random"]  # memory is no better than it
+    assert found["verdict"]["sentences"][0].startswith(
+        "random wins: it is more accurate than dense for the same budget ("
+    )
 
 
 def test_no_winner_is_a_verdict():

@@ -13,6 +13,7 @@ from benchmarks.peers import one
 from benchmarks.peers.pictures import link_pictures
 from benchmarks.peers.training import Task, Training
 from fastast import cli
+from fastast.config import TrainConfig
 from fastast.data import open_dataset
 from fastast.errors import InputError
 from fastast.run_folder import read_json
@@ -47,6 +48,24 @@ def finished_bench(pictures, tmp_path_factory):
 @pytest.fixture
 def bench(finished_bench, tmp_path):
     return shutil.copytree(finished_bench, tmp_path / "R")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"optimizer": "adamw"}, "--optimizer adamw"),
+        ({"class_weights": "balanced"}, "--class-weights balanced"),
+        ({"nproc": "2"}, "--nproc 2"),
+        ({"weights": "imagenet", "start": "probe"}, "name each peer's"),
+    ],
+)
+def test_arm_that_the_peers_cannot_be_compared_with_is_refused(tmp_path, changes, words):
+    with pytest.raises(InputError, match=words):
+        command._require_shared(TrainConfig(**changes), tmp_path, {"timm": None})
+
+
+def test_peers_of_a_probe_may_have_a_learning_rate_each(tmp_path):
+    command._require_shared(TrainConfig(weights="imagenet", start="probe"), tmp_path, {"timm": 0.01})
 
 
 @pytest.fixture

@@ -289,6 +289,25 @@ def test_only_what_changed_is_scanned_again(tmp_path: Path, scanned: list[str]) 
     assert scanned == ["0.jpg"]
 
 
+def test_folder_that_was_empty_when_it_was_scanned_is_scanned_again(tmp_path: Path, scanned: list[str]) -> None:
+    root = write_tree(tmp_path / "d", {"train/a/0": GOOD, "train/b/0": GOOD, "val/a/0": GOOD, "val/b/0": GOOD})
+    with pytest.raises(InputError, match="no readable picture"):
+        open_dataset(root)
+    for path in list(root.rglob("0")):
+        path.rename(path.with_suffix(".jpg"))  # the remedy
+    assert open_dataset(root).train.num_samples == 2
+    assert len(scanned) == 4
+
+
+def test_splits_of_one_folder_have_a_cache_each(tmp_path: Path, scanned: list[str]) -> None:
+    lists = {"meta/train.txt": b"a/0\na/1\nb/0\nb/1\n", "meta/test.txt": b"a/2\nb/2\n"}
+    tree = {f"images/{name}/{i}.jpg": GOOD for name in "ab" for i in range(3)}
+    root = write_tree(tmp_path / "d", {**tree, **lists})
+    for _ in range(3):
+        assert open_dataset(root).val.num_samples == 2
+    assert len(scanned) == 6
+
+
 def test_refused_file_is_scanned_again(tmp_path: Path, scanned: list[str]) -> None:
     """Its permissions may have changed, so no refusal is cached."""
     root = write_tree(tmp_path / "d", {**split("", {"a": 2}), "a/bad.jpg": b"text"})

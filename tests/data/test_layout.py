@@ -205,6 +205,26 @@ def test_flat_val_is_evaluated_by_its_list(tree: dict[str, bytes], folder: str, 
     assert open_dataset(root, val_dir=root / folder).val.num_samples == 4
 
 
+@pytest.mark.parametrize("header", ["id,filename,label", "name,file,class", "image_id,path,species"])
+def test_column_of_files_is_told_from_one_of_numbers(header: str, tmp_path: Path) -> None:
+    """Which name the same pictures, in another order."""
+    rows = [f"{i},{(i + 1) % 4}.jpg,{'ab'[i % 2]}" for i in range(4)]
+    tree = {**{f"val/{i}.jpg": GOOD for i in range(4)}, "val/labels.csv": "\n".join([header, *rows]).encode()}
+    root = write_tree(tmp_path / "d", tree)
+    assert open_folder(root / "val", ("a", "b")).labels.tolist() == [0, 0, 1, 1]
+    catalog = open_folder(root / "val", ("a", "b"))
+    assert [Path(catalog.path(i)).name for i in range(4)] == ["1.jpg", "3.jpg", "0.jpg", "2.jpg"]
+
+
+def test_pictures_that_a_list_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
+    tree = {f"val/{i}.jpg": GOOD for i in range(4)} | {"val/0.jpeg": GOOD}
+    root = write_tree(tmp_path / "d", {**tree, "val/labels.csv": b"0,a\n1,a\n2,b\n3,b\n"})
+    with pytest.raises(InputError, match="2 pictures are named 0 but for their extension"):
+        open_folder(root / "val")
+    (root / "val" / "0.jpeg").unlink()  # the remedy
+    assert open_folder(root / "val").num_samples == 4
+
+
 def remedy(message: str, flag: str) -> list[str]:
     """The arguments that a message says, from `flag` on."""
     found = re.search(rf"{flag} [^;]*", message)

@@ -70,7 +70,7 @@ class FakeDriver:
         )
 
         def finish() -> Any:
-            out, err = child.communicate(timeout=60)
+            out, err = child.communicate(timeout=240)
             assert child.returncode == 0, err
             return json.loads(out.splitlines()[-1])
 

@@ -105,6 +105,15 @@ def test_limits_below_the_least_of_the_gpu_are_not_tried(search: Callable[[Gpu],
     assert gpu.power_limit_w == 104.0
 
 
+def test_drift_is_no_saving_of_the_limit_that_was_there(search: Callable[[Gpu], PartMeter]) -> None:
+    gpu = gpu_of(3.0)
+    gpu.power_w = lambda limit_w: min(limit_w, 280.0) * (1.04 if gpu.trials else 1)
+    train(gpu, search(gpu), 4000)
+    assert gpu.power_limit_w == BEFORE_W
+    assert gpu.trials[-1].j_per_sample > 1.03 * gpu.trials[0].j_per_sample
+    assert "no lower power limit saves energy" in gpu.notes[0]
+
+
 def test_conditions_that_change_leave_the_limit(search: Callable[[Gpu], PartMeter]) -> None:
     gpu = gpu_of(0.2)
     gpu.speed = lambda limit_w: 1000 if gpu.now_s < 40 else 1100  # pictures came from the page cache from then on

@@ -194,6 +194,18 @@ def test_forward_units_by_epoch_add_up(tmp_path: Path) -> None:
     assert unmeasured is None
 
 
+def test_forward_units_of_growing_pictures_are_those_that_were_counted(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", gpus=0)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "train_size": "16:32"}))
+    assert accuracy_curves([("older", read_record(run))], "forward_units") is None  # by size they are not known
+    for line in lines:
+        line |= {"forward_units": 100.0 * line["epoch"]} if line["kind"] == "epoch" else {}
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert _costs(read_record(run), "forward_units").tolist() == [100, 200, 300, 400]
+
+
 def samples(selected: list[int], labels: list[int], losses: list[float]) -> Samples:
     num = len(selected)
     return Samples(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -56,6 +57,10 @@ def test_the_sentence_names_what_was_measured_first(run: Path, tmp_path: Path) -
     )
     assert answer.command.startswith("fastast bench --data ")
     assert '--arms "dense;random:target=0.2;forward:target=0.2"' in answer.command
+    found = copy.deepcopy(read_record(run))
+    found.summary["gate"]["target"] = None  # the gate found its share by itself
+    rate = found.summary["gate"]["activation_rate"]
+    assert f'--arms "dense;random:target={rate:.2g};forward"' in answers.answer(found).command
     config = {"weights": "imagenet", "no_flip": True, "optimizer": "sgd"}
     tuned = dataclasses.replace(read_record(run), config=config)
     assert answers.answer(tuned).command.startswith("fastast bench --weights imagenet --no-flip --arms")
