@@ -27,6 +27,7 @@ from benchmarks.common import (
     shown,
     stamp,
 )
+from benchmarks.index import hardware_words
 from benchmarks.planted_faults import Planted, plant
 from fastast.cli import main as fastast
 from fastast.run_folder import read_json
@@ -132,8 +133,7 @@ def table(result: dict[str, Any]) -> str:
         f"`{result['arch']}`, {result['epochs']:g} epochs; seeds {', '.join(str(one['seed']) for one in trials)}.\n\n"
         f"{markdown_table(['kind of copy, and where it lies', 'planted', 'found'], copies)}\n\n"
         f"{markdown_table(['mean over the seeds, with its standard error', ''], labels)}\n\n"
-        f"{result['hardware']['name']}, {result['hardware']['threads']} threads; `{result['command']}`; "
-        f"{stamp(result)}.\n"
+        f"{hardware_words(result['hardware'])}; `{result['command']}`; {stamp(result)}.\n"
     )
 
 
