@@ -50,7 +50,7 @@ STEP_KEYS = (
     "gpu_w"
 )
 EPOCH_KEYS = (
-    "kind epoch phase train_loss val_loss val_top1 val_top5 val_balanced_top1 offered backward activation "
+    "kind epoch phase train_loss val_loss val_top1 val_top5 val_balanced_top1 offered backward forward_units activation "
     "threshold target seconds gpu_j hist"
 )
 
@@ -129,6 +129,7 @@ def test_counts_agree(gated):
         assert sum(line["hist"]["selected"]) + sum(line["hist"]["skipped"]) == 240
         assert sum(line["hist"]["selected"]) == round(line["activation"] * 240)
     assert epochs[0]["hist"] is None
+    assert sum(line["forward_units"] for line in epochs) == summary["compute"]["forward_units"]
     accuracy = summary["accuracy"]
     assert [row["class"] for row in accuracy["per_class"]] == [f"class_{i}" for i in range(4)]
     assert sum(row["count"] for row in accuracy["per_class"]) == summary["data"]["val"]
