@@ -50,8 +50,8 @@ STEP_KEYS = (
     "gpu_w"
 )
 EPOCH_KEYS = (
-    "kind epoch phase train_loss val_loss val_top1 val_top5 val_balanced_top1 offered backward forward_units activation "
-    "threshold target seconds gpu_j hist"
+    "kind epoch phase train_loss val_loss val_top1 val_top5 val_balanced_top1 offered backward forward_units "
+    "activation threshold target seconds gpu_j hist"
 )
 
 
