@@ -37,7 +37,6 @@ def test_batch_that_fits_takes_a_new_folder_once_the_run_has_written_to_its_own(
     error = capsys.readouterr().err
     assert "fits at --batch-size 8" in error
     assert error.endswith("that takes a new run, with another --out\n")
-    assert main(["train", *options(pictures, tmp_path / "other", batch_size=8)]) == 2  # not of its batch size
 
 
 def test_network_with_nothing_to_train_is_refused(pictures, tmp_path, capsys):
